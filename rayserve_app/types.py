@@ -1,0 +1,59 @@
+"""The vocabulary between codecs, models and backends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+Item: TypeAlias = bytes | str | Array | Mapping[str, Any]
+"""What one row of a batch holds: one encoded image, one string, one decoded image (H, W, C) or
+tensor, or a mapping of input name to tensor (or of `data` and metadata, for JSON with metadata)."""
+
+Outputs: TypeAlias = Mapping[str, Array] | Sequence[Any]
+"""What a backend answers for a batch of N items: named tensors whose axis 0 is N, or N objects."""
+
+
+class Row(NamedTuple):
+    """One item's result: row `index` of its batch's `outputs`.
+
+    Kept as a reference, so that the rows of a request that came out of one batch can be written
+    from the batch's own arrays without a copy.
+    """
+
+    outputs: Outputs
+    index: int
+
+    @property
+    def value(self) -> Any:
+        """The item's object, or its mapping of output name to tensor."""
+        if isinstance(self.outputs, Mapping):
+            return {name: array[self.index] for name, array in self.outputs.items()}
+        return self.outputs[self.index]
+
+
+class TensorSpec(NamedTuple):
+    """One input or output of a model. Unknown dimensions are -1; axis 0 is the batch."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Metadata(NamedTuple):
+    """What a backend says of its loaded model; empty tuples where it cannot tell."""
+
+    platform: str
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+
+
+def describe(array: Array) -> str:
+    """Return an array's type and shape as a sentence needs them: `float32 (2, 3)`."""
+    return f"{np.asarray(array).dtype} {np.shape(array)}"

@@ -1,0 +1,55 @@
+"""What a framework must offer to be served: load, predict, metadata, close.
+
+A backend knows nothing of HTTP, codecs or replicas. It is built from settings alone, so that it
+travels to a replica for free, and imports its framework only in `load`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from rayserve_app.types import Item, Metadata, Outputs
+
+
+class Backend(ABC):
+    """One model of one framework."""
+
+    @abstractmethod
+    def load(self) -> None:
+        """Import the framework and read the model.
+
+        Raises:
+            LoadError: the model cannot be used; the sentence says what was found.
+            MissingDependency: the framework is not installed.
+        """
+
+    @abstractmethod
+    def predict(self, items: Sequence[Item]) -> Outputs:
+        """Run one batch of items that share a `bucket`. Called in a thread of its own.
+
+        Returns: N objects, or named arrays whose axis 0 is N, for N items in their order. An
+            object that is an exception is that item's error.
+        Raises:
+            PredictError: the batch failed; a batch of several items is then tried in halves, so
+                that one bad item fails alone.
+        """
+
+    def bucket(self, item: Item) -> Hashable:
+        """Return a key that items must share to meet in one batch: the shapes and types of
+        arrays; the same key for everything else."""
+        if isinstance(item, np.ndarray):
+            return (item.dtype.str, item.shape)
+        if isinstance(item, dict):
+            return tuple((name, self.bucket(value)) for name, value in item.items())
+        return None
+
+    def metadata(self) -> Metadata:
+        """Describe the loaded model."""
+        return Metadata(platform=type(self).__name__)
+
+    def close(self) -> None:
+        """Release what `load` took. Called once, after the last `predict`."""
+        return

@@ -21,21 +21,21 @@ Outputs: TypeAlias = Mapping[str, Array] | Sequence[Any]
 
 
 class Row(NamedTuple):
-    """One item's result: row `index` of its batch's `outputs`.
+    """One item's result: row `position` of its batch's `outputs`.
 
     Kept as a reference, so that the rows of a request that came out of one batch can be written
     from the batch's own arrays without a copy.
     """
 
     outputs: Outputs
-    index: int
+    position: int
 
     @property
     def value(self) -> Any:
         """The item's object, or its mapping of output name to tensor."""
         if isinstance(self.outputs, Mapping):
-            return {name: array[self.index] for name, array in self.outputs.items()}
-        return self.outputs[self.index]
+            return {name: array[self.position] for name, array in self.outputs.items()}
+        return self.outputs[self.position]
 
 
 class TensorSpec(NamedTuple):

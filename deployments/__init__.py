@@ -1,0 +1,1 @@
+"""Ray Serve applications, one module per kind, each with the `build` that YAML names."""

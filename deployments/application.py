@@ -1,0 +1,203 @@
+"""From a backend to a Serve application: one deployment, `Model`, that is its own ingress."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ray import serve
+from ray.serve import Application as Application  # what every `build` returns
+from ray.serve import Deployment
+from ray.serve.context import ReplicaContext
+from ray.serve.metrics import Counter
+from starlette.types import Scope
+
+from deployments.metrics import MetricsExporter
+from rayserve_app.asgi import App, create_app
+from rayserve_app.backend import Backend
+from rayserve_app.batching import Result, check_outputs
+from rayserve_app.errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    ModelNotReady,
+    ServingError,
+)
+from rayserve_app.model import Model
+from rayserve_app.recorder import Recorder
+from rayserve_app.settings import BatchingSettings, ModelSettings
+from rayserve_app.timing import Timing
+from rayserve_app.types import Item, Outputs
+
+HEALTH_CHECK_PERIOD_S = 2
+"""Serve replaces a replica after three failed checks in a row."""
+
+HEALTH_CHECK_TIMEOUT_S = 10
+
+OWN_PORTS = (
+    int(os.environ.get("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "30000")),
+    int(os.environ.get("RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT", "31000")),
+)
+"""Where replicas' own HTTP servers listen (ray/serve/_private/constants.py)."""
+
+
+def build_application(settings: ModelSettings, backend: Backend) -> Application:
+    """Return the Serve application of one model.
+
+    Options that the YAML's `deployments:` block leaves out are derived from the model's settings:
+    a replica takes as many requests as its queue takes items, so that a refusal is ours, in the
+    protocol's own body, before it is Serve's.
+    """
+    batching = settings.batching
+    most = settings.max_queued_items + batching.max_batch_size * batching.max_concurrent_batches
+    deploy = serve.deployment(
+        name="Model",
+        max_ongoing_requests=most,
+        max_queued_requests=most,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
+    )
+    deployment: Deployment = deploy(serve.ingress()(ModelDeployment))
+    return deployment.bind(settings, backend)
+
+
+class ModelDeployment:
+    """One replica of one model: an ingress for HTTP, and `predict` for handles."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: ModelSettings, backend: Backend
+    ) -> None:
+        context = serve.get_replica_context()
+        _check_ongoing_requests(context, settings.batching)
+        recorder = Recorder()
+        self.model = Model(
+            settings,
+            backend,
+            name=settings.name or context.app_name,
+            recorder=recorder,
+            batcher=_stock_batcher(settings.batching, backend, recorder),
+        )
+        await asyncio.to_thread(self.model.load)
+        self._metrics = asyncio.create_task(MetricsExporter(recorder, _counter).run())
+        warm_up = asyncio.create_task(asyncio.to_thread(self.model.warm_up))
+        # Replacing or joining replicas that serve, it becomes ready only when it is warm. The
+        # first one answers at once, 503 in the client's protocol until it is.
+        if await asyncio.to_thread(_is_served, context):
+            await warm_up
+        self._warm_up = warm_up
+
+    def __serve_build_asgi_app__(self) -> App:
+        return create_app(self.model, takes_views=_is_own_server)
+
+    async def predict(self, items: Sequence[Any]) -> list[Any]:
+        """Return one result per item: the model's object, its array, or a mapping of output name
+        to array for several outputs.
+
+        Args:
+            items: what HTTP clients send as payloads, without the protocol: encoded images as
+                bytes, strings, arrays, mappings of input name to array.
+
+        Raises:
+            ServingError: the first fault; its path is the item's index.
+        """
+        inputs = self.model.inputs
+        encoded = [inputs.from_object(item, path=f"[{i}]") for i, item in enumerate(items)]
+        results = await self.model.predict(encoded)
+        return [_value(result, index) for index, result in enumerate(results)]
+
+    async def check_health(self) -> None:
+        if self._warm_up.done():
+            self._warm_up.result()
+        if self.model.is_stalled:
+            raise ModelNotReady(f"Model {self.model.name!r} hangs: its deadlines pass unanswered")
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_metrics"):
+            self._metrics.cancel()
+            self.model.close()
+
+
+class StockBatcher:
+    """`@serve.batch` itself, for comparison: `batching.mode: serve_batch`."""
+
+    is_stalled = False
+
+    def __init__(self, settings: BatchingSettings, backend: Backend, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._predict: Callable[[Sequence[Item]], Outputs] = backend.predict
+        batch = serve.batch(
+            max_batch_size=settings.max_batch_size,
+            batch_wait_timeout_s=settings.batch_wait_timeout_s,
+            max_concurrent_batches=settings.max_concurrent_batches,
+        )
+        self._submit_one: Callable[[Item], Any] = batch(self._run)
+
+    async def submit(
+        self, items: Sequence[Item], *, timeout_s: float, timing: Timing
+    ) -> list[Result]:
+        """Return one result per item, as `Batcher.submit` does."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return list(await asyncio.gather(*map(self._submit_one, items)))
+        except TimeoutError as exc:
+            raise DeadlineExceeded("The model gave no result within its deadline") from exc
+
+    def close(self) -> None:
+        return
+
+    async def _run(self, items: list[Item]) -> list[Result]:
+        self._recorder.batch_items.observe(len(items))
+        outputs = await asyncio.to_thread(self._predict, items)
+        return check_outputs(outputs, len(items))
+
+
+def _counter(name: str, description: str, tags: tuple[str, ...]) -> Counter:
+    return Counter(name, description=description, tag_keys=tags)  # type: ignore[arg-type]
+
+
+def _stock_batcher(
+    settings: BatchingSettings, backend: Backend, recorder: Recorder
+) -> StockBatcher | None:
+    if settings.mode != "serve_batch":
+        return None
+    return StockBatcher(settings, backend, recorder)
+
+
+def _check_ongoing_requests(context: ReplicaContext, batching: BatchingSettings) -> None:
+    most = context._deployment_config.max_ongoing_requests
+    if most < batching.max_batch_size:
+        raise ConfigurationError(
+            "Batches can never be full",
+            expected=f"at least max_batch_size, {batching.max_batch_size}",
+            got=str(most),
+            path=f"applications[{context.app_name}].deployments[Model].max_ongoing_requests",
+        )
+
+
+def _is_served(context: ReplicaContext) -> bool:
+    """Return whether another replica of this deployment serves at the moment."""
+    application = serve.status().applications.get(context.app_name)
+    if application is None or context.deployment not in application.deployments:
+        return False
+    states = application.deployments[context.deployment].replica_states
+    return any(state == "RUNNING" and count > 0 for state, count in states.items())
+
+
+def _is_own_server(scope: Scope) -> bool:
+    """Return whether the replica's own HTTP server took the connection, not Serve's Python proxy.
+
+    The proxy pickles messages between processes. The port tells: replicas listen on ports of a
+    range of their own (ray/serve/_private/constants.py, RAY_SERVE_DIRECT_INGRESS_*).
+    """
+    _, port = scope.get("server") or (None, None)
+    return port is not None and OWN_PORTS[0] <= port <= OWN_PORTS[1]
+
+
+def _value(result: Result, index: int) -> Any:
+    if isinstance(result, ServingError):
+        raise result.at(f"[{index}]")
+    value = result.value
+    if isinstance(result.outputs, Mapping) and len(value) == 1:
+        return next(iter(value.values()))
+    return value

@@ -1,0 +1,156 @@
+"""Closures: a Python function of a batch, as Clipper's Python closure container calls it.
+
+Source: ucbrise/clipper, containers/python/rpc.py and python_closure_container.py, commit 9f25e3f.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from pydantic import model_validator
+
+from deployments.application import Application, build_application
+from rayserve_app.backend import Backend
+from rayserve_app.errors import ConfigurationError, LoadError, PredictError
+from rayserve_app.importing import import_from_string
+from rayserve_app.settings import ModelSettings, parse_settings
+from rayserve_app.types import Array, Item, Metadata, Outputs
+
+
+class ClosureSettings(ModelSettings):
+    """A closure is named by `function`, or lies in the file `pickle`."""
+
+    function: str | None = None
+    """`package.module:function`, importable in the replica."""
+    pickle: str | None = None
+    """A file that cloudpickle wrote. Reading it runs whatever its writer put there."""
+    trusted: bool = False
+    """Allows `pickle` for this model."""
+
+    @model_validator(mode="after")
+    def _names_one_function(self) -> Self:
+        if (self.function is None) == (self.pickle is None):
+            raise ValueError("expected one of 'function' and 'pickle'")
+        if self.pickle is not None and not self.trusted:
+            raise ValueError("'pickle' runs code from a file: it needs 'trusted: true'")
+        return self
+
+
+def build(args: dict[str, Any]) -> Application:
+    """Return the application of a closure; `args` is the YAML's, with one key, `model`."""
+    settings = parse_settings(ClosureSettings, args)
+    return build_application(settings, ClosureBackend(settings))
+
+
+class ClosureBackend(Backend):
+    """Calls the function with one batch at a time."""
+
+    def __init__(self, settings: ClosureSettings) -> None:
+        self._settings = settings
+        self._function: Callable[[Any], Any] | None = None
+
+    def load(self) -> None:
+        settings = self._settings
+        if settings.pickle is not None:
+            function = _unpickle(Path(settings.pickle))
+        else:
+            function = _import(settings.function or "")
+        if not callable(function):
+            raise LoadError("Not a function", got=type(function).__name__)
+        self._function = function
+
+    def predict(self, items: Sequence[Item]) -> Outputs:
+        if self._function is None:
+            raise PredictError("The function is not loaded")
+        return _as_outputs(self._function(self._arguments(items)))
+
+    def metadata(self) -> Metadata:
+        return Metadata(platform="python-closure")
+
+    def close(self) -> None:
+        self._function = None
+
+    def _arguments(self, items: Sequence[Any]) -> Any:
+        """Return the batch as the closure receives it.
+
+        Bytes and numbers of equal length: a 2-D array (n, d), of int8 for bytes; of unlike length:
+        a 1-D object array of 1-D arrays. Strings: a 1-D object array (rpc.py, handle_predict).
+        Images and tensors, which Clipper has not: one array (n, ...), or per name; images with
+        metadata: a list of mappings.
+        """
+        kind = self._settings.input.type
+        if kind == "string":
+            return _objects([self._string(item) for item in items])
+        if isinstance(items[0], Mapping):
+            return _stack_named(items) if kind == "tensors" else list(items)
+        if kind == "bytes":
+            return _vectors([np.frombuffer(item, np.int8) for item in items])
+        if kind in ("integers", "floats", "doubles"):
+            return _vectors(items)
+        return np.stack(items)
+
+    def _string(self, item: str) -> str | bytes:
+        return item.encode() if self._settings.input.strings_as == "bytes" else item
+
+    def bucket(self, item: Item) -> Any:
+        """Vectors and encoded images of any length meet, as they do in Clipper."""
+        if self._settings.input.type in ("image", "tensor", "tensors"):
+            return super().bucket(item)
+        return None
+
+
+def _stack_named(items: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    return {name: np.stack([item[name] for item in items]) for name in items[0]}
+
+
+def _vectors(rows: Sequence[Array]) -> Array:
+    if len({len(row) for row in rows}) == 1:
+        return np.stack(rows)
+    return _objects(rows)
+
+
+def _objects(values: Sequence[Any]) -> Array:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def _as_outputs(result: Any) -> Outputs:
+    if isinstance(result, Mapping):
+        return {str(name): np.asarray(values) for name, values in result.items()}
+    if isinstance(result, str | bytes) or not hasattr(result, "__iter__"):
+        raise PredictError(
+            "The function returned no list",
+            expected="one result per item",
+            got=type(result).__name__,
+        )
+    return list(result)
+
+
+def _import(import_string: str) -> Any:
+    try:
+        return import_from_string(import_string, path="args.model.function")
+    except ConfigurationError:
+        raise
+    except Exception as exc:
+        raise LoadError(
+            f"The closure's module fails to import: {type(exc).__name__}: {exc}",
+            path="args.model.function",
+        ) from exc
+
+
+def _unpickle(path: Path) -> Any:
+    import cloudpickle
+
+    if not path.is_file():
+        raise LoadError(f"No such file: {path.absolute()}", path="args.model.pickle")
+    try:
+        return cloudpickle.loads(path.read_bytes())
+    except Exception as exc:
+        raise LoadError(
+            f"{path} is no closure that loads here: {type(exc).__name__}: {exc}",
+            path="args.model.pickle",
+        ) from exc

@@ -1,0 +1,89 @@
+"""Exports a model's counters as Prometheus histograms and counters, once a second.
+
+A histogram of a metrics library wants every single value; here its buckets are counters that grow
+by what a second brought, so a request costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from typing import Protocol
+
+from rayserve_app.recorder import Histogram, Recorder
+
+PERIOD_S = 1.0
+
+Sample = tuple[str, Mapping[str, str], float]
+"""A metric's name, its tags, and its total."""
+
+METRICS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "rayserve_stage_seconds_bucket": ("Requests by seconds spent in a stage", ("stage", "le")),
+    "rayserve_stage_seconds_sum": ("Seconds that requests spent in a stage", ("stage",)),
+    "rayserve_stage_seconds_count": ("Requests that passed a stage", ("stage",)),
+    "rayserve_batch_items_bucket": ("Batches by items", ("le",)),
+    "rayserve_batch_items_sum": ("Items in batches", ()),
+    "rayserve_batch_items_count": ("Batches", ()),
+    "rayserve_batches_closed": ("Batches by the reason why they closed", ("reason",)),
+    "rayserve_responses": ("HTTP answers", ("protocol", "status")),
+    "rayserve_default_outputs": ("Answers with the default output", ("reason",)),
+}
+"""Every metric with its description and its tags."""
+
+
+class Counter(Protocol):
+    """What is asked of a counter of the metrics library."""
+
+    def inc(self, value: float, tags: dict[str, str]) -> None: ...
+
+
+class MetricsExporter:
+    """Adds what a recorder counted since the last time to counters of a metrics library."""
+
+    def __init__(
+        self, recorder: Recorder, create_counter: Callable[[str, str, tuple[str, ...]], Counter]
+    ) -> None:
+        self._recorder = recorder
+        self._counters = {
+            name: create_counter(name, description, tags)
+            for name, (description, tags) in METRICS.items()
+        }
+        self._exported: dict[tuple[str, tuple[str, ...]], float] = defaultdict(float)
+
+    async def run(self) -> None:
+        """Export once a second until cancelled."""
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            self.export()
+
+    def export(self) -> None:
+        """Export what is new."""
+        for name, tags, total in samples(self._recorder):
+            key = (name, tuple(tags.values()))
+            increase = total - self._exported[key]
+            if increase > 0:
+                self._counters[name].inc(increase, tags=dict(tags))
+                self._exported[key] = total
+
+
+def samples(recorder: Recorder) -> Iterator[Sample]:
+    """Yield the recorder's totals, histograms in Prometheus' form: cumulative `le` buckets."""
+    for stage, histogram in recorder.stage_seconds.items():
+        yield from _histogram("rayserve_stage_seconds", histogram, {"stage": stage})
+    yield from _histogram("rayserve_batch_items", recorder.batch_items, {})
+    for reason, total in list(recorder.batch_closed.items()):
+        yield "rayserve_batches_closed", {"reason": reason}, total
+    for (protocol, status), total in list(recorder.responses.items()):
+        yield "rayserve_responses", {"protocol": protocol, "status": str(status)}, total
+    for reason, total in list(recorder.defaults.items()):
+        yield "rayserve_default_outputs", {"reason": reason}, total
+
+
+def _histogram(name: str, histogram: Histogram, tags: Mapping[str, str]) -> Iterator[Sample]:
+    bounds = [*(f"{bound:g}" for bound in histogram.bounds), "+Inf"]
+    for bound, total in zip(bounds, accumulate(histogram.counts), strict=True):
+        yield f"{name}_bucket", {**tags, "le": bound}, total
+    yield f"{name}_sum", tags, histogram.sum
+    yield f"{name}_count", tags, histogram.count

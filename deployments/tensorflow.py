@@ -1,0 +1,337 @@
+"""TensorFlow: SavedModels, called through one of their signatures."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rayserve_app.backend import Backend
+from rayserve_app.errors import LoadError, MissingDependency, PredictError, ShapeMismatch
+from rayserve_app.types import Array, Item, Metadata, TensorSpec, describe
+
+logger = logging.getLogger(__name__)
+
+
+class TensorFlowBackend(Backend):
+    """One signature of a SavedModel.
+
+    An item is a tensor (or, for DT_STRING, a string) where the signature has one input, and a
+    mapping of input name to tensor where it has several; none carries the batch axis. Items are
+    stacked along axis 0, whatever batch size the signature was traced with: one that fixes it to
+    k runs in pieces of k items, the last one padded with its own last item, and one with a scalar
+    input runs item by item, because a scalar holds for a whole call.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        signature: str = "serving_default",
+        outputs: tuple[str, ...] = (),
+        compute_threads: int = 0,
+        model_name: str = "model",
+    ) -> None:
+        """Keep the settings.
+
+        Args:
+            outputs: which of the signature's outputs to answer, in this order; empty for all.
+            compute_threads: TensorFlow's threads in this process; 0 leaves its own choice.
+        """
+        self.path = path
+        self.signature = signature
+        self.outputs = outputs
+        self.compute_threads = compute_threads
+        self.model_name = model_name
+        self._tf: Any = None
+        self._model: Any = None  # owns the variables that the function only borrows
+        self._function: Any = None
+        self._inputs: dict[str, _Input] = {}
+        self._call_size = 0
+        self._metadata = Metadata("tensorflow")
+
+    def load(self) -> None:
+        directory = Path(self.path)
+        self._check_directory(directory)
+        self._tf = self._import()
+        _configure(self._tf, self.compute_threads)
+        try:
+            model = self._tf.saved_model.load(str(directory))
+        except Exception as exc:  # each of its readers raises in its own manner, even IndexError
+            raise LoadError(
+                f"Model `{self.model_name}`: the SavedModel in `{directory}` cannot be read",
+                got=f"{type(exc).__name__}: {_first_line(exc)}",
+            ) from exc
+        self._model = model
+        self._function = self._select_signature(model.signatures)
+        self._describe_signature()
+
+    def predict(self, items: Sequence[Item]) -> dict[str, Array]:
+        """Run one batch.
+
+        Returns: the chosen outputs by name, in their order, axis 0 being the items. Numbers are
+            TensorFlow's own memory, read-only and not copied; DT_STRING comes as `bytes` in
+            object arrays.
+        Raises:
+            ShapeMismatch: an item's inputs, types or shapes are not the signature's; the path is
+                the input's name.
+            PredictError: the graph failed, or answered something without the batch axis.
+        """
+        rows = [self._row(item) for item in items]
+        size = self._call_size or len(rows)
+        pieces = [self._call(rows[start : start + size]) for start in range(0, len(rows), size)]
+        if len(pieces) == 1:
+            return pieces[0]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def metadata(self) -> Metadata:
+        """Describe the loaded signature; an input or output of unknown rank has the shape (-1,)."""
+        return self._metadata
+
+    def close(self) -> None:
+        self._model = self._function = None
+
+    def _check_directory(self, directory: Path) -> None:
+        expected = "a SavedModel directory"
+        problem = f"Model `{self.model_name}`: nothing to load from `{directory}`"
+        if not directory.exists():
+            raise LoadError(problem, expected=expected, got="no such directory")
+        if not directory.is_dir():
+            raise LoadError(
+                problem, expected=expected, got="a file", remedy="Keras: `model.export(path)`."
+            )
+        found = sorted(entry.name for entry in directory.iterdir())
+        if not {"saved_model.pb", "saved_model.pbtxt"} & set(found):
+            raise LoadError(
+                problem,
+                expected=f"{expected} with `saved_model.pb`",
+                got=_names(found),
+                remedy="Point `path` at one version." if any(map(str.isdigit, found)) else None,
+            )
+
+    def _import(self) -> ModuleType:
+        # Its C++ part reads this once, when it is imported, and writes pages without it.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        try:
+            import tensorflow
+        except ImportError as exc:
+            if exc.name == "tensorflow":
+                raise MissingDependency(
+                    f"Model `{self.model_name}` needs TensorFlow",
+                    remedy='pip install "rayserve-app[tensorflow]"',
+                ) from exc
+            raise LoadError(
+                f"Model `{self.model_name}`: TensorFlow is installed, but does not import",
+                got=f"{type(exc).__name__}: {_first_line(exc)}",
+            ) from exc
+        return tensorflow
+
+    def _select_signature(self, signatures: Mapping[str, Any]) -> Any:
+        if self.signature not in signatures:
+            raise LoadError(
+                f"Model `{self.model_name}`: unknown signature",
+                expected=_names(signatures, "one of "),
+                got=f"`{self.signature}`",
+                path="signature",
+            )
+        return signatures[self.signature]
+
+    def _describe_signature(self) -> None:
+        specs = self._function.structured_input_signature[1]
+        self._inputs = {name: _Input.of(name, spec) for name, spec in specs.items()}
+        answers = self._function.structured_outputs
+        names = self.outputs or tuple(answers)
+        for name in names:
+            if name not in answers:
+                raise LoadError(
+                    f"Model `{self.model_name}`: signature `{self.signature}` has no such output",
+                    expected=_names(answers, "one of "),
+                    got=f"`{name}`",
+                    path="outputs",
+                )
+        self._metadata = Metadata(
+            "tensorflow",
+            inputs=tuple(_tensor_spec(name, spec) for name, spec in specs.items()),
+            outputs=tuple(_tensor_spec(name, answers[name]) for name in names),
+        )
+        self._call_size = self._fixed_batch_size()
+
+    def _fixed_batch_size(self) -> int:
+        """Return how many items one call takes; 0 for any number."""
+        sizes = {each.batch_size for each in self._inputs.values()} - {-1}
+        if len(sizes) > 1:
+            raise LoadError(
+                f"Model `{self.model_name}`: signature `{self.signature}` cannot be batched",
+                expected="inputs of one batch size",
+                got=_names(each.describe(batched=True) for each in self._inputs.values()),
+            )
+        return sizes.pop() if sizes else 0
+
+    def _row(self, item: Item) -> dict[str, Array]:
+        """Return an item's checked value for each input, without the batch axis."""
+        if not isinstance(item, Mapping):
+            if len(self._inputs) != 1:
+                raise ShapeMismatch(
+                    "The signature takes several inputs",
+                    expected=_names(self._inputs, "a tensor for each of "),
+                    got="a single value",
+                )
+            item = dict.fromkeys(self._inputs, item)
+        if item.keys() != self._inputs.keys():
+            odd = next(iter(item.keys() ^ self._inputs.keys()))
+            problem = "An input is missing" if odd in self._inputs else "There is no such input"
+            raise ShapeMismatch(
+                problem, expected=_names(self._inputs), got=_names(item), path=str(odd)
+            )
+        return {name: each.check(item[name]) for name, each in self._inputs.items()}
+
+    def _call(self, rows: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        padding = max(self._call_size - len(rows), 0)
+        padded = [*rows, *[rows[-1]] * padding]
+        feed = {
+            name: self._tf.convert_to_tensor(each.stack([row[name] for row in padded]))
+            for name, each in self._inputs.items()
+        }
+        try:
+            answers = self._function(**feed)
+            # `asarray` shares a tensor's memory where `.numpy()` would copy it; it stands inside
+            # `try` because a GPU's errors surface only here.
+            outputs = {spec.name: np.asarray(answers[spec.name]) for spec in self._metadata.outputs}
+        except self._tf.errors.OpError as exc:
+            raise PredictError(
+                f"Model `{self.model_name}` failed", got=f"{type(exc).__name__}: {_first_line(exc)}"
+            ) from exc
+        for name, array in outputs.items():
+            if array.shape[:1] != (len(padded),):
+                raise PredictError(
+                    f"Model `{self.model_name}`: an output lacks the batch axis",
+                    expected=f"{len(padded)} along axis 0",
+                    got=describe(array),
+                    path=name,
+                )
+        return {name: array[: len(rows)] for name, array in outputs.items()}
+
+
+class _Input(NamedTuple):
+    """One input of a signature."""
+
+    name: str
+    dtype: np.dtype[Any]  # object for DT_STRING
+    shape: tuple[int, ...] | None  # batch axis first, -1 where unknown; None for an unknown rank
+
+    @classmethod
+    def of(cls, name: str, spec: Any) -> _Input:
+        return cls(name, np.dtype(spec.dtype.as_numpy_dtype), _shape(spec))
+
+    @property
+    def batch_size(self) -> int:
+        """How many items one call takes; -1 for any number, 1 for a scalar."""
+        if self.shape is None:
+            return -1
+        return self.shape[0] if self.shape else 1
+
+    def describe(self, *, batched: bool = False) -> str:
+        dtype = "string" if self.dtype == object else self.dtype.name
+        if self.shape is None:
+            return f"{dtype} of any shape"
+        return f"{dtype} {self.shape if batched else self.shape[1:]}"
+
+    def check(self, value: Any) -> Array:
+        """Return one item's value as an array that fits, its type still to be cast."""
+        if isinstance(value, bytearray | memoryview):
+            value = bytes(value)
+        array = np.asarray(value, dtype=object if isinstance(value, bytes) else None)
+        if not (self._takes_type_of(array) and self._takes_shape_of(array)):
+            raise ShapeMismatch(
+                "The tensor does not fit the model's input",
+                expected=self.describe(),
+                got=describe(array),
+                path=self.name,
+            )
+        return array
+
+    def stack(self, arrays: Sequence[Array]) -> Array:
+        """Return one item's array each as a batch of the input's type; one alone as a view."""
+        if self.shape == ():
+            return arrays[0].astype(self.dtype, copy=False)
+        if len(arrays) == 1:
+            return arrays[0].astype(self.dtype, copy=False)[None]
+        shapes = {array.shape for array in arrays}
+        if len(shapes) > 1:
+            raise ShapeMismatch(
+                "The items of one batch are unlike",
+                expected="one shape",
+                got=_names(map(str, shapes)),
+                path=self.name,
+            )
+        return np.stack(arrays, dtype=self.dtype, casting="unsafe")
+
+    def _takes_shape_of(self, array: Array) -> bool:
+        if self.shape is None:
+            return True
+        dims = self.shape[1:]
+        return len(dims) == array.ndim and all(
+            dim in (-1, size) for dim, size in zip(dims, array.shape, strict=True)
+        )
+
+    def _takes_type_of(self, array: Array) -> bool:
+        """Tell whether the values survive the cast: JSON's numbers come as int64 or float64, so
+        floats may lose precision and integers may narrow, if they stay what they are."""
+        if self.dtype == array.dtype != object:
+            return True
+        if self.dtype == object:
+            return array.dtype.kind in "SU" or all(isinstance(x, bytes | str) for x in array.flat)
+        if self.dtype.kind in "iu" and array.dtype.kind in "iu" and array.size:
+            limits = np.iinfo(self.dtype)
+            return bool(limits.min <= int(array.min()) and int(array.max()) <= limits.max)
+        return np.can_cast(array.dtype, self.dtype, "same_kind")
+
+
+def _configure(tf: Any, threads: int) -> None:
+    """Set what holds for the whole process and only before TensorFlow's first operation.
+
+    Another model of the process may have been there before: then its settings stay.
+    """
+    try:
+        for gpu in tf.config.list_physical_devices("GPU"):
+            # Without this the first replica takes all of a GPU that several share.
+            tf.config.experimental.set_memory_growth(gpu, True)
+        if threads:
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(threads)
+    except RuntimeError:
+        running = tf.config.threading.get_intra_op_parallelism_threads()
+        if threads not in (0, running):
+            logger.warning(
+                "TensorFlow runs in this process with %s threads already; %s have no effect",
+                running or "its own choice of",
+                threads,
+            )
+
+
+def _shape(spec: Any) -> tuple[int, ...] | None:
+    if spec.shape.rank is None:
+        return None
+    return tuple(-1 if size is None else int(size) for size in spec.shape)
+
+
+def _tensor_spec(name: str, spec: Any) -> TensorSpec:
+    shape = _shape(spec)
+    return TensorSpec(name, spec.dtype.name, (-1,) if shape is None else shape)
+
+
+def _names(names: Iterable[object], prefix: str = "") -> str:
+    listed = ", ".join(map(str, names))
+    return prefix + listed if listed else "nothing"
+
+
+def _first_line(exc: Exception) -> str:
+    """Return the line that says what went wrong: graph errors begin with where it did."""
+    where = ("Graph execution error", "Detected at node", "<stack traces", "  File ", "    ")
+    lines = (line for line in str(getattr(exc, "message", exc)).splitlines() if line.strip())
+    return next((line for line in lines if not line.startswith(where)), type(exc).__name__)

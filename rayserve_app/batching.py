@@ -1,0 +1,271 @@
+"""The batcher: take the execution slot first, then drain the queue.
+
+A batch that is sealed before a slot is free stays small exactly when load is high. Here a batch
+closes at the moment it can run, so it holds all that has arrived by then, up to its limit.
+
+Items of unlike shape or type (`Backend.bucket`) never meet in one batch; the bucket whose first
+item is oldest goes first. A cancelled or expired request leaves the queue before it costs anything.
+If a batch fails, its halves are tried, so that one bad item fails alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from time import perf_counter
+from typing import TypeAlias
+
+from rayserve_app.errors import DeadlineExceeded, PredictError, ServingError
+from rayserve_app.recorder import Recorder
+from rayserve_app.settings import BatchingSettings
+from rayserve_app.timing import Timing
+from rayserve_app.types import Item, Outputs, Row
+
+Result: TypeAlias = Row | ServingError
+
+MISSED_DEADLINES = 3
+"""A batch during which so many requests ran out of time is taken to hang."""
+
+
+class _Request:
+    """The items of one caller, until the last of them has a result."""
+
+    __slots__ = ("entries", "future", "missing", "results", "timing")
+
+    def __init__(self, future: asyncio.Future[list[Result]], timing: Timing) -> None:
+        self.future = future
+        self.timing = timing
+        self.entries: list[_Entry] = []
+        self.results: list[Result | None] = []
+        self.missing = 0
+
+
+class _Entry:
+    """One item in the queue."""
+
+    __slots__ = ("bucket", "index", "item", "queued_at", "request")
+
+    def __init__(self, item: Item, bucket: Hashable, request: _Request, index: int) -> None:
+        self.item = item
+        self.bucket = bucket
+        self.request = request
+        self.index = index
+        self.queued_at = perf_counter()
+
+
+class _Batch:
+    """Entries that are executing."""
+
+    __slots__ = ("entries", "missed_deadlines", "started_at")
+
+    def __init__(self, entries: list[_Entry]) -> None:
+        self.entries = entries
+        self.started_at = perf_counter()
+        self.missed_deadlines = 0
+
+
+_Queue: TypeAlias = "OrderedDict[_Entry, None]"
+
+
+class Batcher:
+    """Groups items of many requests into batches for one blocking `predict`.
+
+    Used from one event loop; `predict` runs in threads, `max_concurrent_batches` at most.
+    """
+
+    def __init__(
+        self,
+        predict: Callable[[Sequence[Item]], Outputs],
+        settings: BatchingSettings,
+        *,
+        bucket: Callable[[Item], Hashable],
+        recorder: Recorder,
+    ) -> None:
+        self._predict = predict
+        self._bucket = bucket
+        self._recorder = recorder
+        self._max_batch_size = settings.max_batch_size
+        self._wait_s = settings.batch_wait_timeout_s
+        self._free_slots = settings.max_concurrent_batches
+        self._threads = ThreadPoolExecutor(settings.max_concurrent_batches, "predict")
+        self._queues: dict[Hashable, _Queue] = {}
+        self._running: set[_Batch] = set()
+        self._wake_up: asyncio.Handle | None = None
+
+    @property
+    def queued_items(self) -> int:
+        """Items that wait for a batch."""
+        return sum(map(len, self._queues.values()))
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether a running batch has outlived so many deadlines that it is taken to hang."""
+        return any(batch.missed_deadlines >= MISSED_DEADLINES for batch in self._running)
+
+    async def submit(
+        self, items: Sequence[Item], *, timeout_s: float, timing: Timing
+    ) -> list[Result]:
+        """Return one result per item, in order; an item's error stands in its place.
+
+        Raises:
+            DeadlineExceeded: not all results were there after `timeout_s`.
+        """
+        if not items:
+            return []
+        loop = asyncio.get_running_loop()
+        request = _Request(loop.create_future(), timing)
+        self._enqueue(request, items)
+        if self._free_slots and self._wake_up is None:
+            # Not at once: what arrived in the same turn of the loop joins.
+            self._wake_up = loop.call_soon(self._dispatch)
+        deadline = loop.call_later(timeout_s, self._expire, request, timeout_s)
+        try:
+            return await request.future
+        finally:
+            deadline.cancel()
+            if request.missing:
+                self._remove(request)
+
+    def close(self) -> None:
+        """Take no more batches; one that runs is left to end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _enqueue(self, request: _Request, items: Sequence[Item]) -> None:
+        request.results = [None] * len(items)
+        request.missing = len(items)
+        for index, item in enumerate(items):
+            entry = _Entry(item, self._bucket(item), request, index)
+            request.entries.append(entry)
+            queue = self._queues.get(entry.bucket)
+            if queue is None:
+                queue = self._queues[entry.bucket] = OrderedDict()
+            queue[entry] = None
+
+    def _remove(self, request: _Request) -> None:
+        for entry in request.entries:
+            queue = self._queues.get(entry.bucket)
+            if queue is not None and entry in queue:
+                del queue[entry]
+                if not queue:
+                    del self._queues[entry.bucket]
+
+    def _expire(self, request: _Request, timeout_s: float) -> None:
+        if request.future.done():
+            return
+        for batch in self._running:
+            batch.missed_deadlines += 1
+        request.future.set_exception(
+            DeadlineExceeded(
+                f"The model gave no result within its deadline of {timeout_s * 1e3:.0f} ms"
+            )
+        )
+
+    def _dispatch(self) -> None:
+        """Fill the free slots with the batches that are due."""
+        self._wake_up = None
+        while self._free_slots and self._queues:
+            queue, due_in_s = self._next_queue()
+            if due_in_s > 0:
+                loop = asyncio.get_running_loop()
+                self._wake_up = loop.call_later(due_in_s, self._dispatch)
+                return
+            self._start(self._drain(queue))
+
+    def _next_queue(self) -> tuple[_Queue, float]:
+        """Return the queue to serve next and the seconds until it is due: a full batch at once,
+        another one when its first item has waited; the oldest first item first."""
+        queues = self._queues.values()
+        full = [queue for queue in queues if len(queue) >= self._max_batch_size]
+        queue = min(full or queues, key=lambda queue: next(iter(queue)).queued_at)
+        if full or not self._wait_s:
+            return queue, 0.0
+        return queue, next(iter(queue)).queued_at + self._wait_s - perf_counter()
+
+    def _drain(self, queue: _Queue) -> list[_Entry]:
+        count = min(len(queue), self._max_batch_size)
+        entries = [queue.popitem(last=False)[0] for _ in range(count)]
+        if not queue:
+            del self._queues[entries[0].bucket]
+        if count == self._max_batch_size:
+            reason = "full"
+        else:
+            reason = "waited" if self._wait_s else "drained"
+        self._recorder.batch_closed[reason] += 1
+        self._recorder.batch_items.observe(count)
+        return entries
+
+    def _start(self, entries: list[_Entry]) -> None:
+        batch = _Batch(entries)
+        self._running.add(batch)
+        self._free_slots -= 1
+        items = [entry.item for entry in entries]
+        loop = asyncio.get_running_loop()
+        done = loop.run_in_executor(self._threads, run_batch, self._predict, items)
+        done.add_done_callback(partial(self._finish, batch))
+
+    def _finish(self, batch: _Batch, done: asyncio.Future[list[Result]]) -> None:
+        self._running.discard(batch)
+        self._free_slots += 1
+        if self._queues and self._wake_up is None:
+            self._dispatch()
+        if done.cancelled():
+            return
+        predict_s = perf_counter() - batch.started_at
+        for entry, result in zip(batch.entries, done.result(), strict=True):
+            request = entry.request
+            request.results[entry.index] = result
+            request.missing -= 1
+            timing = request.timing
+            timing.batch_wait = max(timing.batch_wait, batch.started_at - entry.queued_at)
+            timing.predict = max(timing.predict, predict_s)
+            if not request.missing and not request.future.done():
+                request.future.set_result([r for r in request.results if r is not None])
+
+
+def run_batch(predict: Callable[[Sequence[Item]], Outputs], items: Sequence[Item]) -> list[Result]:
+    """Run one batch; if it fails, its halves, so that one bad item fails alone."""
+    try:
+        outputs = predict(items)
+    except (Exception, SystemExit) as exc:
+        error = _as_error(exc)
+        if len(items) == 1:
+            return [error]
+        middle = len(items) // 2
+        return run_batch(predict, items[:middle]) + run_batch(predict, items[middle:])
+    return check_outputs(outputs, len(items))
+
+
+def check_outputs(outputs: Outputs, count: int) -> list[Result]:
+    """Return one result per item of a batch of `count`; a wrong count is the batch's error."""
+    if isinstance(outputs, Mapping):
+        lengths = {name: len(array) for name, array in outputs.items()}
+        if wrong := [name for name, length in lengths.items() if length != count]:
+            error = _wrong_count(count, lengths[wrong[0]], f"output {wrong[0]!r}")
+            return [error] * count
+        return [Row(outputs, index) for index in range(count)]
+    if len(outputs) != count:
+        return [_wrong_count(count, len(outputs), "the model")] * count
+    return [
+        _as_error(value) if isinstance(value, Exception) else Row(outputs, index)
+        for index, value in enumerate(outputs)
+    ]
+
+
+def _wrong_count(expected: int, got: int, what: str) -> ServingError:
+    return PredictError(
+        f"Wrong number of results from {what}",
+        expected=f"{expected}, one per item of the batch",
+        got=str(got),
+    )
+
+
+def _as_error(exc: BaseException) -> ServingError:
+    if isinstance(exc, ServingError):
+        return exc
+    lines = str(exc).splitlines()
+    error = PredictError(f"The model failed: {type(exc).__name__}: {lines[0] if lines else ''}")
+    error.__cause__ = exc
+    return error

@@ -1,0 +1,67 @@
+"""`rayserve-app`: one command, one subcommand per job.
+
+A subcommand is a function that adds its arguments to a parser and names what runs; that imports
+what it needs when it runs, so that `--help` stays quick and nothing else must be installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from rayserve_app.errors import ServingError
+
+Run = Callable[[argparse.Namespace], int]
+
+
+def add_serve(parser: argparse.ArgumentParser) -> Run:
+    """Serve the applications of a Serve YAML in the foreground."""
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a Serve YAML")
+    parser.add_argument(
+        "--environment",
+        type=Path,
+        metavar="FILE",
+        help="KEY=VALUE lines that Serve reads (default: serve.env beside CONFIG)",
+    )
+
+    def run(arguments: argparse.Namespace) -> int:
+        from rayserve_app.server.settings import ENVIRONMENT_FILE_NAME
+        from rayserve_app.server.supervisor import serve
+
+        config: Path = arguments.config
+        return serve(config, arguments.environment or config.with_name(ENVIRONMENT_FILE_NAME))
+
+    return run
+
+
+SUBCOMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
+    "serve": add_serve,
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command; what runs stands in its result's `run`."""
+    parser = argparse.ArgumentParser(
+        prog="rayserve-app", description="Serve image models on Ray Serve."
+    )
+    parser.add_argument("--version", action="version", version=version("rayserve-app"))
+    subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
+    for name, add in SUBCOMMANDS.items():
+        summary = (add.__doc__ or "").splitlines()[0]
+        subparser = subparsers.add_parser(name, help=summary, description=summary)
+        subparser.set_defaults(run=add(subparser))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; return the exit status, 1 with one line where a ServingError says why."""
+    parsed = build_parser().parse_args(arguments)
+    run: Run = parsed.run
+    try:
+        return run(parsed)
+    except ServingError as error:
+        print(f"rayserve-app: {error}", file=sys.stderr)
+        return 1

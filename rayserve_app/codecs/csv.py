@@ -1,0 +1,72 @@
+"""Comma-separated values, RFC 4180, in UTF-8.
+
+Line ends may be CRLF, LF or CR; blank lines and a byte order mark are skipped.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from rayserve_app.errors import DecodeError, PredictError
+from rayserve_app.types import Buffer
+
+
+def decode(data: Buffer | str) -> list[list[float | str]]:
+    """Decode into rows of fields: those that read as a number (or nan, inf) as float.
+
+    Raises:
+        DecodeError: Not UTF-8, a NUL, misplaced quotes, or a field of more than
+            `csv.field_size_limit()` characters.
+    """
+    try:
+        text = data if isinstance(data, str) else str(data, "utf-8")
+    except UnicodeDecodeError as exc:
+        raise DecodeError(f"CSV is not UTF-8: {exc.reason} at offset {exc.start}") from exc
+    if "\0" in text:
+        raise DecodeError(f"CSV has a NUL at offset {text.index(chr(0))}")
+    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
+    try:
+        return [[_number(field) for field in row] for row in reader if row]
+    except csv.Error as exc:
+        raise DecodeError(f"not CSV: {exc} in line {reader.line_num}") from exc
+
+
+def encode(rows: Iterable[Iterable[Any]]) -> str:
+    r"""Encode rows of scalars, each line ended by "\n".
+
+    Floats are written in the shortest form that their own type reads back.
+
+    Raises:
+        PredictError: A row that is not one, or a field that is no scalar.
+    """
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    try:
+        writer.writerows(map(_scalars, rows))
+    except (TypeError, csv.Error) as exc:
+        raise PredictError(f"a result cannot be written as CSV: {exc.__cause__ or exc}") from exc
+    return file.getvalue()
+
+
+def _number(field: str) -> float | str:
+    # float() would also read 1_000, and digits of every script.
+    if "_" in field or not field.isascii():
+        return field
+    try:
+        return float(field)
+    except ValueError:
+        return field
+
+
+def _scalars(row: Iterable[Any]) -> Iterator[Any]:
+    if isinstance(row, str | bytes):
+        raise TypeError(f"a row of type {type(row).__name__}")
+    for field in row:
+        if not isinstance(field, str | int | float | np.number | np.bool_ | None):
+            raise TypeError(f"a field of type {type(field).__name__}")
+        yield field

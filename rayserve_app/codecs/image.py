@@ -1,0 +1,161 @@
+"""Encoded images: JPEG, PNG, WebP, GIF, BMP and TIFF to RGB pixels.
+
+JPEG goes through simplejpeg, the fastest measured, the rest and CMYK through Pillow; both release
+the GIL. Pillow's plug-ins are called by name: neither other formats nor its own limits interfere.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg  # type: ignore[import-untyped]
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.Image import Image
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from rayserve_app.codecs import image_header
+from rayserve_app.codecs.image_header import Format, Header
+from rayserve_app.errors import DecodeError, RequestTooLarge
+from rayserve_app.types import Array, Buffer
+
+_FORMATS = "JPEG, PNG, WebP, GIF, BMP or TIFF"
+_PLUGINS: dict[Format, Callable[[io.BytesIO], ImageFile]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "WebP": WebPImageFile,
+    "GIF": GifImageFile,
+    "BMP": BmpImageFile,
+    "TIFF": TiffImageFile,
+}
+_UNREADABLE_MODES = {"I": "32-bit or signed integers", "F": "floats"}
+
+# Each scan of a progressive JPEG passes over the whole image, and takes as few as 15 bytes.
+_MAX_JPEG_SCANS = 64
+
+
+class ImageSize(NamedTuple):
+    """Pixels as stored, before any Exif orientation."""
+
+    width: int
+    height: int
+
+
+def read_size(data: Buffer) -> ImageSize | None:
+    """Return the size from the header alone, in microseconds.
+
+    Returns:
+        None if the data is no image of a known format, or its header is damaged.
+    """
+    header = image_header.read(data)
+    return None if header is None else ImageSize(header.width, header.height)
+
+
+def check_size(data: Buffer, *, max_pixels: int) -> ImageSize | None:
+    """Return `read_size(data)`, refusing what is too large.
+
+    Raises:
+        RequestTooLarge: More than `max_pixels` pixels.
+    """
+    size = read_size(data)
+    if size is not None:
+        _refuse_too_large(size, max_pixels)
+    return size
+
+
+def decode(data: Buffer, *, max_pixels: int) -> Array:
+    """Decode one image: the first frame of an animation, the first page of a TIFF.
+
+    Returns:
+        (H, W, 3) uint8, RGB, 0-255, turned upright as its Exif orientation says. Grey is
+        repeated, alpha is dropped (not composited), palettes and CMYK are converted, 16 bits lose
+        their low byte, 1 bit becomes 0 or 255.
+
+    Raises:
+        DecodeError: No image of a known format, truncated, damaged, or of floats or 32-bit
+            integers.
+        RequestTooLarge: More than `max_pixels` pixels; nothing has been decoded.
+    """
+    header = image_header.read(data)
+    if header is None:
+        raise DecodeError(
+            "not an image, or its header is damaged",
+            expected=_FORMATS,
+            got=f"{len(data)} bytes that start with {bytes(data[:8])!r}",
+        )
+    _refuse_too_large(ImageSize(header.width, header.height), max_pixels)
+    try:
+        if header.format == "JPEG":
+            return _orient(_decode_jpeg(data, header), header.orientation)
+        return _decode_with_pillow(data, header, max_pixels)
+    except (DecodeError, RequestTooLarge):
+        raise
+    except Exception as exc:  # what damaged files raise is no part of the libraries' contracts
+        raise DecodeError(f"the {header.format} image cannot be decoded: {exc}") from exc
+
+
+def _refuse_too_large(size: ImageSize, max_pixels: int) -> None:
+    pixels = size.width * size.height
+    if pixels > max_pixels:
+        raise RequestTooLarge(
+            "the image is too large",
+            expected=f"at most {max_pixels} pixels",
+            got=f"{size.width} x {size.height} = {pixels}",
+        )
+
+
+def _decode_jpeg(data: Buffer, header: Header) -> Array:
+    if header.progressive and bytes(data).count(b"\xff\xda") > _MAX_JPEG_SCANS:
+        raise DecodeError(
+            "the progressive JPEG image has too many scans", expected=f"at most {_MAX_JPEG_SCANS}"
+        )
+    if header.components == 4:  # CMYK or YCCK, which libjpeg does not convert to RGB
+        with JpegImageFile(io.BytesIO(data)) as image:
+            return np.array(image.convert("RGB"))
+    pixels: Array = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    return pixels
+
+
+def _decode_with_pillow(data: Buffer, header: Header, max_pixels: int) -> Array:
+    with _PLUGINS[header.format](io.BytesIO(data)) as image:
+        # A second header further on may state another size.
+        _refuse_too_large(ImageSize(*image.size), max_pixels)
+        image.load()
+        # Pillow turns TIFF upright itself.
+        exif = b"" if header.format == "TIFF" else image.info.get("exif", b"")
+        return _orient(_to_rgb(image), image_header.read_orientation(exif))
+
+
+def _to_rgb(image: Image) -> Array:
+    if image.mode in _UNREADABLE_MODES:
+        raise DecodeError(
+            "the image has unknown pixels",
+            expected="unsigned integers of 1 to 16 bits",
+            got=_UNREADABLE_MODES[image.mode],
+        )
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "RGBa":  # premultiplied: Pillow converts it to RGBA only
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def _orient(pixels: Array, orientation: int) -> Array:
+    """Turn pixels upright. Source: Exif 2.32, tag 274."""
+    if orientation == 1:
+        return pixels
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)

@@ -1,0 +1,145 @@
+"""JSON, RFC 8259, through orjson.
+
+NaN and infinities are refused both ways, as JSON has no such numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import orjson
+
+from rayserve_app.errors import DecodeError, PredictError
+from rayserve_app.types import Array, Buffer
+
+MAX_DEPTH = 64
+
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
+
+
+def decode(data: Buffer | str) -> Any:
+    """Decode one JSON document of at most MAX_DEPTH nested arrays and objects.
+
+    Raises:
+        DecodeError: Not JSON (with the position), not UTF-8, nested too deeply.
+    """
+    raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
+    # The head alone refuses the usual attack (megabytes of "[") at once.
+    if _many_openers(raw) and (_depth(raw[:65536]) > MAX_DEPTH or _depth(raw) > MAX_DEPTH):
+        raise DecodeError("JSON is nested too deeply", expected=f"at most {MAX_DEPTH} levels")
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as exc:
+        raise DecodeError(f"not JSON: {exc}") from exc
+
+
+def decode_object(data: Buffer | str) -> dict[str, Any]:
+    """Decode one JSON object.
+
+    Raises:
+        DecodeError: As for `decode`, or another kind of value.
+    """
+    value = decode(data)
+    if not isinstance(value, dict):
+        raise DecodeError("wrong kind of JSON", expected="an object", got=_kind(value))
+    return value
+
+
+def encode(value: Any) -> bytes:
+    """Encode compactly: numpy arrays as nested arrays, numpy scalars as their values.
+
+    Raises:
+        PredictError: A float that is not finite (with its path), a type that JSON lacks.
+    """
+    try:
+        text = orjson.dumps(value, default=_plain, option=_OPTIONS)
+    except TypeError as exc:
+        raise PredictError(f"a result cannot be written as JSON: {exc.__cause__ or exc}") from exc
+    # orjson writes null for NaN and infinities, so without a null there are none.
+    if b"null" in text and (path := _find_non_finite(value)) is not None:
+        raise PredictError(
+            "a result cannot be written as JSON", got="NaN or infinity", path=path.lstrip(".")
+        )
+    return text
+
+
+def _many_openers(raw: bytes) -> bool:
+    """Return whether nesting deeper than MAX_DEPTH is possible at all, at the speed of memchr."""
+    count = 0
+    for opener in (b"[", b"{"):
+        position = raw.find(opener)
+        while position >= 0:
+            count += 1
+            if count > MAX_DEPTH:
+                return True
+            position = raw.find(opener, position + 1)
+    return False
+
+
+def _depth(raw: bytes) -> int:
+    """Return how deeply the valid JSON text that starts with `raw` nests."""
+    if b"\\" in raw:
+        # Pairs first, so that the backslash before a quote is one that escapes it.
+        raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    outside_strings = b"".join(raw.translate(None, _NOT_STRUCTURE).split(b'"')[::2])
+    # Bit 1 is set in "[" and "{", and clear in "]" and "}".
+    steps = (np.frombuffer(outside_strings, np.int8) & 2) - np.int8(1)
+    return int(np.cumsum(steps, dtype=np.int64).max(initial=0))
+
+
+def _plain(value: Any) -> Any:
+    """Return what orjson can write in place of a value that it cannot."""
+    if isinstance(value, np.ndarray):
+        return _plain_array(value)
+    raise TypeError(f"type {type(value).__module__}.{type(value).__qualname__}")
+
+
+def _plain_array(array: Array) -> Any:
+    kind = array.dtype.kind
+    if kind == "S":
+        return np.strings.decode(array, "utf-8").tolist()
+    if kind in "UO" or (array.ndim == 0 and kind in "biuf"):
+        return array.tolist()
+    if kind in "biuf" and array.dtype.itemsize <= 8:
+        return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    raise TypeError(f"type numpy.ndarray of {array.dtype}")
+
+
+def _find_non_finite(value: Any) -> str | None:
+    """Return the path of the first float in `value` that is not finite."""
+    if isinstance(value, float | np.floating):
+        return None if math.isfinite(value) else ""
+    if isinstance(value, np.ndarray):
+        return _find_non_finite_element(value)
+    if isinstance(value, Enum):
+        return _find_non_finite(value.value)
+    if isinstance(value, dict):
+        steps = ((f".{key}", item) for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        steps = ((f"[{index}]", item) for index, item in enumerate(value))
+    else:
+        return None
+    for step, item in steps:
+        if (path := _find_non_finite(item)) is not None:
+            return step + path
+    return None
+
+
+def _find_non_finite_element(array: Array) -> str | None:
+    if array.dtype.kind == "O":
+        return _find_non_finite(array.tolist())
+    if array.dtype.kind != "f":
+        return None
+    finite = np.isfinite(array)
+    if finite.all():
+        return None
+    return "".join(f"[{index}]" for index in np.unravel_index(finite.argmin(), array.shape))
+
+
+def _kind(value: Any) -> str:
+    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,180 @@
+"""Just enough HTTP between ASGI and the protocols: a body read within limits, answers that may be
+several buffers, and the one table of status codes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
+
+from rayserve_app import errors
+from rayserve_app.errors import (
+    BodyTimeout,
+    RequestTooLarge,
+    ServingError,
+    UnsupportedContentType,
+)
+from rayserve_app.settings import LimitSettings
+from rayserve_app.timing import Timing
+from rayserve_app.types import Buffer
+
+STATUS: Final[Mapping[type[ServingError], int]] = {
+    errors.InvalidRequest: 400,
+    errors.UnsupportedContentType: 415,
+    errors.NotAcceptable: 406,
+    errors.RequestTooLarge: 413,
+    errors.BodyTimeout: 408,
+    errors.ModelNotFound: 404,
+    errors.VersionNotFound: 404,
+    errors.Unavailable: 503,
+    errors.DeadlineExceeded: 504,
+    errors.BackendError: 500,
+    errors.ConfigurationError: 500,
+}
+
+CHUNK_BYTES: Final = 1 << 20
+"""Large answers are handed over in pieces of this size, so that the server's flow control works
+and nothing copies a whole answer."""
+
+
+def status_of(error: ServingError) -> int:
+    """Return the status of an error: its own class's, or its nearest ancestor's."""
+    for kind in type(error).__mro__:
+        if kind in STATUS:
+            return STATUS[kind]
+    return 500
+
+
+def retry_headers(error: ServingError) -> dict[str, str]:
+    """Return `Retry-After` for what may succeed later."""
+    if isinstance(error, errors.Unavailable):
+        return {"retry-after": str(error.retry_after_s)}
+    return {}
+
+
+class ClientDisconnected(Exception):
+    """The client left; there is nobody to answer."""
+
+
+class Request:
+    """One HTTP request; its body is read once, within the model's limits."""
+
+    def __init__(self, scope: Scope, receive: Receive, limits: LimitSettings) -> None:
+        self.method: str = scope["method"]
+        self.headers = Headers(scope=scope)
+        self.path_params: Mapping[str, str] = scope.get("path_params", {})
+        self.timing = Timing()
+        self.body_read = asyncio.Event()
+        self._receive = receive
+        self._limits = limits
+
+    async def body(self) -> bytes:
+        """Read the whole body.
+
+        Raises:
+            RequestTooLarge: more bytes than `max_body_mb`; raised before the first byte is read if
+                `Content-Length` says so.
+            BodyTimeout: a pause longer than `body_timeout_s`, or less than `min_body_rate_kb_s` on
+                average after that time.
+            UnsupportedContentType: a content coding.
+        """
+        coding = self.headers.get("content-encoding", "identity").strip().lower()
+        if coding != "identity":
+            raise UnsupportedContentType(
+                "Unsupported Content-Encoding", expected="identity", got=repr(coding)
+            )
+        most = int(self._limits.max_body_mb * 1e6)
+        announced = self.headers.get("content-length")
+        if announced is not None and announced.isdigit() and int(announced) > most:
+            raise _too_large(most, f"{announced} bytes")
+        message = await self._receive_in_time(0, 0.0)
+        body: bytes = message.get("body", b"")
+        if message.get("more_body", False) or len(body) > most:
+            body = await self._rest(bytearray(body), message, most)
+        self.body_read.set()
+        return body
+
+    async def _rest(self, body: bytearray, message: Message, most: int) -> bytes:
+        started_at = perf_counter()
+        while True:
+            if len(body) > most:
+                raise _too_large(most, f"{len(body)} bytes so far")
+            if not message.get("more_body", False):
+                return bytes(body)
+            message = await self._receive_in_time(len(body), perf_counter() - started_at)
+            body += message.get("body", b"")
+
+    async def _receive_in_time(self, received: int, elapsed_s: float) -> Message:
+        limits = self._limits
+        pause_s = limits.body_timeout_s
+        if limits.min_body_rate_kb_s:
+            allowed_s = max(pause_s, received / (limits.min_body_rate_kb_s * 1e3))
+            pause_s = min(pause_s, allowed_s - elapsed_s)
+        try:
+            async with asyncio.timeout(max(0.0, pause_s)):
+                message = await self._receive()
+        except TimeoutError:
+            raise BodyTimeout(
+                "The body came too slowly",
+                expected=f"no pause over {limits.body_timeout_s:g} s and "
+                f"{limits.min_body_rate_kb_s:g} kB/s",
+                got=f"{received} bytes in {elapsed_s + pause_s:.1f} s",
+            ) from None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        return message
+
+
+def _too_large(most: int, got: str) -> RequestTooLarge:
+    return RequestTooLarge("The body is too large", expected=f"at most {most} bytes", got=got)
+
+
+class Response:
+    """One HTTP answer of one or more buffers."""
+
+    def __init__(
+        self,
+        body: Buffer | Sequence[Buffer] = b"",
+        *,
+        status: int = 200,
+        media_type: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.status = status
+        self.buffers: Sequence[Buffer] = (
+            [body] if isinstance(body, bytes | bytearray | memoryview) else body
+        )
+        self.headers = dict(headers or {})
+        if media_type is not None:
+            self.headers["content-type"] = media_type
+
+    async def send(self, send: Send, *, takes_views: bool, with_body: bool = True) -> None:
+        """Send the answer.
+
+        Args:
+            takes_views: whether the server writes a `memoryview` as it is. Serve's Python proxy
+                pickles messages, which a view does not survive.
+            with_body: false for HEAD.
+        """
+        length = sum(len(buffer) for buffer in self.buffers)
+        headers = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in self.headers.items()]
+        headers.append((b"content-length", b"%d" % length))
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        if not with_body:
+            await send({"type": "http.response.body", "body": b""})
+            return
+        if len(self.buffers) == 1 and isinstance(self.buffers[0], bytes) and length <= CHUNK_BYTES:
+            await send({"type": "http.response.body", "body": self.buffers[0]})
+            return
+        for buffer in self.buffers:
+            view = memoryview(buffer)
+            for start in range(0, len(view), CHUNK_BYTES):
+                chunk: Buffer = view[start : start + CHUNK_BYTES]
+                if not takes_views:
+                    chunk = bytes(chunk)
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})

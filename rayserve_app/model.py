@@ -1,0 +1,225 @@
+"""A served model: input codecs, preprocessing, the batcher and a backend, without Ray or HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+
+from rayserve_app.backend import Backend
+from rayserve_app.batching import Batcher, Result
+from rayserve_app.errors import (
+    DeadlineExceeded,
+    ModelNotReady,
+    Overloaded,
+    ServingError,
+    VersionNotFound,
+)
+from rayserve_app.inputs import Encoded, Inputs
+from rayserve_app.recorder import Recorder
+from rayserve_app.settings import ModelSettings
+from rayserve_app.timing import Timing
+from rayserve_app.types import Item, Metadata, TensorSpec
+
+
+class BatchQueue(Protocol):
+    """What a model asks of a batcher."""
+
+    @property
+    def is_stalled(self) -> bool: ...
+
+    async def submit(
+        self, items: Sequence[Item], *, timeout_s: float, timing: Timing
+    ) -> list[Result]: ...
+
+    def close(self) -> None: ...
+
+
+class Model:
+    """One model and all that happens between a payload's items and their results.
+
+    `load`, then `warm_up`, then `predict` from one event loop, then `close`.
+    """
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        backend: Backend,
+        *,
+        name: str,
+        recorder: Recorder | None = None,
+        batcher: BatchQueue | None = None,
+    ) -> None:
+        self.settings = settings
+        self.name = name
+        self.backend = backend
+        self.recorder = recorder or Recorder()
+        self.inputs = Inputs(settings.input, settings.limits)
+        self.metadata = Metadata(platform="")
+        self.is_warm = False
+        self.batcher: BatchQueue = batcher or Batcher(
+            backend.predict, settings.batching, bucket=backend.bucket, recorder=self.recorder
+        )
+        self._decoders = ThreadPoolExecutor(settings.threads.decode, "decode")
+        self._pending_items = 0
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the model is taken to hang: it needs another replica."""
+        return self.batcher.is_stalled
+
+    def load(self) -> None:
+        """Load the backend. Blocks.
+
+        Raises:
+            LoadError, MissingDependency: with the model's name as path.
+        """
+        try:
+            self.backend.load()
+        except ServingError as exc:
+            raise exc.at(self.name) from exc
+        self.metadata = self.backend.metadata()
+        settings = self.settings
+        self.inputs = Inputs(settings.input, settings.limits, self.metadata.inputs)
+
+    def warm_up(self) -> None:
+        """Run blank batches of one and of `max_batch_size` items, where items have a known shape,
+        so that no request pays for what a framework does only once. Blocks."""
+        blank = self._blank_item() if self.settings.warm_up else None
+        if blank is not None:
+            for count in sorted({1, self.settings.batching.max_batch_size}):
+                self.backend.predict([blank] * count)
+        self.is_warm = True
+
+    async def predict(
+        self, items: Sequence[Encoded], *, timing: Timing | None = None
+    ) -> list[Result]:
+        """Return one result per item; what the model makes of one item never touches another.
+
+        Raises:
+            ModelNotReady, Overloaded: try again later.
+            DecodeError: an item is not what the model takes; the path says which.
+            DeadlineExceeded: not all results were there in time.
+        """
+        timing = timing or Timing()
+        self._admit(len(items))
+        timeout_s = self.settings.deadline.latency_ms / 1e3
+        self._pending_items += len(items)
+        try:
+            if not self.inputs.needs_decoding:
+                return await self.batcher.submit(items, timeout_s=timeout_s, timing=timing)  # type: ignore[arg-type]
+            started_at = perf_counter()
+            decoded = await self._decode(items, timeout_s, timing)
+            left_s = max(0.0, timeout_s - (perf_counter() - started_at))
+            return await self.batcher.submit(decoded, timeout_s=left_s, timing=timing)
+        finally:
+            timing.predicted_at = perf_counter()
+            self._pending_items -= len(items)
+
+    def check_ready(self) -> None:
+        """Raise ModelNotReady unless predictions can be expected to succeed."""
+        if not self.is_warm:
+            raise ModelNotReady(f"Model {self.name!r} is warming up")
+        if self.is_stalled:
+            raise ModelNotReady(f"Model {self.name!r} hangs and is about to be replaced")
+
+    def check_version(self, version: str | None) -> None:
+        """Raise VersionNotFound unless the version is None or the one served."""
+        if version is not None and version != self.settings.version:
+            raise VersionNotFound(
+                f"Model {self.name!r} has no such version",
+                expected=repr(self.settings.version),
+                got=repr(version),
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a client may want to know, as JSON values."""
+        settings = self.settings
+
+        def describe_spec(spec: TensorSpec) -> dict[str, Any]:
+            return {"name": spec.name, "datatype": spec.dtype, "shape": list(spec.shape)}
+
+        return {
+            "name": self.name,
+            "version": settings.version,
+            "platform": self.metadata.platform,
+            "ready": self.is_warm and not self.is_stalled,
+            "input": settings.input.model_dump(mode="json", exclude_defaults=True),
+            "output": settings.output.model_dump(mode="json"),
+            "inputs": [describe_spec(spec) for spec in self.metadata.inputs],
+            "outputs": [describe_spec(spec) for spec in self.metadata.outputs],
+            "max_batch_size": settings.batching.max_batch_size,
+            "deadline_ms": settings.deadline.latency_ms,
+            "limits": settings.limits.model_dump(mode="json", exclude_none=True),
+            "protocols": list(settings.protocols),
+        }
+
+    def close(self) -> None:
+        """Stop the threads and release the backend."""
+        self.batcher.close()
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self.backend.close()
+
+    def _admit(self, count: int) -> None:
+        self.check_ready()
+        self.inputs.check_count(count)
+        most = self.settings.max_queued_items
+        if self._pending_items + count > most:
+            raise Overloaded(
+                f"The queue of model {self.name!r} is full: {self._pending_items} of {most} items"
+            )
+
+    async def _decode(
+        self, items: Sequence[Encoded], timeout_s: float, timing: Timing
+    ) -> list[Item]:
+        loop = asyncio.get_running_loop()
+        asked_at = perf_counter()
+        jobs = [loop.run_in_executor(self._decoders, self._decode_one, item) for item in items]
+        try:
+            async with asyncio.timeout(timeout_s):
+                done = await asyncio.gather(*jobs, return_exceptions=True)
+        except TimeoutError as exc:
+            raise DeadlineExceeded(
+                f"Decoding took longer than the deadline of {timeout_s * 1e3:.0f} ms"
+            ) from exc
+        decoded: list[Item] = []
+        first_start = float("inf")
+        for index, outcome in enumerate(done):
+            if isinstance(outcome, ServingError) and len(items) > 1:
+                raise outcome.at(f"[{index}]") from outcome.__cause__
+            if isinstance(outcome, BaseException):
+                raise outcome
+            item, started_at = outcome
+            first_start = min(first_start, started_at)
+            decoded.append(item)
+        timing.queue = first_start - asked_at
+        timing.decode = perf_counter() - first_start
+        return decoded
+
+    def _decode_one(self, item: Encoded) -> tuple[Item, float]:
+        started_at = perf_counter()
+        return self.inputs.decode(item), started_at
+
+    def _blank_item(self) -> Item | None:
+        """Return an item of zeros, or None where the input's shape is not known."""
+        settings = self.settings.input
+        specs = self.metadata.inputs
+        if settings.type == "image" and settings.size is not None:
+            height, width = settings.size
+            return self.inputs.preprocess(np.zeros((height, width, 3), np.uint8))
+        if settings.type in ("tensor", "tensors") and specs:
+            blanks = [_blank_tensor(spec) for spec in specs]
+            if all(blank is not None for blank in blanks):
+                named = {spec.name: blank for spec, blank in zip(specs, blanks, strict=True)}
+                return named if settings.type == "tensors" else blanks[0]
+        return None
+
+
+def _blank_tensor(spec: TensorSpec) -> np.ndarray[Any, Any] | None:
+    if -1 in spec.shape[1:] or spec.dtype in ("", "string"):
+        return None
+    return np.zeros(spec.shape[1:], spec.dtype)

@@ -1,0 +1,169 @@
+"""From results to payloads: the representation that `Accept` asks for.
+
+Rows that came out of one batch are written from the batch's own arrays: a `.npy` answer is a
+header followed by those buffers, without a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+
+from rayserve_app.codecs import csv, json, npy, raw
+from rayserve_app.errors import NotAcceptable, PredictError
+from rayserve_app.settings import OutputCodec
+from rayserve_app.types import Array, Buffer, Row
+
+MEDIA_TYPES: Final[Mapping[OutputCodec, str]] = {
+    "json": "application/json",
+    "csv": "text/csv",
+    "npy": "application/x-npy",
+    "raw": "application/octet-stream",
+}
+
+
+def negotiate(accept: str | None, default: OutputCodec) -> OutputCodec:
+    """Choose the codec for an `Accept` header (RFC 9110, section 12.5.1): the best weighed media
+    type that is known, the first of equals; the model's own codec where anything will do.
+
+    Raises:
+        NotAcceptable: none of them is known; the sentence lists the known.
+    """
+    if accept is None or not accept.strip() or accept == "*/*":
+        return default
+    own = MEDIA_TYPES[default]
+    best: tuple[float, OutputCodec] | None = None
+    for part in accept.split(","):
+        media_range, _, parameters = part.partition(";")
+        codec = _match(media_range.strip().lower(), own, default)
+        weight = _weight(parameters)
+        if codec is not None and weight > 0 and (best is None or weight > best[0]):
+            best = (weight, codec)
+    if best is None:
+        raise NotAcceptable(
+            "No such representation", expected=" or ".join(MEDIA_TYPES.values()), got=repr(accept)
+        )
+    return best[1]
+
+
+def encode(rows: Sequence[Row], codec: OutputCodec, *, is_batch: bool) -> list[Buffer]:
+    """Write results as one body.
+
+    Args:
+        rows: one per item, in the request's order.
+        codec: `json` writes a value, or a list of them for a batch, where several named outputs
+            make an object; `csv` a line per item; `npy` one array, which for several named outputs
+            is flat: output by output, item by item within each; `raw` the bytes alone.
+        is_batch: whether one item's result still stands in a list.
+
+    Raises:
+        PredictError: the model's results have no such representation.
+    """
+    if codec == "json":
+        values = [json_value(row) for row in rows]
+        return [json.encode(values if is_batch else values[0])]
+    if codec == "csv":
+        return [csv.encode(_flat_values(row) for row in rows).encode()]
+    columns = _columns(rows)
+    if codec == "npy":
+        return _npy(columns, is_batch=is_batch)
+    return [buffer for runs in columns.values() for array in runs for buffer in _raw(array)]
+
+
+def json_value(row: Row) -> Any:
+    """Return what a result is in JSON: an object for several named outputs, else the value."""
+    value = row.value
+    if isinstance(row.outputs, Mapping) and len(value) == 1:
+        return next(iter(value.values()))
+    return value
+
+
+def _match(media_range: str, own: str, default: OutputCodec) -> OutputCodec | None:
+    if media_range == "*/*" or media_range == own:
+        return default
+    kind, _, subtype = media_range.partition("/")
+    if subtype == "*" and own.startswith(kind + "/"):
+        return default
+    for codec, known in MEDIA_TYPES.items():
+        if known == media_range or (subtype == "*" and known.startswith(kind + "/")):
+            return codec
+    return None
+
+
+def _weight(parameters: str) -> float:
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+def _flat_values(row: Row) -> list[Any]:
+    value = row.value
+    parts = value.values() if isinstance(row.outputs, Mapping) else [value]
+    return [element for part in parts for element in np.asarray(part).ravel()]
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, list[Array]]:
+    """Return per output the arrays that hold the rows in order, each with items on axis 0.
+
+    Neighbours of one batch become one slice of its array."""
+    first = rows[0].outputs
+    if not isinstance(first, Mapping):
+        return {"": [_object_array([row.value]) for row in rows]}
+    breaks = [0]
+    for position, (left, right) in enumerate(pairwise(rows), start=1):
+        if left.outputs is not right.outputs or left.position + 1 != right.position:
+            breaks.append(position)
+    runs = [(rows[start], stop - start) for start, stop in pairwise([*breaks, len(rows)])]
+    columns: dict[str, list[Array]] = {}
+    for name in first:
+        columns[name] = []
+        for row, length in runs:
+            assert isinstance(row.outputs, Mapping)
+            columns[name].append(row.outputs[name][row.position : row.position + length])
+    return columns
+
+
+def _object_array(values: list[Any]) -> Array:
+    if isinstance(values[0], (bytes, bytearray, memoryview, str)):
+        array = np.empty(1, dtype=object)
+        array[0] = values[0]
+        return array
+    try:
+        return np.asarray(values)
+    except ValueError as exc:
+        raise PredictError("The result is not an array of one shape") from exc
+
+
+def _npy(columns: Mapping[str, list[Array]], *, is_batch: bool) -> list[Buffer]:
+    arrays = [array for runs in columns.values() for array in runs]
+    dtype = np.result_type(*arrays)
+    if dtype.hasobject:
+        raise PredictError("The results are not arrays of numbers, so `.npy` cannot hold them")
+    shapes = {array.shape[1:] for array in arrays}
+    count = sum(len(array) for array in next(iter(columns.values())))
+    if len(columns) > 1:
+        shape: tuple[int, ...] = (sum(array.size for array in arrays),)
+    elif len(shapes) == 1:
+        shape = (count, *shapes.pop()) if is_batch else arrays[0].shape[1:]
+    else:
+        raise PredictError(f"Results of unlike shapes {sorted(shapes)} make no one array")
+    buffers: list[Buffer] = [npy.header(dtype, shape)]
+    for array in arrays:
+        buffers += _raw(array.astype(dtype, copy=False))
+    return buffers
+
+
+def _raw(array: Array) -> list[Buffer]:
+    if array.dtype == object:
+        return [raw.encode(value) for value in array]
+    if not array.size:
+        return []
+    return [np.ascontiguousarray(array).data.cast("B")]

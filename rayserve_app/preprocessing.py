@@ -1,0 +1,97 @@
+"""From decoded pixels to what a model takes: pure functions of arrays, chosen by settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from rayserve_app.settings import InputSettings
+from rayserve_app.types import Array
+
+Step = Callable[[Array], Array]
+
+
+class Preprocessing:
+    """The steps that an image model's settings ask for, in this order: resize, colour, scale,
+    mean and standard deviation, layout."""
+
+    def __init__(self, settings: InputSettings) -> None:
+        self._steps = _steps(settings)
+
+    def __call__(self, pixels: Array) -> Array:
+        """Map (H, W, 3) uint8 RGB 0..255 to the model's array: (H, W, C) or (C, H, W), uint8 or
+        float32."""
+        for step in self._steps:
+            pixels = step(pixels)
+        return pixels
+
+
+def _steps(settings: InputSettings) -> list[Step]:
+    steps: list[Step] = []
+    size = settings.size
+    if settings.short_side is not None and size is not None:
+        short_side = settings.short_side
+        steps.append(lambda pixels: crop_centre(resize_short_side(pixels, short_side), size))
+    elif size is not None:
+        steps.append(lambda pixels: resize(pixels, size))
+    if settings.color == "BGR":
+        steps.append(lambda pixels: pixels[:, :, ::-1])
+    elif settings.color == "gray":
+        steps.append(to_gray)
+    if (settings.scale, settings.mean, settings.std) != (None, None, None):
+        factor, offset = _affine(settings)
+        steps.append(lambda pixels: np.multiply(pixels, factor, dtype=np.float32) + offset)
+    if settings.layout == "CHW":
+        steps.append(lambda pixels: pixels.transpose(2, 0, 1))
+    steps.append(np.ascontiguousarray)
+    return steps
+
+
+def _affine(settings: InputSettings) -> tuple[Array, Array]:
+    """Return per channel the factor and the offset of (x * scale - mean) / std."""
+    scale = 1.0 if settings.scale is None else settings.scale
+    mean = np.array(settings.mean or (0.0, 0.0, 0.0))
+    std = np.array(settings.std or (1.0, 1.0, 1.0))
+    if settings.color == "gray":
+        mean, std = mean[:1], std[:1]
+    return (scale / std).astype(np.float32), (-mean / std).astype(np.float32)
+
+
+def resize(pixels: Array, size: tuple[int, int]) -> Array:
+    """Return (H, W, C) pixels at (height, width), by area when shrinking, else bilinear."""
+    height, width = size
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    import cv2  # 40 MB that a model without resizing does not pay for
+
+    shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized: Array = cv2.resize(pixels, (width, height), interpolation=method)
+    return resized
+
+
+def resize_short_side(pixels: Array, short_side: int) -> Array:
+    """Return the pixels with their short side at `short_side`, the other in proportion."""
+    height, width = pixels.shape[:2]
+    if height < width:
+        return resize(pixels, (short_side, short_side * width // height))
+    return resize(pixels, (short_side * height // width, short_side))
+
+
+def crop_centre(pixels: Array, size: tuple[int, int]) -> Array:
+    """Return the central (height, width) part; a smaller image is enlarged to it first."""
+    height, width = size
+    if pixels.shape[0] < height or pixels.shape[1] < width:
+        pixels = resize(pixels, (max(height, pixels.shape[0]), max(width, pixels.shape[1])))
+    top = (pixels.shape[0] - height) // 2
+    left = (pixels.shape[1] - width) // 2
+    cropped: Array = pixels[top : top + height, left : left + width]
+    return cropped
+
+
+def to_gray(pixels: Array) -> Array:
+    """Return (H, W, 1) luma of ITU-R BT.601, rounded."""
+    luma = pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    gray: Array = np.rint(luma).astype(np.uint8)[:, :, None]
+    return gray

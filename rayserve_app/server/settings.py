@@ -1,0 +1,108 @@
+"""What starting Serve needs to know beforehand: parts of its YAML, and the environment it reads.
+
+The YAML is Serve's own to validate; here only ports and names are read from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rayserve_app.errors import ConfigurationError
+
+ENVIRONMENT_FILE_NAME = "serve.env"
+
+ONE_MACHINE = {
+    # Replicas wait so long for load balancers of other nodes to forget them before they stop. With
+    # HAProxy on the same machine one second is enough, and Ctrl-C does not take half a minute.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+}
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """What of a Serve YAML its supervisor acts on."""
+
+    path: Path
+    http_host: str
+    http_port: int
+    grpc_port: int | None
+    application_names: tuple[str, ...]
+
+    @property
+    def http_url(self) -> str:
+        """The address that a client on this machine uses."""
+        host = "127.0.0.1" if self.http_host in ("0.0.0.0", "::") else self.http_host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.http_port}"
+
+
+def read_config(path: Path) -> ServeConfig:
+    """Read ports and application names from a Serve YAML; Serve's defaults stand in for gaps."""
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read", got=str(error)) from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path} is not YAML", got=" ".join(str(error).split())) from error
+    config = _mapping(document, path, "")
+    applications = config.get("applications")
+    if not isinstance(applications, list) or not applications:
+        raise ConfigurationError(
+            f"{path} has no applications", expected="a list of at least one", path="applications"
+        )
+    http = _mapping(config.get("http_options") or {}, path, "http_options")
+    grpc = _mapping(config.get("grpc_options") or {}, path, "grpc_options")
+    return ServeConfig(
+        path=path,
+        http_host=http.get("host") or "0.0.0.0",
+        http_port=http.get("port", 8000),
+        # Serve opens the gRPC port only for servicers.
+        grpc_port=grpc.get("port", 9000) if grpc.get("grpc_servicer_functions") else None,
+        application_names=tuple(
+            _mapping(application, path, f"applications[{index}]").get("name", "default")
+            for index, application in enumerate(applications)
+        ),
+    )
+
+
+def _mapping(value: object, path: Path, key: str) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    raise ConfigurationError(
+        f"{path} is no Serve configuration",
+        expected="a mapping",
+        got=type(value).__name__,
+        path=key,
+    )
+
+
+def read_environment_file(path: Path) -> dict[str, str]:
+    """Read KEY=VALUE lines; values are taken as they stand, as Docker's `--env-file` takes them."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} cannot be read",
+            got=error.strerror,
+            remedy="Name the file with Serve's environment: --environment FILE",
+        ) from error
+    environment = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        key, equals, value = line.partition("=")
+        if not equals or not key.isidentifier():
+            raise ConfigurationError(
+                f"{path}, line {number}", expected="KEY=VALUE or # and a comment", got=repr(line)
+            )
+        environment[key] = value
+    return environment
+
+
+def serve_environment(path: Path, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The environment of Serve on this machine; what the user has already set wins."""
+    return {**ONE_MACHINE, **read_environment_file(path), **inherited}

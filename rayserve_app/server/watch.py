@@ -1,0 +1,124 @@
+"""Says what becomes of the applications of a Serve instance: waiting, running, failed, ready."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from rayserve_app.server.applications import (
+    Application,
+    find_dashboard,
+    read_applications,
+    read_routes,
+)
+from rayserve_app.server.output import ANSI_COLOUR, say
+from rayserve_app.server.processes import descendants
+from rayserve_app.server.settings import ServeConfig
+
+POLL_S = 1.0
+POLL_READY_S = 5.0
+PROGRESS_S = 10.0
+
+
+class Watch:
+    """Polls Serve and prints each change once."""
+
+    def __init__(self, config: ServeConfig, environment: Mapping[str, str]) -> None:
+        self._config = config
+        self._environment = environment
+        self._dashboard_url: str | None = None
+        self._told: dict[str, str] = {}
+        self._is_ready = False
+        self._started_s = time.monotonic()
+        self._next_poll_s = self._started_s
+        self._next_progress_s = self._started_s + PROGRESS_S
+
+    def update(self) -> None:
+        """Poll when it is time to, and say what has changed."""
+        now_s = time.monotonic()
+        if now_s < self._next_poll_s:
+            return
+        self._next_poll_s = now_s + (POLL_READY_S if self._is_ready else POLL_S)
+        current = self._read()
+        for application in current.values():
+            self._tell_change(application)
+        if self._is_ready:
+            return
+        waiting = [
+            name
+            for name in self._config.application_names
+            if name not in current or not current[name].is_settled
+        ]
+        if not waiting:
+            self._is_ready = True
+            self._tell_ready(current)
+        elif now_s >= self._next_progress_s:
+            self._next_progress_s = now_s + PROGRESS_S
+            self._tell_waiting(waiting, current)
+
+    def _read(self) -> dict[str, Application]:
+        if self._dashboard_url is None:
+            self._dashboard_url = find_dashboard(descendants())
+        if self._dashboard_url is None:
+            return {}
+        current = read_applications(self._dashboard_url)
+        if self._is_ready or not any(each.is_running for each in current.values()):
+            return current
+        # An application runs a moment before HAProxy has been told of it.
+        routes = read_routes(self._config.http_url)
+        return {
+            name: replace(each, status="DEPLOYING", message="waiting for the proxy")
+            if each.is_running and each.route_prefix and each.route_prefix not in routes
+            else each
+            for name, each in current.items()
+        }
+
+    def _tell_change(self, application: Application) -> None:
+        before = self._told.get(application.name)
+        if not application.is_settled or application.status == before:
+            return
+        self._told[application.name] = application.status
+        if application.is_running:
+            say(f"{application.name} is running after {self._elapsed()}.")
+            return
+        say(f"{application.name} is {application.status}:")
+        for line in ANSI_COLOUR.sub("", application.message).splitlines():
+            say(f"    {line}")
+
+    def _tell_waiting(self, waiting: list[str], current: Mapping[str, Application]) -> None:
+        say(f"Waiting for {', '.join(waiting)} ({self._elapsed()}).")
+        for name in waiting:
+            message = ANSI_COLOUR.sub("", current[name].message) if name in current else ""
+            if message and message != self._told.get(name):
+                self._told[name] = message
+                say(f"    {name}: {message.splitlines()[0]}")
+
+    def _tell_ready(self, current: Mapping[str, Application]) -> None:
+        running = [each for each in current.values() if each.is_running]
+        if not running:
+            say("No application runs. Ctrl-C stops Serve.")
+            return
+        urls = {each.name: self._url(each) for each in running}
+        width = max(map(len, urls))
+        failed = len(current) - len(running)
+        say(f"\nReady after {self._elapsed()}" + (f", but {failed} failed." if failed else "."))
+        for name, url in urls.items():
+            say(f"  {name:{width}}  {url}")
+        say(f"Try:      curl {next(url for url in urls.values())}")
+        say(f"Metrics:  {self._metrics_url()} (HAProxy, for Prometheus)")
+        say(f"          {self._dashboard_url}/api/prometheus/sd (Ray's and the models')")
+        say(f"Ray:      {self._dashboard_url}")
+        say("Stop:     Ctrl-C\n")
+
+    def _url(self, application: Application) -> str:
+        if application.route_prefix is None:
+            return "(no route)"
+        return self._config.http_url + application.route_prefix
+
+    def _metrics_url(self) -> str:
+        port = self._environment.get("RAY_SERVE_HAPROXY_METRICS_PORT", "9101")
+        return f"http://127.0.0.1:{port}/metrics"
+
+    def _elapsed(self) -> str:
+        return f"{time.monotonic() - self._started_s:.0f} s"

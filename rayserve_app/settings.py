@@ -1,0 +1,210 @@
+"""What stands under `args` in the YAML: the declaration of one model.
+
+Unknown keys are refused with the key's path and the known ones. Settings open no files and import
+no framework. Units ride in the names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rayserve_app.errors import ConfigurationError
+
+InputType = Literal[
+    "bytes", "string", "integers", "floats", "doubles", "image", "tensor", "tensors"
+]
+InputCodec = Literal["raw", "base64", "base64_urlsafe", "json_metadata", "packed_jpeg"]
+OutputCodec = Literal["json", "csv", "npy", "raw"]
+
+LONGEST_DEADLINE_MS = 60_000
+"""`RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S` in configs/serve.env is this plus 5 s."""
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Triple = tuple[float, float, float]
+
+
+class InputSettings(Section):
+    """What one item is, and the form in which clients send it."""
+
+    type: InputType
+    """`bytes`, `string`, `integers`, `floats` and `doubles` are Clipper's; `image` is decoded to
+    pixels; `tensor` is one array; `tensors` a mapping of input name to array."""
+    codec: InputCodec = "raw"
+    """The form of one payload; `packed_jpeg` carries many items."""
+    strings_as: Literal["str", "bytes"] = "str"
+    """How a closure receives strings: upstream Clipper on Python 3 hands over bytes."""
+    size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
+    """Height and width in pixels that images are brought to."""
+    resize: Literal["stretch", "short_side_crop"] = "stretch"
+    """`stretch` resizes both sides; `short_side_crop` resizes the short side to `short_side` and
+    cuts `size` from the centre."""
+    short_side: Annotated[int, Field(gt=0)] | None = None
+    color: Literal["RGB", "BGR", "gray"] = "RGB"
+    layout: Literal["HWC", "CHW"] = "HWC"
+    scale: float | None = None
+    """Factor on the pixels 0..255; with it, or `mean` or `std`, pixels become float32."""
+    mean: Triple | None = None
+    """Subtracted per channel after `scale`."""
+    std: Triple | None = None
+    """Divides each channel after `mean`."""
+    dtype: str | None = None
+    """The tensor's numpy type, where the model does not say it itself."""
+    shape: tuple[int, ...] | None = None
+    """One item's shape without the batch axis, -1 for any, where the model does not say it."""
+
+    @model_validator(mode="after")
+    def _fits_type(self) -> Self:
+        codecs: dict[str, tuple[InputCodec, ...]] = {
+            "bytes": ("raw", "base64", "json_metadata", "packed_jpeg"),
+            "image": ("raw", "base64", "json_metadata", "packed_jpeg"),
+            "string": ("raw", "base64", "base64_urlsafe", "json_metadata"),
+        }
+        known = codecs.get(self.type, ("raw",))
+        if self.codec not in known:
+            raise ValueError(
+                f"codec {self.codec!r} does not carry type {self.type!r}; known: {', '.join(known)}"
+            )
+        pixels = ("size", "short_side", "scale", "mean", "std")
+        if self.type != "image" and (
+            given := [key for key in pixels if getattr(self, key) is not None]
+        ):
+            raise ValueError(f"{given[0]!r} is for type 'image', not {self.type!r}")
+        if (self.resize == "short_side_crop") != (self.short_side is not None):
+            raise ValueError("'resize: short_side_crop' and 'short_side' go together")
+        if self.short_side is not None and self.size is None:
+            raise ValueError("'short_side' needs 'size', which is cut from the centre")
+        return self
+
+
+class OutputSettings(Section):
+    """How results are written where the client does not ask for a form."""
+
+    codec: OutputCodec = "json"
+    outputs: tuple[str, ...] = ()
+    """Which of the model's outputs, in this order; all of them if empty."""
+
+
+class BatchingSettings(Section):
+    """`@serve.batch`'s own settings, counted in items."""
+
+    mode: Literal["slot_first", "serve_batch"] = "slot_first"
+    """`slot_first` takes the execution slot, then drains the queue; `serve_batch` is Ray's own
+    batcher, for comparison."""
+    max_batch_size: Annotated[int, Field(gt=0, le=4096)] = 10
+    batch_wait_timeout_s: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """How long a batch that is not full waits for more items, from its first item's arrival."""
+    max_concurrent_batches: Annotated[int, Field(gt=0, le=64)] = 1
+
+
+class LimitSettings(Section):
+    """What a client may ask of a replica. Checked before any work is done."""
+
+    max_body_mb: Annotated[float, Field(gt=0, le=1024)] = 64
+    max_pixels: Annotated[int, Field(gt=0)] = 50_000_000
+    """Width times height of one image, read from its header before decoding."""
+    max_items: Annotated[int, Field(gt=0)] = 1000
+    """Items of one request."""
+    max_queued_items: Annotated[int, Field(gt=0)] | None = None
+    """Items waiting in a replica; 32 full batches, and at least `max_items`, if not set."""
+    body_timeout_s: Annotated[float, Field(gt=0)] = 10
+    """Longest pause within a body; after it, `min_body_rate_kb_s` holds as well."""
+    min_body_rate_kb_s: Annotated[float, Field(ge=0)] = 1
+
+
+class ThreadSettings(Section):
+    """Threads of one replica."""
+
+    decode: Annotated[int, Field(gt=0)] = Field(default_factory=available_cores)
+    compute: Annotated[int, Field(gt=0)] = Field(default_factory=available_cores)
+
+
+class DeadlineSettings(Section):
+    """How long a caller waits, and what it gets then."""
+
+    latency_ms: Annotated[float, Field(gt=0, le=LONGEST_DEADLINE_MS)] = 30_000
+    default_output: Any = None
+    """Clipper's answer to a late or failed prediction; a string is parsed as JSON if it is JSON."""
+
+
+class ModelSettings(Section):
+    """One model. A backend's own settings are a subclass, beside the backend."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    """The application's name if not set."""
+    version: Annotated[str, Field(min_length=1)] = "1"
+    input: InputSettings
+    output: OutputSettings = OutputSettings()
+    batching: BatchingSettings = BatchingSettings()
+    limits: LimitSettings = LimitSettings()
+    threads: ThreadSettings = Field(default_factory=ThreadSettings)
+    deadline: DeadlineSettings = DeadlineSettings()
+    protocols: tuple[str, ...] = ("clipper", "sagemaker")
+    """The protocols spoken under the model's prefix."""
+    warm_up: bool = True
+    """Run the model on blank items of the smallest and the largest batch before it is ready;
+    models whose input has no known shape have nothing to run."""
+
+    @property
+    def max_queued_items(self) -> int:
+        """Items that may wait in one replica."""
+        most = self.limits.max_queued_items
+        return most or max(32 * self.batching.max_batch_size, self.limits.max_items)
+
+
+SettingsT = TypeVar("SettingsT", bound=ModelSettings)
+
+
+def parse_settings(settings_type: type[SettingsT], args: Mapping[str, Any]) -> SettingsT:
+    """Validate what stands under `args` in the YAML: one key, `model`.
+
+    Raises:
+        ConfigurationError: the first fault found, with the key's path.
+    """
+    unknown = sorted(set(args) - {"model"})
+    if unknown or "model" not in args:
+        raise ConfigurationError(
+            "The application's arguments", expected="`model`", got=repr(sorted(args)), path="args"
+        )
+    try:
+        return settings_type.model_validate(args["model"])
+    except ValidationError as exc:
+        raise _first_fault(settings_type, exc) from exc
+
+
+def _first_fault(settings_type: type[BaseModel], exc: ValidationError) -> ConfigurationError:
+    fault = exc.errors(include_url=False)[0]
+    keys = [str(part) for part in fault["loc"]]
+    path = ".".join(["args", "model", *keys])
+    if fault["type"] == "extra_forbidden":
+        known = ", ".join(sorted(_fields_at(settings_type, keys[:-1])))
+        return ConfigurationError(f"Unknown key {keys[-1]!r}", path=path, remedy=f"Known: {known}")
+    if fault["type"] == "missing":
+        return ConfigurationError(f"Missing key {keys[-1]!r}", path=path)
+    problem = fault["msg"].removeprefix("Value error, ")
+    return ConfigurationError(problem, got=repr(fault["input"]), path=path)
+
+
+def _fields_at(settings_type: type[BaseModel], keys: list[str]) -> list[str]:
+    """Return the known keys of the section that a path of keys leads to."""
+    section = settings_type
+    for key in keys:
+        annotation = section.model_fields[key].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        section = annotation
+    return list(section.model_fields)

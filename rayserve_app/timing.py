@@ -1,0 +1,35 @@
+"""The time that one request spent in each stage."""
+
+from __future__ import annotations
+
+from rayserve_app.recorder import STAGES, Recorder
+
+
+class Timing:
+    """Seconds per stage of one request; `predict` of a request that was split over several
+    batches is the longest of them."""
+
+    __slots__ = ("batch_wait", "decode", "encode", "predict", "predicted_at", "queue")
+
+    def __init__(self) -> None:
+        self.queue = 0.0
+        self.decode = 0.0
+        self.batch_wait = 0.0
+        self.predict = 0.0
+        self.encode = 0.0
+        self.predicted_at = 0.0
+        """When the results were there, by `time.perf_counter`; 0 until then."""
+
+    def record(self, recorder: Recorder) -> None:
+        """Add this request to the replica's counters."""
+        stages = recorder.stage_seconds
+        for name in STAGES:
+            stages[name].observe(getattr(self, name))
+
+    def header(self) -> str:
+        """Render `Server-Timing` (W3C Server Timing): durations in milliseconds."""
+        return (
+            f"queue;dur={self.queue * 1e3:.3f}, decode;dur={self.decode * 1e3:.3f}, "
+            f"batch_wait;dur={self.batch_wait * 1e3:.3f}, predict;dur={self.predict * 1e3:.3f}, "
+            f"encode;dur={self.encode * 1e3:.3f}"
+        )

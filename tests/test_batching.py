@@ -1,0 +1,223 @@
+"""The batcher: slot first, then drain; per-item errors; deadlines; cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rayserve_app.batching import Batcher, Result
+from rayserve_app.errors import DeadlineExceeded, PredictError
+from rayserve_app.recorder import Recorder
+from rayserve_app.settings import BatchingSettings
+from rayserve_app.timing import Timing
+from rayserve_app.types import Row
+
+
+class Gate:
+    """A model that doubles its inputs once it is let through, and remembers its batches."""
+
+    def __init__(self, *, is_open: bool = True) -> None:
+        self.opened = threading.Event()
+        self.batches: list[list[Any]] = []
+        if is_open:
+            self.opened.set()
+
+    def predict(self, items: Sequence[Any]) -> list[Any]:
+        self.batches.append(list(items))
+        self.opened.wait(20)
+        return [item * 2 for item in items]
+
+
+def create_batcher(
+    predict: Callable[[Sequence[Any]], Any],
+    *,
+    recorder: Recorder | None = None,
+    bucket: Callable[[Any], Any] = lambda item: None,
+    **settings: Any,
+) -> Batcher:
+    return Batcher(
+        predict, BatchingSettings(**settings), bucket=bucket, recorder=recorder or Recorder()
+    )
+
+
+def submit(batcher: Batcher, *items: Any, timeout_s: float = 10) -> Awaitable[list[Result]]:
+    return asyncio.ensure_future(batcher.submit(items, timeout_s=timeout_s, timing=Timing()))
+
+
+def values(results: list[Result]) -> list[Any]:
+    assert all(isinstance(result, Row) for result in results), results
+    return [result.value for result in results if isinstance(result, Row)]
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def test_results_come_in_the_order_of_the_items() -> None:
+    gate = Gate()
+    batcher = create_batcher(gate.predict, max_batch_size=3)
+    assert values(await submit(batcher, 1, 2, 3, 4, 5)) == [2, 4, 6, 8, 10]
+    assert gate.batches == [[1, 2, 3], [4, 5]]
+
+
+async def test_what_arrives_while_the_slot_is_taken_makes_one_batch() -> None:
+    gate = Gate(is_open=False)
+    recorder = Recorder()
+    batcher = create_batcher(gate.predict, max_batch_size=32, recorder=recorder)
+    first = submit(batcher, 0)
+    await until(lambda: gate.batches)
+    others = [submit(batcher, item) for item in range(1, 21)]
+    await until(lambda: batcher.queued_items == 20)
+    gate.opened.set()
+    await first
+    assert [values(await other) for other in others] == [[2 * i] for i in range(1, 21)]
+    assert gate.batches == [[0], list(range(1, 21))]
+    assert recorder.batch_closed == {"drained": 2}
+    assert recorder.batch_items.sum == 21
+
+
+async def test_as_many_batches_run_at_once_as_there_are_slots() -> None:
+    gate = Gate(is_open=False)
+    batcher = create_batcher(gate.predict, max_batch_size=1, max_concurrent_batches=3)
+    pending = [submit(batcher, item) for item in range(5)]
+    await until(lambda: len(gate.batches) == 3)
+    await asyncio.sleep(0.05)
+    assert len(gate.batches) == 3
+    gate.opened.set()
+    assert [values(await p) for p in pending] == [[2 * i] for i in range(5)]
+
+
+async def test_a_batch_waits_for_more_items_only_as_long_as_it_may() -> None:
+    gate = Gate()
+    recorder = Recorder()
+    batcher = create_batcher(
+        gate.predict, max_batch_size=3, batch_wait_timeout_s=0.2, recorder=recorder
+    )
+    started_at = time.perf_counter()
+    first, second = submit(batcher, 1), submit(batcher, 2)
+    await first
+    await second
+    assert time.perf_counter() - started_at >= 0.19
+    assert gate.batches == [[1, 2]]
+    await submit(batcher, 1, 2, 3)
+    assert recorder.batch_closed == {"waited": 1, "full": 1}
+
+
+async def test_items_of_unlike_shape_never_meet_and_the_oldest_goes_first() -> None:
+    gate = Gate(is_open=False)
+    batcher = create_batcher(gate.predict, max_batch_size=8, bucket=lambda item: item.shape)
+    wide, tall = np.ones((1, 2)), np.ones((2, 1))
+    blocker = submit(batcher, np.ones(1))
+    await until(lambda: gate.batches)
+    pending = [submit(batcher, item) for item in (tall, wide, tall, wide, wide)]
+    await until(lambda: batcher.queued_items == 5)
+    gate.opened.set()
+    for result in (blocker, *pending):
+        await result
+    assert [[item.shape for item in batch] for batch in gate.batches] == [
+        [(1,)],
+        [(2, 1), (2, 1)],
+        [(1, 2), (1, 2), (1, 2)],
+    ]
+
+
+async def test_one_bad_item_fails_alone() -> None:
+    def predict(items: Sequence[int]) -> list[float]:
+        return [1 / item for item in items]
+
+    batcher = create_batcher(predict, max_batch_size=8)
+    good, bad = submit(batcher, 1, 2), submit(batcher, 4, 0, 5)
+    assert values(await good) == [1.0, 0.5]
+    quarter, error, fifth = await bad
+    assert values([quarter, fifth]) == [0.25, 0.2]
+    assert isinstance(error, PredictError)
+    assert "ZeroDivisionError: division by zero" in str(error)
+
+
+async def test_an_exception_in_the_results_is_that_items_error() -> None:
+    batcher = create_batcher(lambda items: ["ok", ValueError("bad pixel")])
+    ok, error = await submit(batcher, 1, 2)
+    assert values([ok]) == ["ok"]
+    assert "ValueError: bad pixel" in str(error)
+
+
+@pytest.mark.parametrize("outputs", [[1], [1, 2, 3], {"out": np.zeros(3)}])
+async def test_a_wrong_count_is_the_batchs_error_and_the_next_batch_works(outputs: Any) -> None:
+    answers = [outputs, ["a", "b"]]
+    batcher = create_batcher(lambda items: answers.pop(0))
+    results = await submit(batcher, 1, 2)
+    assert all("expected 2, one per item of the batch" in str(result) for result in results)
+    assert values(await submit(batcher, 1, 2)) == ["a", "b"]
+
+
+async def test_a_model_that_exits_is_an_error_like_any_other() -> None:
+    def predict(items: Sequence[int]) -> list[int]:
+        raise SystemExit(3)
+
+    (error,) = await submit(create_batcher(predict), 1)
+    assert "SystemExit: 3" in str(error)
+
+
+async def test_an_expired_request_leaves_the_queue_before_it_costs_anything() -> None:
+    gate = Gate(is_open=False)
+    batcher = create_batcher(gate.predict)
+    blocker = submit(batcher, 0)
+    await until(lambda: gate.batches)
+    with pytest.raises(DeadlineExceeded, match="within its deadline of 50 ms"):
+        await submit(batcher, 1, timeout_s=0.05)
+    assert batcher.queued_items == 0
+    gate.opened.set()
+    await blocker
+    assert gate.batches == [[0]]
+
+
+async def test_a_cancelled_request_leaves_the_queue_before_it_costs_anything() -> None:
+    gate = Gate(is_open=False)
+    batcher = create_batcher(gate.predict)
+    blocker = submit(batcher, 0)
+    await until(lambda: gate.batches)
+    cancelled = asyncio.ensure_future(batcher.submit([1, 2], timeout_s=9, timing=Timing()))
+    kept = submit(batcher, 3)
+    await until(lambda: batcher.queued_items == 3)
+    cancelled.cancel()
+    await until(lambda: batcher.queued_items == 1)
+    gate.opened.set()
+    await blocker
+    assert values(await kept) == [6]
+    assert gate.batches == [[0], [3]]
+
+
+async def test_three_missed_deadlines_in_one_batch_mean_that_it_hangs() -> None:
+    gate = Gate(is_open=False)
+    batcher = create_batcher(gate.predict, max_batch_size=1)
+    for count in range(3):
+        assert not batcher.is_stalled, count
+        with pytest.raises(DeadlineExceeded):
+            await submit(batcher, count, timeout_s=0.02)
+    assert batcher.is_stalled
+    gate.opened.set()
+    await until(lambda: not batcher.is_stalled)
+
+
+async def test_deadlines_missed_while_batches_complete_are_only_load() -> None:
+    batcher = create_batcher(lambda items: time.sleep(0.04) or items, max_batch_size=1)
+    results = [submit(batcher, item, timeout_s=0.1) for item in range(12)]
+    done = await asyncio.gather(*results, return_exceptions=True)
+    assert sum(isinstance(result, DeadlineExceeded) for result in done) >= 6
+    await until(lambda: not batcher.is_stalled)
+
+
+async def test_times_of_waiting_and_predicting_are_told() -> None:
+    batcher = create_batcher(lambda items: time.sleep(0.05) or items, max_batch_size=1)
+    timing = Timing()
+    await batcher.submit([1, 2], timeout_s=5, timing=timing)
+    assert 0.05 <= timing.predict < 0.2
+    assert 0.05 <= timing.batch_wait < 0.2

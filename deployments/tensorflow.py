@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,6 +81,8 @@ class TensorFlowBackend(Backend):
                 the input's name.
             PredictError: the graph failed, or answered something without the batch axis.
         """
+        if self._function is None:
+            raise PredictError(f"Model `{self.model_name}` is not loaded")
         rows = [self._row(item) for item in items]
         size = self._call_size or len(rows)
         pieces = [self._call(rows[start : start + size]) for start in range(0, len(rows), size)]
@@ -114,7 +115,7 @@ class TensorFlowBackend(Backend):
                 remedy="Point `path` at one version." if any(map(str.isdigit, found)) else None,
             )
 
-    def _import(self) -> ModuleType:
+    def _import(self) -> Any:
         # Its C++ part reads this once, when it is imported, and writes pages without it.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         try:
@@ -245,12 +246,14 @@ class _Input(NamedTuple):
         """Return one item's value as an array that fits, its type still to be cast."""
         if isinstance(value, bytearray | memoryview):
             value = bytes(value)
-        array = np.asarray(value, dtype=object if isinstance(value, bytes) else None)
+        is_string = isinstance(value, bytes | str)
+        # numpy's own string types lose zero bytes at the end.
+        array = np.asarray(value, dtype=object if is_string else None)
         if not (self._takes_type_of(array) and self._takes_shape_of(array)):
             raise ShapeMismatch(
                 "The tensor does not fit the model's input",
                 expected=self.describe(),
-                got=describe(array),
+                got="a string" if is_string else describe(array),
                 path=self.name,
             )
         return array

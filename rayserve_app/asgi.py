@@ -113,7 +113,7 @@ class App:
 async def _run(handler: Handler, request: Request, receive: Receive) -> Response:
     """Run the handler; Serve cancels it when the client leaves, unless the client has lifted that
     by a header, which no client may: then we watch ourselves."""
-    if "x-request-disconnect-disabled" not in request.headers:
+    if request.header("x-request-disconnect-disabled") is None:
         return await handler(request)
     work = asyncio.ensure_future(handler(request))
     try:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
 from typing import TypeAlias
@@ -23,6 +22,7 @@ from rayserve_app.recorder import Recorder
 from rayserve_app.settings import BatchingSettings
 from rayserve_app.timing import Timing
 from rayserve_app.types import Item, Outputs, Row
+from rayserve_app.workers import Workers
 
 Result: TypeAlias = Row | ServingError
 
@@ -90,7 +90,7 @@ class Batcher:
         self._max_batch_size = settings.max_batch_size
         self._wait_s = settings.batch_wait_timeout_s
         self._free_slots = settings.max_concurrent_batches
-        self._threads = ThreadPoolExecutor(settings.max_concurrent_batches, "predict")
+        self._workers = Workers(settings.max_concurrent_batches, "predict")
         self._queues: dict[Hashable, _Queue] = {}
         self._running: set[_Batch] = set()
         self._wake_up: asyncio.Handle | None = None
@@ -131,7 +131,7 @@ class Batcher:
 
     def close(self) -> None:
         """Take no more batches; one that runs is left to end."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._workers.close()
 
     def _enqueue(self, request: _Request, items: Sequence[Item]) -> None:
         request.results = [None] * len(items)
@@ -202,8 +202,7 @@ class Batcher:
         self._running.add(batch)
         self._free_slots -= 1
         items = [entry.item for entry in entries]
-        loop = asyncio.get_running_loop()
-        done = loop.run_in_executor(self._threads, run_batch, self._predict, items)
+        done = self._workers.run(partial(run_batch, self._predict, items))
         done.add_done_callback(partial(self._finish, batch))
 
     def _finish(self, batch: _Batch, done: asyncio.Future[list[Result]]) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Final
 
-from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from rayserve_app import errors
@@ -65,12 +64,17 @@ class Request:
 
     def __init__(self, scope: Scope, receive: Receive, limits: LimitSettings) -> None:
         self.method: str = scope["method"]
-        self.headers = Headers(scope=scope)
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self.path_params: Mapping[str, str] = scope.get("path_params", {})
         self.timing = Timing()
         self.body_read = asyncio.Event()
         self._receive = receive
         self._limits = limits
+
+    def header(self, name: str) -> str | None:
+        """Return a header's value by its name in lower case; of a repeated one the last."""
+        value = self._headers.get(name.encode())
+        return None if value is None else value.decode("latin-1")
 
     async def body(self) -> bytes:
         """Read the whole body.
@@ -82,13 +86,13 @@ class Request:
                 average after that time.
             UnsupportedContentType: a content coding.
         """
-        coding = self.headers.get("content-encoding", "identity").strip().lower()
+        coding = (self.header("content-encoding") or "identity").strip().lower()
         if coding != "identity":
             raise UnsupportedContentType(
                 "Unsupported Content-Encoding", expected="identity", got=repr(coding)
             )
         most = int(self._limits.max_body_mb * 1e6)
-        announced = self.headers.get("content-length")
+        announced = self.header("content-length")
         if announced is not None and announced.isdigit() and int(announced) > most:
             raise _too_large(most, f"{announced} bytes")
         message = await self._receive_in_time(0, 0.0)

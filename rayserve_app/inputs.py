@@ -71,6 +71,7 @@ class Inputs:
         self._carries_bytes = settings.type in ("bytes", "image") or settings.codec != "raw"
         self.needs_decoding = settings.type == "image"
         """Whether `decode` takes long enough to be worth a thread."""
+        self._readers = self._body_readers()
 
     def from_body(self, body: Buffer, content_type: str | None) -> Payload:
         """Read a whole body by its media type; without one, it is what the model declares.
@@ -80,11 +81,11 @@ class Inputs:
             DecodeError, ShapeMismatch, RequestTooLarge: the body does not fit.
         """
         kind = media_type(content_type)
-        reader = self._body_readers().get(kind)
+        reader = self._readers.get(kind)
         if reader is None and kind.startswith("image/") and self._carries_bytes:
             reader = self._from_octets
         if reader is None:
-            known = sorted(name for name in self._body_readers() if name)
+            known = sorted(filter(None, self._readers))
             if self._carries_bytes:
                 known.append("image/*")
             raise UnsupportedContentType(

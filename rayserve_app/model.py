@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from rayserve_app.recorder import Recorder
 from rayserve_app.settings import ModelSettings
 from rayserve_app.timing import Timing
 from rayserve_app.types import Item, Metadata, TensorSpec
+from rayserve_app.workers import Workers
 
 
 class BatchQueue(Protocol):
@@ -64,7 +65,7 @@ class Model:
         self.batcher: BatchQueue = batcher or Batcher(
             backend.predict, settings.batching, bucket=backend.bucket, recorder=self.recorder
         )
-        self._decoders = ThreadPoolExecutor(settings.threads.decode, "decode")
+        self._decoders = Workers(settings.threads.decode, "decode")
         self._pending_items = 0
 
     @property
@@ -161,7 +162,7 @@ class Model:
     def close(self) -> None:
         """Stop the threads and release the backend."""
         self.batcher.close()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._decoders.close()
         self.backend.close()
 
     def _admit(self, count: int) -> None:
@@ -176,9 +177,8 @@ class Model:
     async def _decode(
         self, items: Sequence[Encoded], timeout_s: float, timing: Timing
     ) -> list[Item]:
-        loop = asyncio.get_running_loop()
         asked_at = perf_counter()
-        jobs = [loop.run_in_executor(self._decoders, self._decode_one, item) for item in items]
+        jobs = [self._decoders.run(partial(self._decode_one, item)) for item in items]
         try:
             async with asyncio.timeout(timeout_s):
                 done = await asyncio.gather(*jobs, return_exceptions=True)

@@ -41,15 +41,15 @@ def decode(text: str | Buffer, *, alphabet: Alphabet = "any") -> bytes:
     """
     # What is not ASCII becomes "?", which is foreign to both alphabets, at the same offset.
     raw = text.encode("ascii", "replace") if isinstance(text, str) else bytes(text)
-    ours = raw
-    if alphabet != "standard" and (b"-" in raw or b"_" in raw):
-        ours = raw.translate(_TO_STANDARD)
-    if alphabet == "urlsafe" and (b"+" in raw or b"/" in raw):
-        raise _diagnose(text, alphabet)
-    if len(ours) % 4 and not ours.endswith(b"="):
-        ours += b"=" * (-len(ours) % 4)
+    urlsafe = alphabet != "standard" and (b"-" in raw or b"_" in raw)
+    if (urlsafe or alphabet == "urlsafe") and (b"+" in raw or b"/" in raw):
+        if alphabet == "urlsafe":
+            raise _diagnose(text, alphabet)
+        raw, urlsafe = raw.translate(_TO_STANDARD), False
+    if len(raw) % 4 and not raw.endswith(b"="):
+        raw += b"=" * (-len(raw) % 4)
     try:
-        return pybase64.b64decode(ours, validate=True)
+        return pybase64.b64decode(raw, b"-_" if urlsafe else None, validate=True)
     except ValueError as exc:
         raise _diagnose(text, alphabet) from exc
 

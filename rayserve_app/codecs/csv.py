@@ -44,13 +44,23 @@ def encode(rows: Iterable[Iterable[Any]]) -> str:
     Raises:
         PredictError: A row that is not one, or a field that is no scalar.
     """
-    file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
+    lines = _Lines()
+    writer = csv.writer(lines)
     try:
         writer.writerows(map(_scalars, rows))
     except (TypeError, csv.Error) as exc:
         raise PredictError(f"a result cannot be written as CSV: {exc.__cause__ or exc}") from exc
-    return file.getvalue()
+    return "".join(lines)
+
+
+class _Lines(list[str]):
+    r"""What `csv.writer` writes, with "\n" for its "\r\n".
+
+    Told to write "\n" itself, it would not quote a field that holds a "\r".
+    """
+
+    def write(self, line: str) -> None:
+        self.append(line.removesuffix("\r\n") + "\n")
 
 
 def _number(field: str) -> float | str:

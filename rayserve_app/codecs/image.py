@@ -1,7 +1,7 @@
 """Encoded images: JPEG, PNG, WebP, GIF, BMP and TIFF to RGB pixels.
 
 JPEG goes through simplejpeg, the fastest measured, the rest and CMYK through Pillow; both release
-the GIL. Pillow's plug-ins are called by name: neither other formats nor its own limits interfere.
+the GIL. Pillow's plug-ins are called by name, so that no other format is ever tried.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
-from PIL.Image import Image
+from PIL.Image import DecompressionBombError, DecompressionBombWarning, Exif, Image
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -35,8 +35,12 @@ _PLUGINS: dict[Format, Callable[[io.BytesIO], ImageFile]] = {
     "BMP": BmpImageFile,
     "TIFF": TiffImageFile,
 }
+_PIXELS = "unsigned integers of 1 to 16 bits"
+_PHOTOMETRIC, _ORIENTATION = 262, 274
 _UNREADABLE_MODES = {"I": "32-bit or signed integers", "F": "floats"}
 
+# Pillow decodes these in Python: seconds for some megabytes.
+_BMP_RLE = (BmpImageFile.COMPRESSIONS["RLE8"], BmpImageFile.COMPRESSIONS["RLE4"])
 # Each scan of a progressive JPEG passes over the whole image, and takes as few as 15 bytes.
 _MAX_JPEG_SCANS = 64
 
@@ -79,9 +83,10 @@ def decode(data: Buffer, *, max_pixels: int) -> Array:
         their low byte, 1 bit becomes 0 or 255.
 
     Raises:
-        DecodeError: No image of a known format, truncated, damaged, or of floats or 32-bit
-            integers.
-        RequestTooLarge: More than `max_pixels` pixels; nothing has been decoded.
+        DecodeError: No image of a known format, truncated, damaged, of floats or 32-bit
+            integers, or a run-length encoded BMP.
+        RequestTooLarge: More than `max_pixels` pixels, nothing has been decoded; or a TIFF, GIF
+            or WebP beyond twice Pillow's own MAX_IMAGE_PIXELS.
     """
     header = image_header.read(data)
     if header is None:
@@ -97,8 +102,13 @@ def decode(data: Buffer, *, max_pixels: int) -> Array:
         return _decode_with_pillow(data, header, max_pixels)
     except (DecodeError, RequestTooLarge):
         raise
+    except (DecompressionBombError, DecompressionBombWarning) as exc:
+        raise RequestTooLarge(f"the image is too large for its decoder: {exc}") from exc
     except Exception as exc:  # what damaged files raise is no part of the libraries' contracts
-        raise DecodeError(f"the {header.format} image cannot be decoded: {exc}") from exc
+        raise DecodeError(
+            f"the {header.format} image cannot be decoded: {exc}",
+            expected=_PIXELS if "pixel mode" in str(exc) else None,
+        ) from exc
 
 
 def _refuse_too_large(size: ImageSize, max_pixels: int) -> None:
@@ -117,31 +127,56 @@ def _decode_jpeg(data: Buffer, header: Header) -> Array:
             "the progressive JPEG image has too many scans", expected=f"at most {_MAX_JPEG_SCANS}"
         )
     if header.components == 4:  # CMYK or YCCK, which libjpeg does not convert to RGB
-        with JpegImageFile(io.BytesIO(data)) as image:
-            return np.array(image.convert("RGB"))
-    pixels: Array = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+        return _decode_jpeg_with_pillow(data)
+    try:
+        pixels: Array = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    except ValueError as exc:
+        # Padding that some cameras write. Pillow lets it pass, but no truncated image.
+        if "extraneous bytes" not in str(exc):
+            raise
+        return _decode_jpeg_with_pillow(data)
     return pixels
 
 
+def _decode_jpeg_with_pillow(data: Buffer) -> Array:
+    with JpegImageFile(io.BytesIO(data)) as image:
+        return np.array(image.convert("RGB"))
+
+
 def _decode_with_pillow(data: Buffer, header: Header, max_pixels: int) -> Array:
+    if header.format == "PNG" and not image_header.has_png_end(data):
+        raise DecodeError("the PNG image is truncated, or in too many chunks")
     with _PLUGINS[header.format](io.BytesIO(data)) as image:
         # A second header further on may state another size.
         _refuse_too_large(ImageSize(*image.size), max_pixels)
+        if image.info.get("compression") in _BMP_RLE and header.format == "BMP":
+            raise DecodeError("the BMP image is run-length encoded", expected="plain pixels")
+        if header.format == "TIFF":
+            # Else Pillow reads all Exif directories, whose values may overlap and fill the memory.
+            image.info["exif"] = _exif_of(header)
         image.load()
-        # Pillow turns TIFF upright itself.
+        # Pillow has turned a TIFF upright itself.
         exif = b"" if header.format == "TIFF" else image.info.get("exif", b"")
         return _orient(_to_rgb(image), image_header.read_orientation(exif))
+
+
+def _exif_of(header: Header) -> bytes:
+    exif = Exif()
+    exif[_ORIENTATION] = header.orientation
+    return exif.tobytes()
 
 
 def _to_rgb(image: Image) -> Array:
     if image.mode in _UNREADABLE_MODES:
         raise DecodeError(
             "the image has unknown pixels",
-            expected="unsigned integers of 1 to 16 bits",
+            expected=_PIXELS,
             got=_UNREADABLE_MODES[image.mode],
         )
     if image.mode.startswith("I;16"):
         grey = (np.asarray(image) >> 8).astype(np.uint8)
+        if isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0:
+            grey = 255 - grey  # "white is zero", which Pillow inverts in 8 bits only
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode == "RGBa":  # premultiplied: Pillow converts it to RGBA only
         image = image.convert("RGBA")

@@ -19,6 +19,8 @@ Format: TypeAlias = Literal["JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF"]
 _MAX_JPEG_SEGMENTS = 1000
 _MAX_GIF_BLOCKS = 8192
 _MAX_TIFF_ENTRIES = 1024
+_MIN_PNG_CHUNKS = 1000
+_MAX_TILE = 2048 * 2048
 
 # Start-of-frame markers, but DHT (C4), JPG (C8) and DAC (CC).
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -27,7 +29,7 @@ _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _NOT_SEGMENTS = frozenset({0x00, 0x01, *range(0xD0, 0xDB)})
 _APP1 = 0xE1
 
-_WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274
+_WIDTH, _HEIGHT, _ORIENTATION, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 274, 322, 323
 _TIFF_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 _TIFF_TYPE_SIZES |= {13: 4, 16: 8, 17: 8, 18: 8}
 
@@ -38,7 +40,8 @@ _TWO_LONGS_BIG = struct.Struct(">II")
 class Header(NamedTuple):
     """The head of an image file.
 
-    `width` and `height` are as stored, before `orientation` (Exif, 1 to 8; of JPEG only) applies.
+    `width` and `height` are as stored, before `orientation` (Exif, 1 to 8) applies, which is read
+    of JPEG and TIFF only.
     """
 
     format: Format
@@ -68,11 +71,28 @@ def read_orientation(exif: Buffer) -> int:
     if bytes(view[:6]) == b"Exif\0\0":
         view = view[6:]
     try:
-        tags = _read_tiff_tags(view)
+        directory = _read_directory(view)
     except (IndexError, struct.error):
         return 1
-    orientation = (tags or {}).get(_ORIENTATION, 1)
+    return 1 if directory is None else _valid_orientation(directory.tags)
+
+
+def _valid_orientation(tags: dict[int, int]) -> int:
+    orientation = tags.get(_ORIENTATION, 1)
     return orientation if 1 <= orientation <= 8 else 1
+
+
+def has_png_end(data: Buffer) -> bool:
+    """Return whether a PNG's chunks lead to its end, in chunks of a sensible size."""
+    view, start = memoryview(data), 8
+    for _ in range(_MIN_PNG_CHUNKS + len(view) // 1024):
+        if start + 12 > len(view):
+            return False
+        length, kind = struct.unpack_from(">I4s", view, start)
+        start += 12 + length
+        if kind == b"IEND":
+            return bool(start <= len(view))
+    return False
 
 
 def _read_jpeg(view: memoryview) -> Header | None:
@@ -110,31 +130,24 @@ def _read_gif(view: memoryview) -> Header | None:
     if bytes(view[:6]) not in (b"GIF87a", b"GIF89a"):
         return None
     width, height, flags = struct.unpack_from("<HHB", view, 6)
-    start = 13 + _colour_table_size(flags)
+    start = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)  # behind the colour table
+    in_extension = False
     for _ in range(_MAX_GIF_BLOCKS):
         introducer = view[start]
-        if introducer == 0x2C:  # image descriptor
+        if in_extension:
+            start += 1 + introducer
+            in_extension = introducer > 0
+        elif introducer == 0x21:  # extension: a label, and sub-blocks up to an empty one
+            start += 2
+            in_extension = True
+        elif introducer == 0x2C:  # image descriptor
             left, top, frame_width, frame_height = struct.unpack_from("<HHHH", view, start + 1)
             if frame_width == 0 or frame_height == 0:
                 return None
             return Header("GIF", max(width, left + frame_width), max(height, top + frame_height))
-        if introducer != 0x21:  # extension
+        else:
             return None
-        start = _skip_sub_blocks(view, start + 2)
     return None
-
-
-def _colour_table_size(flags: int) -> int:
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
-
-
-def _skip_sub_blocks(view: memoryview, start: int) -> int:
-    for _ in range(_MAX_GIF_BLOCKS):
-        length = view[start]
-        start += 1 + length
-        if length == 0:
-            return start
-    raise IndexError("too many sub-blocks")
 
 
 def _read_bmp(view: memoryview) -> Header | None:
@@ -165,14 +178,26 @@ def _read_webp(view: memoryview) -> Header | None:
 
 
 def _read_tiff(view: memoryview) -> Header | None:
-    tags = _read_tiff_tags(view)
-    if tags is None:
+    directory = _read_directory(view)
+    # Values that overlap would let a small file fill the memory of whoever copies them out.
+    if directory is None or directory.value_bytes > len(view):
         return None
-    return Header("TIFF", tags.get(_WIDTH, 0), tags.get(_HEIGHT, 0))
+    tags = directory.tags
+    width, height = tags.get(_WIDTH, 0), tags.get(_HEIGHT, 0)
+    # So would a small image in one huge tile.
+    if tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0) > max(width * height, _MAX_TILE):
+        return None
+    return Header("TIFF", width, height, _valid_orientation(tags))
 
 
-def _read_tiff_tags(view: memoryview) -> dict[int, int] | None:
-    """Return the single integers of the first directory by their tags."""
+class _Directory(NamedTuple):
+    """The first directory of a TIFF or Exif block: its single integers, and the size of all."""
+
+    tags: dict[int, int]
+    value_bytes: int
+
+
+def _read_directory(view: memoryview) -> _Directory | None:
     mark = bytes(view[:4])
     order = "<" if mark[:2] == b"II" else ">"
     if mark in (b"II*\0", b"MM\0*"):
@@ -189,20 +214,19 @@ def _read_tiff_tags(view: memoryview) -> dict[int, int] | None:
         return None
     if count > _MAX_TIFF_ENTRIES or start + count * entry.size > len(view):
         return None
-    return _read_entries(view[start : start + count * entry.size], entry, len(view))
+    return _read_entries(view[start : start + count * entry.size], entry)
 
 
-def _read_entries(entries: memoryview, entry: struct.Struct, limit: int) -> dict[int, int] | None:
+def _read_entries(entries: memoryview, entry: struct.Struct) -> _Directory:
+    byte_order: Literal["little", "big"] = "little" if entry.format[0] == "<" else "big"
     tags: dict[int, int] = {}
     total = 0
     for tag, kind, count, field in entry.iter_unpack(entries):
         size = _TIFF_TYPE_SIZES.get(kind, 1)
         total += size * count
         if count == 1 and kind in (1, 3, 4, 16) and size <= len(field):
-            byte_order: Literal["little", "big"] = "little" if entry.format[0] == "<" else "big"
             tags[tag] = int.from_bytes(field[:size], byte_order)
-    # Values that overlap would let a small file fill the memory of whoever copies them out.
-    return tags if total <= limit else None
+    return _Directory(tags, total)
 
 
 _READERS: dict[bytes, Callable[[memoryview], Header | None]] = {

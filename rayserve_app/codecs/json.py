@@ -56,7 +56,7 @@ def encode(value: Any) -> bytes:
         PredictError: A float that is not finite (with its path), a type that JSON lacks.
     """
     try:
-        text = orjson.dumps(value, default=_plain, option=_OPTIONS)
+        text = _dump(value)
     except TypeError as exc:
         raise PredictError(f"a result cannot be written as JSON: {exc.__cause__ or exc}") from exc
     # orjson writes null for NaN and infinities, so without a null there are none.
@@ -91,22 +91,40 @@ def _depth(raw: bytes) -> int:
     return int(np.cumsum(steps, dtype=np.int64).max(initial=0))
 
 
+def _dump(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value, default=_plain, option=_OPTIONS)
+    except orjson.JSONEncodeError as exc:
+        if "endian" not in str(exc):
+            raise
+        # orjson hands arrays of foreign byte order to nobody, unless it knows no arrays at all.
+        return orjson.dumps(value, default=_native, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+
+
+def _native(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        value = value.astype(value.dtype.newbyteorder("="), copy=False)
+    elif not isinstance(value, np.generic):
+        return _plain(value)
+    return orjson.Fragment(orjson.dumps(value, default=_plain, option=_OPTIONS))
+
+
 def _plain(value: Any) -> Any:
     """Return what orjson can write in place of a value that it cannot."""
     if isinstance(value, np.ndarray):
         return _plain_array(value)
-    raise TypeError(f"type {type(value).__module__}.{type(value).__qualname__}")
+    raise TypeError(f"type {type(value).__qualname__}")
 
 
 def _plain_array(array: Array) -> Any:
     kind = array.dtype.kind
     if kind == "S":
-        return np.strings.decode(array, "utf-8").tolist()
+        return np.char.decode(array, "utf-8").tolist()
     if kind in "UO" or (array.ndim == 0 and kind in "biuf"):
         return array.tolist()
     if kind in "biuf" and array.dtype.itemsize <= 8:
-        return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-    raise TypeError(f"type numpy.ndarray of {array.dtype}")
+        return np.ascontiguousarray(array)
+    raise TypeError(f"type ndarray of {array.dtype}")
 
 
 def _find_non_finite(value: Any) -> str | None:

@@ -75,7 +75,6 @@ def encode(array: Array) -> list[Buffer]:
 def header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     """Return the version 1.0 header of a C-ordered array, as `np.save` writes it."""
     file = io.BytesIO()
-    file.write(np.lib.format.magic(1, 0))
     fields = {
         "descr": np.lib.format.dtype_to_descr(dtype),
         "fortran_order": False,

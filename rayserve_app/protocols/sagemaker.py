@@ -36,10 +36,9 @@ class SageMaker(Protocol):
         return Response()
 
     async def invocations(self, request: Request) -> Response:
-        headers = request.headers
-        codec = negotiate(headers.get("accept"), self.model.settings.output.codec)
+        codec = negotiate(request.header("accept"), self.model.settings.output.codec)
         body = await request.body()
-        payload = self.model.inputs.from_body(body, headers.get("content-type"))
+        payload = self.model.inputs.from_body(body, request.header("content-type"))
         if not payload.items:
             raise DecodeError("No items", expected="at least one")
         results = await self.model.predict(payload.items, timing=request.timing)

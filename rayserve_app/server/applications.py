@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from rayserve_app.errors import ConfigurationError
+from rayserve_app.server.output import ANSI_COLOUR
 
 TIMEOUT_S = 1.0
 
@@ -76,10 +77,13 @@ def read_applications(dashboard_url: str) -> dict[str, Application]:
 
 
 def _message(details: dict[str, Any]) -> str:
-    """The application's own message, or what its deployments wait for."""
+    """The application's own message, and those of its deployments that are not healthy."""
     deployments = details.get("deployments", {}).values()
-    messages = [details.get("message", ""), *(each.get("message", "") for each in deployments)]
-    return next((message.strip() for message in messages if message.strip()), "")
+    messages = [
+        details.get("message", ""),
+        *(each.get("message", "") for each in deployments if each.get("status") != "HEALTHY"),
+    ]
+    return "\n".join(ANSI_COLOUR.sub("", message).strip() for message in messages if message)
 
 
 def read_routes(http_url: str) -> set[str]:

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
 
 import psutil
 
@@ -36,23 +37,33 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class StopRequests:
     """SIGINT, SIGTERM and SIGHUP, taken one by one instead of interrupting whatever runs.
 
-    `signal.sigtimedwait` needs them blocked; threads started later inherit that. A background job
-    of a script (`serve &`) starts with SIGINT ignored: it counts here all the same.
+    `signal.sigtimedwait` needs them blocked, and threads started meanwhile inherit that. A
+    background job of a script (`serve &`) starts with SIGINT ignored; blocked, it counts again.
     """
 
-    # timeout(1) and some terminals signal a process and then its whole group: that is one request.
+    # timeout(1) signals a process and then its whole group: that is one request, not two.
     SAME_REQUEST_S = 0.5
 
     def __init__(self) -> None:
         self.count = 0
         self._counted_s = -self.SAME_REQUEST_S
+        self._previous_mask: set[int] = set()
         # Under nohup(1) the terminal's end is no reason to stop.
         self._signals = {
             number
             for number in SIGNALS_TO_STOP
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
         }
-        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
+
+    def __enter__(self) -> Self:
+        self._previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # A request that came too late to matter must not end this process with a traceback.
+        while signal.sigtimedwait(self._signals, 0) is not None:
+            pass
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._previous_mask)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until the next request, at most `timeout_s`; return whether any has ever come."""

@@ -20,7 +20,7 @@ EXIT_DIED = 1
 EXIT_PORT_TAKEN = 3
 EXIT_KILLED = 130
 
-STOP_TIMEOUT_S = 7.0
+STOP_TIMEOUT_S = 8.0
 
 
 def serve(config_path: Path, environment_path: Path) -> int:
@@ -28,16 +28,16 @@ def serve(config_path: Path, environment_path: Path) -> int:
 
     Returns: the exit status: 0 stopped, 1 Serve died, 3 a port is taken, 130 killed on request.
     """
-    requests = processes.StopRequests()
     if find_spec("ray") is None:
         raise MissingDependency("Ray is not installed", remedy="pip install 'rayserve-app[serve]'")
     config = read_config(config_path)
     environment = serve_environment(environment_path, os.environ)
-    stop_leftover_haproxies()
-    taken = [port for port in ports.serve_ports(config, environment) if ports.is_taken(port)]
-    for port in taken:
-        print(ports.describe_taken(port), file=sys.stderr)
-    return EXIT_PORT_TAKEN if taken else supervise(config, environment, requests)
+    with processes.StopRequests() as requests:
+        stop_leftover_haproxies()
+        taken = [port for port in ports.serve_ports(config, environment) if ports.is_taken(port)]
+        for port in taken:
+            print(ports.describe_taken(port), file=sys.stderr)
+        return EXIT_PORT_TAKEN if taken else supervise(config, environment, requests)
 
 
 def stop_leftover_haproxies() -> None:

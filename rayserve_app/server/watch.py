@@ -12,13 +12,21 @@ from rayserve_app.server.applications import (
     read_applications,
     read_routes,
 )
-from rayserve_app.server.output import ANSI_COLOUR, say
+from rayserve_app.server.output import say
 from rayserve_app.server.processes import descendants
 from rayserve_app.server.settings import ServeConfig
 
 POLL_S = 1.0
 POLL_READY_S = 5.0
 PROGRESS_S = 10.0
+
+
+def shorten(lines: list[str], last: int = 12) -> list[str]:
+    """Keep the first line and the last ones: Serve wraps the error that matters, which comes last,
+    in tracebacks of its own."""
+    if len(lines) <= last + 2:
+        return lines
+    return [lines[0], f"[{len(lines) - last - 1} lines; all: `serve status`]", *lines[-last:]]
 
 
 class Watch:
@@ -83,16 +91,17 @@ class Watch:
             say(f"{application.name} is running after {self._elapsed()}.")
             return
         say(f"{application.name} is {application.status}:")
-        for line in ANSI_COLOUR.sub("", application.message).splitlines():
+        for line in shorten(application.message.splitlines()):
             say(f"    {line}")
 
     def _tell_waiting(self, waiting: list[str], current: Mapping[str, Application]) -> None:
         say(f"Waiting for {', '.join(waiting)} ({self._elapsed()}).")
         for name in waiting:
-            message = ANSI_COLOUR.sub("", current[name].message) if name in current else ""
+            message = current[name].message if name in current else ""
             if message and message != self._told.get(name):
                 self._told[name] = message
-                say(f"    {name}: {message.splitlines()[0]}")
+                for line in shorten(message.splitlines(), last=1):
+                    say(f"    {name}: {line}")
 
     def _tell_ready(self, current: Mapping[str, Application]) -> None:
         running = [each for each in current.values() if each.is_running]
@@ -105,7 +114,7 @@ class Watch:
         say(f"\nReady after {self._elapsed()}" + (f", but {failed} failed." if failed else "."))
         for name, url in urls.items():
             say(f"  {name:{width}}  {url}")
-        say(f"Try:      curl {next(url for url in urls.values())}")
+        say(f"Try:      curl {next(iter(urls.values()))}")
         say(f"Metrics:  {self._metrics_url()} (HAProxy, for Prometheus)")
         say(f"          {self._dashboard_url}/api/prometheus/sd (Ray's and the models')")
         say(f"Ray:      {self._dashboard_url}")

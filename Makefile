@@ -1,0 +1,61 @@
+# make serve   serve the example models until Ctrl-C
+# make test    all tests; make test ARGS="-k codec" some of them
+# make lint    style and types
+# make bench   measure
+# make clean   remove what the others made
+#
+# The first call makes .venv with everything that constraints.txt pins: some minutes, 2 GB.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+CONFIG ?= configs/app.yaml
+ARGS ?=
+
+.PHONY: serve test lint bench clean
+.DELETE_ON_ERROR:
+
+# A plain command, so that make runs it without a shell: a shell would die of Ctrl-C itself, and
+# make would call that an error.
+serve: models/.built
+	@.venv/bin/rayserve-app serve $(CONFIG)
+
+# Ray leaves a token under the home directory that later runs would find, hence one of its own.
+test: models/.built
+	@mkdir -p .venv/home
+	@HOME=$(CURDIR)/.venv/home .venv/bin/python -m pytest $(ARGS)
+
+lint: .venv/.installed
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+bench: models/.built
+	@.venv/bin/rayserve-app bench $(ARGS)
+
+clean:
+	rm -rf .venv models dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+models/.built: $(wildcard rayserve_app/examples/*.py) | .venv/.installed
+	@echo "Building the example models in models/ ..."
+	@mkdir -p models
+	@.venv/bin/rayserve-app build-models
+	@touch $@
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null \
+	|| { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	@# Debian parts venv and pip from Python; either of the two is enough.
+	@if test ! -x .venv/bin/python; then \
+	  echo "Making .venv ..."; \
+	  if $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then $(PYTHON) -m venv .venv; \
+	  elif $(PYTHON) -c 'import pip, venv' 2>/dev/null; then $(PYTHON) -m venv --without-pip .venv; \
+	  else echo "No venv for $(PYTHON): apt-get install python3-venv"; exit 1; fi; \
+	fi
+	@echo "Installing what constraints.txt pins into .venv (first time: minutes) ..."
+	@if .venv/bin/python -c 'import pip' 2>/dev/null; then pip='.venv/bin/python -m pip'; \
+	else pip='$(PYTHON) -m pip --python .venv/bin/python'; fi; \
+	packages='-e .[serve,tensorflow,test,lint] -c constraints.txt'; \
+	$$pip install -qq -c constraints.txt uv \
+	&& { .venv/bin/uv pip install -q --python .venv/bin/python $$packages \
+	     || { echo "uv failed; trying pip ..."; $$pip install -q $$packages; }; }
+	@touch $@

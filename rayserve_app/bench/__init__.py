@@ -1,0 +1,1 @@
+"""The benchmark behind `rayserve-app bench`: what the README's figures come from."""

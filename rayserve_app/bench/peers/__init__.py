@@ -1,0 +1,1 @@
+"""Programs that we measure ourselves against; no part of the server."""

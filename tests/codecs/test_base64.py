@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import base64 as stdlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rayserve_app.codecs import base64
+from rayserve_app.codecs.base64 import Alphabet
+from rayserve_app.errors import DecodeError
+
+GOLDEN = Path(__file__).parent / "golden" / "base64"
+fast = settings(derandomize=True, deadline=None, max_examples=50)
+
+
+@pytest.mark.parametrize("name", ["coreutils", "openssl", "urlsafe_unpadded"])
+def test_reads_what_other_tools_wrote(name: str) -> None:
+    text = (GOLDEN / f"{name}.txt").read_text()
+    assert base64.decode(text) == (GOLDEN / "bytes.bin").read_bytes()
+
+
+def test_writes_what_coreutils_writes() -> None:
+    data = (GOLDEN / "bytes.bin").read_bytes()
+    assert base64.encode(data) == (GOLDEN / "coreutils.txt").read_text()
+
+
+@fast
+@given(st.binary(), st.booleans(), st.booleans(), st.sampled_from([str, str.encode, bytearray]))
+def test_round_trip(data: bytes, urlsafe: bool, padded: bool, kind: type) -> None:
+    text = base64.encode(memoryview(data), urlsafe=urlsafe)
+    assert text.encode() == (stdlib.urlsafe_b64encode if urlsafe else stdlib.b64encode)(data)
+    if not padded:
+        text = text.rstrip("=")
+    payload = bytearray(text, "ascii") if kind is bytearray else kind(text)
+    assert base64.decode(payload) == data
+    assert base64.decode(payload, alphabet="urlsafe" if urlsafe else "standard") == data
+
+
+def test_any_takes_both_alphabets_in_one_text() -> None:
+    assert base64.decode("-_+/") == stdlib.b64decode("+/+/")
+
+
+@pytest.mark.parametrize(
+    ("text", "alphabet", "sentence"),
+    [
+        ("QUJD\nQUJD", "any", r"letters, digits and '\+/' or '-_', got '\\n' at offset 4$"),
+        (b"QU\xffD", "any", r"got '\xff' at offset 2$"),
+        ("QUé=", "any", "got 'é' at offset 2$"),
+        ("QU=D", "any", "got '=' at offset 2$"),
+        ("QU J", "any", "got ' ' at offset 2$"),
+        ("QUJ-", "standard", r"'\+' and '/', got '-' at offset 3$"),
+        ("QUJ/", "urlsafe", "'-' and '_', got '/' at offset 3$"),
+        ("-_+/", "urlsafe", r"got '\+' at offset 2$"),
+        ("QUJDQ", "any", "a length that leaves 0, 2 or 3 .*, got 5 characters$"),
+        ("Q===", "any", "a length"),
+        ("QQ=", "any", "no padding, or 2 '=' for 2 characters, got 1 '=' at offset 2$"),
+        ("QUI==", "any", "no padding, or 1 '=' for 3 characters, got 2 '='"),
+        ("QUJD====", "any", "no padding, or 0 '=' for 4 characters, got 4 '='"),
+        ("====", "any", "got 4 '=' at offset 0"),
+    ],
+)
+def test_refuses_and_says_where(text: str | bytes, alphabet: Alphabet, sentence: str) -> None:
+    with pytest.raises(DecodeError, match=sentence):
+        base64.decode(text, alphabet=alphabet)
+
+
+@fast
+@given(st.text() | st.binary(), st.sampled_from(["any", "standard", "urlsafe"]))
+def test_arbitrary_text_raises_decode_error_at_most(text: str | bytes, alphabet: Alphabet) -> None:
+    try:
+        decoded = base64.decode(text, alphabet=alphabet)
+    except DecodeError:
+        return
+    assert len(decoded) == len(text.rstrip("=" if isinstance(text, str) else b"=")) * 3 // 4  # type: ignore[arg-type]

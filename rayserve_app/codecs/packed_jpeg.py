@@ -2,7 +2,7 @@
 
 The stream ends with its last byte or at a zero length, whatever follows that. What the images
 hold is not looked at.
-Source: "Run TensorFlow Serving with batching on Amazon SageMaker", the guide's `predict`.
+Source: the Python handler of the SageMaker TensorFlow Serving guide (protocols.md, 6.2).
 """
 
 from __future__ import annotations

@@ -10,11 +10,39 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from deployments.application import Application, build_application
 from rayserve_app.backend import Backend
-from rayserve_app.errors import LoadError, MissingDependency, PredictError, ShapeMismatch
+from rayserve_app.errors import (
+    InvalidRequest,
+    LoadError,
+    MissingDependency,
+    PredictError,
+    ShapeMismatch,
+)
+from rayserve_app.settings import ModelSettings, parse_settings
 from rayserve_app.types import Array, Item, Metadata, TensorSpec, describe
 
 logger = logging.getLogger(__name__)
+
+
+class TensorFlowSettings(ModelSettings):
+    """A SavedModel and the signature that answers."""
+
+    path: str
+    """The SavedModel's directory; a relative one is below the replica's working directory."""
+    signature: str = "serving_default"
+
+
+def build(args: dict[str, Any]) -> Application:
+    """Return the application of a SavedModel; `args` is the YAML's, with one key, `model`."""
+    settings = parse_settings(TensorFlowSettings, args)
+    backend = TensorFlowBackend(
+        path=settings.path,
+        signature=settings.signature,
+        outputs=settings.output.outputs,
+        compute_threads=settings.threads.compute,
+    )
+    return build_application(settings, backend)
 
 
 class TensorFlowBackend(Backend):
@@ -203,6 +231,11 @@ class TensorFlowBackend(Backend):
             # `asarray` shares a tensor's memory where `.numpy()` would copy it; it stands inside
             # `try` because a GPU's errors surface only here.
             outputs = {spec.name: np.asarray(answers[spec.name]) for spec in self._metadata.outputs}
+        except self._tf.errors.InvalidArgumentError as exc:
+            # TensorFlow Serving calls it the caller's fault as well: 400 (api_rest.md).
+            raise InvalidRequest(
+                f"Model `{self.model_name}` refuses the input", got=_first_line(exc)
+            ) from exc
         except self._tf.errors.OpError as exc:
             raise PredictError(
                 f"Model `{self.model_name}` failed", got=f"{type(exc).__name__}: {_first_line(exc)}"

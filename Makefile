@@ -54,7 +54,7 @@ models/.built: $(wildcard rayserve_app/examples/*.py) | .venv/.installed
 	@echo "Installing what constraints.txt pins into .venv (first time: minutes) ..."
 	@if .venv/bin/python -c 'import pip' 2>/dev/null; then pip='.venv/bin/python -m pip'; \
 	else pip='$(PYTHON) -m pip --python .venv/bin/python'; fi; \
-	packages='-e .[serve,tensorflow,test,lint] -c constraints.txt'; \
+	packages='-e .[serve,tensorflow,examples,test,lint] -c constraints.txt'; \
 	$$pip install -qq -c constraints.txt uv \
 	&& { .venv/bin/uv pip install -q --python .venv/bin/python $$packages \
 	     || { echo "uv failed; trying pip ..."; $$pip install -q $$packages; }; }

@@ -56,6 +56,6 @@ models/.built: $(wildcard rayserve_app/examples/*.py) | .venv/.installed
 	else pip='$(PYTHON) -m pip --python .venv/bin/python'; fi; \
 	packages='-e .[serve,tensorflow,examples,test,lint] -c constraints.txt'; \
 	$$pip install -qq -c constraints.txt uv \
-	&& { .venv/bin/uv pip install -q --python .venv/bin/python $$packages \
+	&& { .venv/bin/uv pip install -q --compile-bytecode --python .venv/bin/python $$packages \
 	     || { echo "uv failed; trying pip ..."; $$pip install -q $$packages; }; }
 	@touch $@

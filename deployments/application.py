@@ -42,8 +42,13 @@ OWN_PORTS = (
 """Where replicas' own HTTP servers listen (ray/serve/_private/constants.py)."""
 
 
-def build_application(settings: ModelSettings, backend: Backend) -> Application:
+def build_application(
+    settings: ModelSettings, create_backend: Callable[[], Backend]
+) -> Application:
     """Return the Serve application of one model.
+
+    The backend is created in the replica: Serve pickles what a deployment is bound to even after
+    the constructor, when a backend holds what cannot be pickled.
 
     Options that the YAML's `deployments:` block leaves out are derived from the model's settings:
     a replica takes as many requests as its queue takes items, so that a refusal is ours, in the
@@ -59,15 +64,16 @@ def build_application(settings: ModelSettings, backend: Backend) -> Application:
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
     )
     deployment: Deployment = deploy(serve.ingress()(ModelDeployment))
-    return deployment.bind(settings, backend)
+    return deployment.bind(settings, create_backend)
 
 
 class ModelDeployment:
     """One replica of one model: an ingress for HTTP, and `predict` for handles."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, settings: ModelSettings, backend: Backend
+        self, settings: ModelSettings, create_backend: Callable[[], Backend]
     ) -> None:
+        backend = create_backend()
         context = serve.get_replica_context()
         _check_ongoing_requests(context, settings.batching)
         recorder = Recorder()

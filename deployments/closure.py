@@ -6,6 +6,7 @@ Source: ucbrise/clipper, containers/python/rpc.py and python_closure_container.p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,7 +43,7 @@ class ClosureSettings(ModelSettings):
 def build(args: dict[str, Any]) -> Application:
     """Return the application of a closure; `args` is the YAML's, with one key, `model`."""
     settings = parse_settings(ClosureSettings, args)
-    return build_application(settings, ClosureBackend(settings))
+    return build_application(settings, partial(ClosureBackend, settings))
 
 
 class ClosureBackend(Backend):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,13 +37,14 @@ class TensorFlowSettings(ModelSettings):
 def build(args: dict[str, Any]) -> Application:
     """Return the application of a SavedModel; `args` is the YAML's, with one key, `model`."""
     settings = parse_settings(TensorFlowSettings, args)
-    backend = TensorFlowBackend(
+    create_backend = partial(
+        TensorFlowBackend,
         path=settings.path,
         signature=settings.signature,
         outputs=settings.output.outputs,
         compute_threads=settings.threads.compute,
     )
-    return build_application(settings, backend)
+    return build_application(settings, create_backend)
 
 
 class TensorFlowBackend(Backend):
@@ -62,7 +64,6 @@ class TensorFlowBackend(Backend):
         signature: str = "serving_default",
         outputs: tuple[str, ...] = (),
         compute_threads: int = 0,
-        model_name: str = "model",
     ) -> None:
         """Keep the settings.
 
@@ -74,7 +75,6 @@ class TensorFlowBackend(Backend):
         self.signature = signature
         self.outputs = outputs
         self.compute_threads = compute_threads
-        self.model_name = model_name
         self._tf: Any = None
         self._model: Any = None  # owns the variables that the function only borrows
         self._function: Any = None
@@ -91,7 +91,7 @@ class TensorFlowBackend(Backend):
             model = self._tf.saved_model.load(str(directory))
         except Exception as exc:  # each of its readers raises in its own manner, even IndexError
             raise LoadError(
-                f"Model `{self.model_name}`: the SavedModel in `{directory}` cannot be read",
+                f"The SavedModel in `{directory}` cannot be read",
                 got=f"{type(exc).__name__}: {_first_line(exc)}",
             ) from exc
         self._model = model
@@ -110,7 +110,7 @@ class TensorFlowBackend(Backend):
             PredictError: the graph failed, or answered something without the batch axis.
         """
         if self._function is None:
-            raise PredictError(f"Model `{self.model_name}` is not loaded")
+            raise PredictError("The model is not loaded")
         rows = [self._row(item) for item in items]
         size = self._call_size or len(rows)
         pieces = [self._call(rows[start : start + size]) for start in range(0, len(rows), size)]
@@ -127,7 +127,7 @@ class TensorFlowBackend(Backend):
 
     def _check_directory(self, directory: Path) -> None:
         expected = "a SavedModel directory"
-        problem = f"Model `{self.model_name}`: nothing to load from `{directory}`"
+        problem = f"Nothing to load from `{directory}`"
         if not directory.exists():
             raise LoadError(problem, expected=expected, got="no such directory")
         if not directory.is_dir():
@@ -151,11 +151,11 @@ class TensorFlowBackend(Backend):
         except ImportError as exc:
             if exc.name == "tensorflow":
                 raise MissingDependency(
-                    f"Model `{self.model_name}` needs TensorFlow",
+                    "The model needs TensorFlow",
                     remedy='pip install "rayserve-app[tensorflow]"',
                 ) from exc
             raise LoadError(
-                f"Model `{self.model_name}`: TensorFlow is installed, but does not import",
+                "TensorFlow is installed, but does not import",
                 got=f"{type(exc).__name__}: {_first_line(exc)}",
             ) from exc
         return tensorflow
@@ -163,7 +163,7 @@ class TensorFlowBackend(Backend):
     def _select_signature(self, signatures: Mapping[str, Any]) -> Any:
         if self.signature not in signatures:
             raise LoadError(
-                f"Model `{self.model_name}`: unknown signature",
+                "Unknown signature",
                 expected=_names(signatures, "one of "),
                 got=f"`{self.signature}`",
                 path="signature",
@@ -178,7 +178,7 @@ class TensorFlowBackend(Backend):
         for name in names:
             if name not in answers:
                 raise LoadError(
-                    f"Model `{self.model_name}`: signature `{self.signature}` has no such output",
+                    f"Signature `{self.signature}` has no such output",
                     expected=_names(answers, "one of "),
                     got=f"`{name}`",
                     path="outputs",
@@ -195,7 +195,7 @@ class TensorFlowBackend(Backend):
         sizes = {each.batch_size for each in self._inputs.values()} - {-1}
         if len(sizes) > 1:
             raise LoadError(
-                f"Model `{self.model_name}`: signature `{self.signature}` cannot be batched",
+                f"Signature `{self.signature}` cannot be batched",
                 expected="inputs of one batch size",
                 got=_names(each.describe(batched=True) for each in self._inputs.values()),
             )
@@ -233,17 +233,15 @@ class TensorFlowBackend(Backend):
             outputs = {spec.name: np.asarray(answers[spec.name]) for spec in self._metadata.outputs}
         except self._tf.errors.InvalidArgumentError as exc:
             # TensorFlow Serving calls it the caller's fault as well: 400 (api_rest.md).
-            raise InvalidRequest(
-                f"Model `{self.model_name}` refuses the input", got=_first_line(exc)
-            ) from exc
+            raise InvalidRequest("The model refuses the input", got=_first_line(exc)) from exc
         except self._tf.errors.OpError as exc:
             raise PredictError(
-                f"Model `{self.model_name}` failed", got=f"{type(exc).__name__}: {_first_line(exc)}"
+                "The model failed", got=f"{type(exc).__name__}: {_first_line(exc)}"
             ) from exc
         for name, array in outputs.items():
             if array.shape[:1] != (len(padded),):
                 raise PredictError(
-                    f"Model `{self.model_name}`: an output lacks the batch axis",
+                    "An output lacks the batch axis",
                     expected=f"{len(padded)} along axis 0",
                     got=describe(array),
                     path=name,

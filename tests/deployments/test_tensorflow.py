@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 
 from deployments.tensorflow import TensorFlowBackend
-from rayserve_app.errors import LoadError, MissingDependency, PredictError, ShapeMismatch
+from rayserve_app.errors import (
+    InvalidRequest,
+    LoadError,
+    MissingDependency,
+    PredictError,
+    ShapeMismatch,
+)
 from rayserve_app.types import TensorSpec
 
 tf = pytest.importorskip("tensorflow")
@@ -255,8 +261,8 @@ def test_refuses_unlike_items_in_one_batch(tmp_path: Path) -> None:
 
 
 def test_a_failing_graph_says_why_in_one_line(numbers: TensorFlowBackend) -> None:
-    sentence = r"^Model `model` failed: got InvalidArgumentError: StringToNumber.* string: ten$"
-    with pytest.raises(PredictError, match=sentence) as caught:
+    sentence = r"^The model refuses the input: got StringToNumber.* string: ten$"
+    with pytest.raises(InvalidRequest, match=sentence) as caught:
         numbers.predict(["1", "ten"])
     assert isinstance(caught.value.__cause__, tf.errors.InvalidArgumentError)
 
@@ -318,14 +324,12 @@ def test_a_corrupt_model_is_named(tmp_path: Path, file: str, content: bytes | No
         (tmp_path / file).unlink()
     else:
         (tmp_path / file).write_bytes(content)
-    with pytest.raises(
-        LoadError, match=r"Model `m`: the SavedModel in .* cannot be read: got \w+:"
-    ):
-        load(path, model_name="m")
+    with pytest.raises(LoadError, match=r"The SavedModel in .* cannot be read: got \w+:"):
+        load(path)
 
 
 def test_an_unknown_signature_lists_the_known(scale_path: str) -> None:
-    sentence = "unknown signature: expected one of serving_default, got `images` - at `signature`"
+    sentence = "Unknown signature: expected one of serving_default, got `images` - at `signature`"
     with pytest.raises(LoadError, match=sentence):
         load(scale_path, signature="images")
 
@@ -340,15 +344,15 @@ def test_without_tensorflow_the_remedy_is_a_command(
     scale_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    sentence = r'Model `m` needs TensorFlow\. pip install "rayserve-app\[tensorflow\]"'
+    sentence = r'The model needs TensorFlow\. pip install "rayserve-app\[tensorflow\]"'
     with pytest.raises(MissingDependency, match=sentence):
-        load(scale_path, model_name="m")
+        load(scale_path)
 
 
 def test_a_model_that_is_not_loaded_says_so(scale_path: str) -> None:
     backend = load(scale_path)
     backend.close()
-    with pytest.raises(PredictError, match="Model `model` is not loaded"):
+    with pytest.raises(PredictError, match="The model is not loaded"):
         backend.predict([np.zeros(2, np.float32)])
 
 

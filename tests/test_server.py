@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -205,6 +205,7 @@ class Server:
     config: Path
     http_port: int
     environment: dict[str, str]
+    supervisors: list[psutil.Process] = field(default_factory=list)
 
     def write_config(self, *applications: str) -> None:
         options = f"{{host: 127.0.0.1, port: {self.http_port}}}"
@@ -227,6 +228,7 @@ class Server:
         )
         # pytest shows it when the test fails.
         terminal.logfile_read = sys.stdout
+        self.supervisors.append(psutil.Process(terminal.pid))
         return terminal
 
 
@@ -267,6 +269,10 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path / "app.yaml", http, environment)
     server.write_config(ECHO)
     yield server
+    for supervisor in server.supervisors:
+        if supervisor.is_running():
+            for process in [supervisor, *supervisor.children(recursive=True)]:
+                process.kill()
     shutil.rmtree(ray_directory, ignore_errors=True)
 
 
@@ -358,27 +364,31 @@ def test_haproxy_of_a_killed_run_is_stopped_and_a_second_ctrl_c_kills(server: Se
 
 
 @pytest.mark.serve
-def test_sigterm_ends_it_and_a_killed_supervisor_takes_serve_along(server: Server) -> None:
+def test_sigterm_ends_it_while_it_starts(server: Server) -> None:
     terminal = server.start()
     terminal.expect("Waiting for echo")
     processes = all_processes(terminal)
     os.kill(terminal.pid, signal.SIGTERM)
     check_ends(terminal, processes, within_s=STOP_LIMIT_S, exit_status=0)
 
+
+@pytest.mark.serve
+def test_killed_supervisor_takes_serve_along(server: Server) -> None:
     terminal = server.start()
-    terminal.expect("Waiting for echo")
+    terminal.expect("Stop: +Ctrl-C")
     processes = all_processes(terminal)
+    assert "haproxy" in names(processes)
     os.kill(terminal.pid, signal.SIGKILL)
-    _, alive = psutil.wait_procs(processes, timeout=20)
+    _, alive = psutil.wait_procs(processes, timeout=30)
     assert alive == []
 
 
 @pytest.mark.serve
 def test_end_of_serve_itself_is_told_with_its_last_lines(server: Server) -> None:
-    server.write_config("{name: echo, route_prefix: no-slash, import_path: 'echo_app:app'}")
+    server.write_config("{name: echo, route_prefix: /echo}")
     terminal = server.start()
     terminal.expect(r"`serve run` ended by itself \(exit status 1\)\. Its last lines:")
-    terminal.expect("route_prefix")
+    terminal.expect("import_path")
     terminal.expect(pexpect.EOF)
     terminal.close()
     assert terminal.exitstatus == 1

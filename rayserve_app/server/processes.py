@@ -15,7 +15,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Self
+from typing import IO, Self
 
 import psutil
 
@@ -29,7 +29,7 @@ HAPROXY_CONFIG = re.compile(r"/([0-9a-f]{56})/haproxy\.cfg$")
 
 SIGNALS_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-Child = subprocess.Popen[str]
+Child = subprocess.Popen[bytes]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -80,22 +80,29 @@ def become_subreaper() -> None:
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def start(command: Sequence[str], environment: Mapping[str, str]) -> Child:
-    """Start a command that Ctrl-C in this terminal does not reach and that ends with this process.
+def start(command: Sequence[str], environment: Mapping[str, str]) -> tuple[Child, IO[str]]:
+    """Start a command that Ctrl-C in this terminal does not reach, and that gets a SIGINT of its
+    own when this process dies.
 
-    Its output and errors come as one stream of lines.
+    Returns: the child, and its output and errors as one stream of lines.
     """
-    return subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-        preexec_fn=_prepare_child,
-    )
+    reader, writer = os.pipe()
+    try:
+        child = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=writer,
+            stderr=writer,
+            # With a reader of its own the child can still print, and so stop in order, after this
+            # process was killed.
+            pass_fds=[reader],
+            start_new_session=True,
+            preexec_fn=_prepare_child,
+        )
+    finally:
+        os.close(writer)
+    return child, os.fdopen(reader, errors="replace")
 
 
 def _prepare_child() -> None:
@@ -103,7 +110,7 @@ def _prepare_child() -> None:
     for number in SIGNALS_TO_STOP:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
 
 
 def reap_orphans(child: Child) -> None:

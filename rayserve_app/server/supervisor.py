@@ -56,9 +56,8 @@ def supervise(
     processes.become_subreaper()
     # Always an instance of its own: one that runs already has not read our environment.
     command = [sys.executable, "-m", "ray.serve.scripts", "run", "--address", "local"]
-    child = processes.start([*command, str(config.path)], environment)
-    assert child.stdout is not None
-    relay = Relay(child.stdout)
+    child, lines = processes.start([*command, str(config.path)], environment)
+    relay = Relay(lines)
     try:
         relay.start()
         watch = Watch(config, environment)

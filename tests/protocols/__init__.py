@@ -1,0 +1,58 @@
+"""What the tests of protocols share: a model around a function, called through its ASGI app."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx
+
+from rayserve_app.asgi import App
+from rayserve_app.backend import Backend
+from rayserve_app.model import Model
+from rayserve_app.settings import ModelSettings
+from rayserve_app.types import Metadata
+
+
+class FunctionBackend(Backend):
+    """A function of a list of items."""
+
+    def __init__(
+        self, function: Callable[[Sequence[Any]], Any], metadata: Metadata | None = None
+    ) -> None:
+        self.function = function
+        self._metadata = metadata or Metadata(platform="function")
+
+    def load(self) -> None:
+        return
+
+    def predict(self, items: Sequence[Any]) -> Any:
+        return self.function(items)
+
+    def metadata(self) -> Metadata:
+        return self._metadata
+
+
+def create_model(
+    function: Callable[[Sequence[Any]], Any],
+    *,
+    metadata: Metadata | None = None,
+    is_warm: bool = True,
+    **settings: Any,
+) -> Model:
+    """Return a loaded model called `m`."""
+    backend = FunctionBackend(function, metadata)
+    model = Model(ModelSettings.model_validate(settings), backend, name="m")
+    model.load()
+    if is_warm:
+        model.warm_up()
+    return model
+
+
+async def call(app: App, method: str, path: str, **options: Any) -> httpx.Response:
+    """Send one request below the prefix `/m`, with no other headers than those given."""
+    request = httpx.Request(method, f"http://server/m{path}", **options)
+    transport = httpx.ASGITransport(app, root_path="/m")
+    response = await transport.handle_async_request(request)
+    await response.aread()
+    return response

@@ -1,0 +1,166 @@
+"""One real Serve instance with HAProxy for all tests of this folder, on free ports."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+CLOSURES: list[dict[str, Any]] = [
+    {
+        "name": "faulty",
+        "route_prefix": "/faulty",
+        "import_path": "deployments.closure:build",
+        "args": {
+            "model": {
+                "function": "tests.serve.closures:faulty",
+                "input": {"type": "string"},
+                "deadline": {"latency_ms": 1500, "default_output": "-1.0"},
+            }
+        },
+        "deployments": [{"name": "Model", "ray_actor_options": {"num_cpus": 0.1}}],
+    },
+    {
+        "name": "colors",
+        "route_prefix": "/colors",
+        "import_path": "deployments.closure:build",
+        "args": {
+            "model": {
+                "function": "tests.serve.closures:mean_colors",
+                "input": {"type": "image"},
+                "limits": {
+                    "max_body_mb": 2,
+                    "max_pixels": 4_000_000,
+                    "body_timeout_s": 2,
+                    "min_body_rate_kb_s": 1,
+                },
+            }
+        },
+        "deployments": [{"name": "Model", "ray_actor_options": {"num_cpus": 0.1}}],
+    },
+    {
+        "name": "caller",
+        "route_prefix": None,
+        "import_path": "tests.serve.closures:build_caller",
+        "args": {},
+        "deployments": [{"name": "Caller", "ray_actor_options": {"num_cpus": 0.1}}],
+    },
+]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Server:
+    """A running `rayserve-app serve`."""
+
+    def __init__(self, config: dict[str, Any], folder: Path) -> None:
+        self.config = copy.deepcopy(config)
+        self.config["http_options"] = {"host": "127.0.0.1", "port": free_port()}
+        self.url = f"http://127.0.0.1:{self.config['http_options']['port']}"
+        self.environment = {
+            **os.environ,
+            "HOME": str(folder),
+            "RAY_TMPDIR": str(folder),
+            "TMPDIR": str(folder),
+            "PYTHONPATH": str(ROOT),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+        }
+        path = folder / "app.yaml"
+        path.write_text(yaml.safe_dump(self.config))
+        self.log = folder / "serve.log"
+        command = [str(Path(sys.executable).with_name("rayserve-app")), "serve", str(path)]
+        command += ["--environment", str(ROOT / "configs" / "serve.env")]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_until_ready(self, timeout_s: float = 240) -> None:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline and self.process.poll() is None:
+            text = self.log.read_text()
+            if "Ready after" in text:
+                assert "failed" not in text, text
+                return
+            time.sleep(0.2)
+        pytest.fail(f"not ready:\n{self.log.read_text()}")
+
+    @property
+    def dashboard(self) -> str:
+        found = re.search(r"^Ray: +(http://\S+)$", self.log.read_text(), re.MULTILINE)
+        assert found is not None
+        return found.group(1)
+
+    def applications(self) -> dict[str, Any]:
+        answer = httpx.get(f"{self.dashboard}/api/serve/applications/", timeout=30)
+        applications: dict[str, Any] = answer.json()["applications"]
+        return applications
+
+    def apply(self, config: dict[str, Any]) -> None:
+        """Do what `serve deploy` does."""
+        address = f"{self.dashboard}/api/serve/applications/"
+        httpx.put(address, json=config, timeout=60).raise_for_status()
+
+    def application(self, name: str) -> dict[str, Any]:
+        """Return the declaration of an application; changes to it count at the next `apply`."""
+        application: dict[str, Any]
+        (application,) = (a for a in self.config["applications"] if a["name"] == name)
+        return application
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    config = yaml.safe_load((ROOT / "configs" / "app.yaml").read_text())
+    for application in config["applications"]:
+        for deployment in application["deployments"]:
+            deployment["ray_actor_options"]["num_cpus"] = 0.1
+    config["applications"] += CLOSURES
+    # Not pytest's own folder: Ray's sockets lie below it, and their paths end at 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="rs", ignore_cleanup_errors=True) as folder:
+        running = Server(config, Path(folder))
+        try:
+            running.wait_until_ready()
+            yield running
+        finally:
+            running.stop()
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client

@@ -37,8 +37,55 @@ def add_serve(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
+def add_build_models(parser: argparse.ArgumentParser) -> Run:
+    """Build the example models that configs/app.yaml serves."""
+    parser.add_argument(
+        "directory", type=Path, nargs="?", default=Path("models"), metavar="DIRECTORY"
+    )
+
+    def run(arguments: argparse.Namespace) -> int:
+        from rayserve_app.examples.build import build_models
+
+        build_models(arguments.directory)
+        return 0
+
+    return run
+
+
+def add_check(parser: argparse.ArgumentParser) -> Run:
+    """Check Serve YAMLs: unknown keys, models' arguments, CPUs, deadlines."""
+    parser.add_argument("configs", type=Path, nargs="+", metavar="CONFIG", help="a Serve YAML")
+    parser.add_argument(
+        "--cores", type=float, metavar="N", help="CPUs to place replicas on (default: all here)"
+    )
+
+    def run(arguments: argparse.Namespace) -> int:
+        from rayserve_app.configs import check_files
+
+        return check_files(arguments.configs, cores=arguments.cores)
+
+    return run
+
+
+def add_manifest(parser: argparse.ArgumentParser) -> Run:
+    """Print the Kubernetes manifest of a Serve YAML."""
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a Serve YAML")
+    parser.add_argument("--image", metavar="IMAGE", help="what k8s/Dockerfile makes, as pushed")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from rayserve_app.manifest import manifest
+
+        print(manifest(arguments.config, image=arguments.image), end="")
+        return 0
+
+    return run
+
+
 SUBCOMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "serve": add_serve,
+    "build-models": add_build_models,
+    "check": add_check,
+    "manifest": add_manifest,
 }
 
 

@@ -91,6 +91,11 @@ def read_routes(http_url: str) -> set[str]:
     return set(_get_json(f"{http_url}/-/routes"))
 
 
+def is_warming_up(application_url: str) -> bool:
+    """Whether a model of ours runs, but says on its own page that it is not ready yet."""
+    return _get_json(application_url).get("ready") is False
+
+
 def _get_json(url: str) -> dict[str, Any]:
     try:
         with _opener.open(url, timeout=TIMEOUT_S) as response:

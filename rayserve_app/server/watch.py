@@ -9,6 +9,7 @@ from dataclasses import replace
 from rayserve_app.server.applications import (
     Application,
     find_dashboard,
+    is_warming_up,
     read_applications,
     read_routes,
 )
@@ -73,14 +74,19 @@ class Watch:
         current = read_applications(self._dashboard_url)
         if self._is_ready or not any(each.is_running for each in current.values()):
             return current
-        # An application runs a moment before HAProxy has been told of it.
         routes = read_routes(self._config.http_url)
-        return {
-            name: replace(each, status="DEPLOYING", message="waiting for the proxy")
-            if each.is_running and each.route_prefix and each.route_prefix not in routes
-            else each
-            for name, each in current.items()
-        }
+        return {name: self._as_seen_by_clients(each, routes) for name, each in current.items()}
+
+    def _as_seen_by_clients(self, application: Application, routes: set[str]) -> Application:
+        """An application runs a moment before HAProxy has been told of it, and its model may still
+        be warming up."""
+        if not application.is_running or application.route_prefix is None:
+            return application
+        if application.route_prefix not in routes:
+            return replace(application, status="DEPLOYING", message="waiting for the proxy")
+        if application.name not in self._told and is_warming_up(self._url(application)):
+            return replace(application, status="DEPLOYING", message="warming up")
+        return application
 
     def _tell_change(self, application: Application) -> None:
         before = self._told.get(application.name)

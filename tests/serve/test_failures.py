@@ -1,0 +1,105 @@
+"""Models that fail: the documented answer, a replaced replica, and others that notice nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from tests.serve.conftest import Server
+from tests.serve.test_bad_input import png
+
+pytestmark = pytest.mark.serve
+
+DEADLINE = "Failed to retrieve a prediction response within the specified latency SLO"
+
+
+def ask(client: httpx.Client, word: str) -> httpx.Response:
+    return client.post("/faulty/predict", json={"input": word})
+
+
+@contextmanager
+def steady_load(server: Server, path: str, body: bytes) -> Iterator[list[int]]:
+    """Send requests one after another to a model meanwhile; yields their statuses."""
+    statuses: list[int] = []
+    stopped = threading.Event()
+
+    def drive() -> None:
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            while not stopped.is_set():
+                answer = client.post(path, content=body, headers={"content-type": "image/*"})
+                statuses.append(answer.status_code)
+
+    thread = threading.Thread(target=drive)
+    thread.start()
+    try:
+        yield statuses
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def seconds_until(condition: Callable[[], bool], timeout_s: float) -> float:
+    started_at = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started_at < timeout_s
+        time.sleep(0.25)
+    return time.monotonic() - started_at
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [("raise", "ValueError: no such word"), ("short", "Wrong number of results")],
+)
+def test_a_failing_closure_is_the_default_output(
+    client: httpx.Client, word: str, reason: str
+) -> None:
+    answer = ask(client, word)
+    assert answer.status_code == 200
+    assert answer.json()["default"] is True
+    assert answer.json()["output"] == -1.0
+    assert reason in answer.json()["default_explanation"]
+    container = client.post("/faulty/invocations", json=word)
+    assert container.status_code == 500
+    assert reason in container.json()["error"]
+    assert ask(client, "fine").json()["output"] == "FINE"
+
+
+def is_well(client: httpx.Client) -> bool:
+    try:
+        return bool(ask(client, "fine").json()["output"] == "FINE")
+    except (httpx.HTTPError, ValueError, KeyError):
+        return False
+
+
+def test_a_closure_that_kills_its_process(client: httpx.Client, server: Server) -> None:
+    with steady_load(server, "/image-example/invocations", png()) as others:
+        try:
+            in_flight = ask(client, "exit").status_code
+        except httpx.HTTPError:
+            in_flight = 0
+        took_s = seconds_until(lambda: is_well(client), 60)
+    assert in_flight in (0, 500, 502)
+    assert took_s < 20, took_s
+    assert set(others) == {200}
+
+
+def test_a_closure_that_hangs(client: httpx.Client, server: Server) -> None:
+    """Callers get the deadline's answer; then 503 in the protocol's body; then a new replica."""
+    with steady_load(server, "/image-example/invocations", png()) as others:
+        late = [ask(client, "hang").json() for _ in range(3)]
+        meanwhile = ask(client, "fine")
+        container = client.post("/faulty/invocations", json="fine")
+        took_s = seconds_until(lambda: is_well(client), 90)
+    assert [answer["default_explanation"] for answer in late] == [DEADLINE] * 3
+    assert [answer["output"] for answer in late] == [-1.0] * 3
+    assert meanwhile.status_code == container.status_code == 503
+    assert int(meanwhile.headers["retry-after"]) > 0
+    assert "about to be replaced" in meanwhile.json()["cause"]
+    assert "about to be replaced" in container.json()["error"]
+    assert took_s < 60, took_s
+    assert set(others) == {200}

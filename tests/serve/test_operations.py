@@ -1,0 +1,125 @@
+"""Operating a running instance: upgrades under load, handles, metrics."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serve.conftest import Server
+from tests.serve.test_bad_input import jpeg, packed, png
+from tests.serve.test_failures import seconds_until, steady_load
+
+pytestmark = pytest.mark.serve
+
+
+def run_script(server: Server, path: Path) -> str:
+    """Run a script as a user does beside the server: with no variables of Serve's set."""
+    environment = {
+        key: value for key, value in server.environment.items() if not key.startswith("RAY_SERVE_")
+    }
+    environment["RAY_AUTH_MODE"] = "disabled"
+    done = subprocess.run(
+        [sys.executable, str(path)],
+        env=environment,
+        cwd=path.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_script_calls_a_models_handle(server: Server, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    (tmp_path / "small.png").write_bytes(png(749, 600))
+    script.write_text(
+        "from pathlib import Path\n"
+        "import ray\n"
+        "from ray import serve\n"
+        "ray.init(address='auto', log_to_driver=False)\n"
+        "images = [Path('small.png').read_bytes()] * 3\n"
+        "handle = serve.get_app_handle('image-example')\n"
+        "print(handle.predict.remote(images).result())\n"
+        "try:\n"
+        "    serve.get_app_handle('colors').predict.remote([images[0], b'no image']).result()\n"
+        "except Exception as error:\n"
+        "    print(error)\n"
+        "caller = serve.get_app_handle('caller')\n"
+        "print(caller.sizes.remote(images).result())\n"
+    )
+    out = run_script(server, script)
+    assert out.count("[(749, 600), (749, 600), (749, 600)]") == 2, out
+    assert "[1]" in out
+
+
+def test_handles_and_http_share_the_batcher(client: httpx.Client, server: Server) -> None:
+    """The counters of one replica's batches hold both kinds of traffic."""
+    before = scrape(server)
+    client.post("/image-example/invocations", content=png())
+    seconds_until(lambda: scrape(server) > before, 30)
+
+
+def metrics_text(server: Server) -> str:
+    targets = httpx.get(f"{server.dashboard}/api/prometheus/sd", timeout=30).json()
+    addresses = [address for target in targets for address in target["targets"]]
+    return "\n".join(httpx.get(f"http://{address}/metrics").text for address in addresses)
+
+
+def scrape(server: Server) -> float:
+    """Return how many items image-example's batches held."""
+    found = re.findall(
+        r'^ray_rayserve_batch_items_sum(?:_total)?\{[^}]*application="image-example"[^}]*\} (\S+)$',
+        metrics_text(server),
+        re.MULTILINE,
+    )
+    return sum(map(float, found))
+
+
+def test_metrics_of_every_stage(client: httpx.Client, server: Server) -> None:
+    client.post("/yolov3/invocations", content=packed(jpeg(), jpeg()))
+
+    def stages() -> set[str]:
+        return set(
+            re.findall(
+                r'^ray_rayserve_stage_seconds_bucket(?:_total)?\{[^}]*stage="(\w+)"',
+                metrics_text(server),
+                re.MULTILINE,
+            )
+        )
+
+    seconds_until(lambda: len(stages()) == 5, 40)
+    assert stages() == {"queue", "decode", "batch_wait", "predict", "encode"}
+    text = metrics_text(server)
+    assert re.search(r'^ray_rayserve_batches_closed(_total)?\{[^}]*reason="drained"', text, re.M)
+    assert re.search(r'^ray_rayserve_responses(_total)?\{[^}]*status="200"', text, re.M)
+
+
+def test_an_upgrade_under_load_fails_no_request(client: httpx.Client, server: Server) -> None:
+    """Re-applying the YAML with one model changed."""
+    server.application("image-example")["args"]["model"]["version"] = "2"
+    with ExitStack() as stack:
+        loads = {
+            model: stack.enter_context(steady_load(server, f"/{model}/invocations", body))
+            for model, body in (
+                ("image-example", png()),
+                ("image-example-string", png()),
+                ("yolov3", packed(jpeg())),
+            )
+        }
+        server.apply(server.config)
+        seconds_until(lambda: client.get("/image-example").json()["version"] == "2", 90)
+        # The old replica drains.
+        time.sleep(5)
+    assert {model: set(statuses) for model, statuses in loads.items()} == {
+        model: {200} for model in loads
+    }
+    assert client.get("/image-example").json()["version"] == "2"

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from rayserve_app.codecs import json
 from rayserve_app.errors import BackendError, ServingError
-from rayserve_app.http import ClientDisconnected, Request, Response
+from rayserve_app.http import BodyBudget, ClientDisconnected, Request, Response
 from rayserve_app.importing import import_from_string
 from rayserve_app.model import Model
 from rayserve_app.protocols import PROTOCOLS
@@ -45,6 +45,7 @@ class App:
     ) -> None:
         self._model = model
         self._takes_views = takes_views
+        self._budget = BodyBudget(model.settings.limits)
         self._routes: dict[str, dict[str, Endpoint]] = {}
         for path in ("", "/"):
             self._add(Route("GET", path, self._describe), None)
@@ -68,7 +69,7 @@ class App:
         verbs = self._routes.get(path)
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         protocol: Protocol | None = None
-        request = Request(scope, receive, self._model.settings.limits)
+        request = Request(scope, receive, self._model.settings.limits, self._budget)
         if verbs is None:
             response = _no_such_path(path, sorted(self._routes))
         elif method not in verbs:
@@ -85,6 +86,8 @@ class App:
                 logger.exception("Model %r: %s failed", self._model.name, path)
                 error = BackendError("Internal error; the replica's log has the details")
                 response = self._render_error(error, protocol)
+            finally:
+                request.close()
         self._record(request, response, protocol)
         await response.send(
             send,
@@ -116,15 +119,15 @@ async def _run(handler: Handler, request: Request, receive: Receive) -> Response
     if request.header("x-request-disconnect-disabled") is None:
         return await handler(request)
     work = asyncio.ensure_future(handler(request))
+    watch = asyncio.ensure_future(_until_disconnect(request, receive))
     try:
-        watch = asyncio.ensure_future(_until_disconnect(request, receive))
         await asyncio.wait([work, watch], return_when=asyncio.FIRST_COMPLETED)
-        watch.cancel()
         if not work.done():
             raise ClientDisconnected
         return work.result()
     finally:
         work.cancel()
+        watch.cancel()
 
 
 async def _until_disconnect(request: Request, receive: Receive) -> None:

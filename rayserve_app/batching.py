@@ -93,7 +93,8 @@ class Batcher:
         self._workers = Workers(settings.max_concurrent_batches, "predict")
         self._queues: dict[Hashable, _Queue] = {}
         self._running: set[_Batch] = set()
-        self._wake_up: asyncio.Handle | None = None
+        self._next_dispatch: asyncio.Handle | None = None
+        self._is_waiting = False
 
     @property
     def queued_items(self) -> int:
@@ -118,9 +119,9 @@ class Batcher:
         loop = asyncio.get_running_loop()
         request = _Request(loop.create_future(), timing)
         self._enqueue(request, items)
-        if self._free_slots and self._wake_up is None:
+        if self._free_slots and (self._next_dispatch is None or self._is_waiting):
             # Not at once: what arrived in the same turn of the loop joins.
-            self._wake_up = loop.call_soon(self._dispatch)
+            self._dispatch_at(loop.call_soon(self._dispatch))
         deadline = loop.call_later(timeout_s, self._expire, request, timeout_s)
         try:
             return await request.future
@@ -163,14 +164,22 @@ class Batcher:
             )
         )
 
+    def _dispatch_at(self, handle: asyncio.Handle, *, is_waiting: bool = False) -> None:
+        if self._next_dispatch is not None:
+            self._next_dispatch.cancel()
+        self._next_dispatch = handle
+        self._is_waiting = is_waiting
+
     def _dispatch(self) -> None:
         """Fill the free slots with the batches that are due."""
-        self._wake_up = None
+        if self._next_dispatch is not None:
+            self._next_dispatch.cancel()
+            self._next_dispatch = None
         while self._free_slots and self._queues:
             queue, due_in_s = self._next_queue()
             if due_in_s > 0:
                 loop = asyncio.get_running_loop()
-                self._wake_up = loop.call_later(due_in_s, self._dispatch)
+                self._dispatch_at(loop.call_later(due_in_s, self._dispatch), is_waiting=True)
                 return
             self._start(self._drain(queue))
 
@@ -202,18 +211,19 @@ class Batcher:
         self._running.add(batch)
         self._free_slots -= 1
         items = [entry.item for entry in entries]
-        done = self._workers.run(partial(run_batch, self._predict, items))
-        done.add_done_callback(partial(self._finish, batch))
+        self._workers.start(partial(run_batch, self._predict, items), partial(self._finish, batch))
 
-    def _finish(self, batch: _Batch, done: asyncio.Future[list[Result]]) -> None:
+    def _finish(
+        self, batch: _Batch, results: list[Result] | None, error: BaseException | None
+    ) -> None:
         self._running.discard(batch)
         self._free_slots += 1
-        if self._queues and self._wake_up is None:
+        if self._queues:
             self._dispatch()
-        if done.cancelled():
-            return
+        if error is not None or results is None:
+            results = [_as_error(error or RuntimeError())] * len(batch.entries)
         predict_s = perf_counter() - batch.started_at
-        for entry, result in zip(batch.entries, done.result(), strict=True):
+        for entry, result in zip(batch.entries, results, strict=True):
             request = entry.request
             request.results[entry.index] = result
             request.missing -= 1
@@ -227,14 +237,12 @@ class Batcher:
 def run_batch(predict: Callable[[Sequence[Item]], Outputs], items: Sequence[Item]) -> list[Result]:
     """Run one batch; if it fails, its halves, so that one bad item fails alone."""
     try:
-        outputs = predict(items)
-    except (Exception, SystemExit) as exc:
-        error = _as_error(exc)
+        return check_outputs(predict(items), len(items))
+    except BaseException as exc:  # whatever a model raises is an answer, for somebody waits for it
         if len(items) == 1:
-            return [error]
+            return [_as_error(exc)]
         middle = len(items) // 2
         return run_batch(predict, items[:middle]) + run_batch(predict, items[middle:])
-    return check_outputs(outputs, len(items))
 
 
 def check_outputs(outputs: Outputs, count: int) -> list[Result]:

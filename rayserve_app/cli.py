@@ -81,11 +81,40 @@ def add_manifest(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
+def add_bench(parser: argparse.ArgumentParser) -> Run:
+    """Measure the server against its targets and its peers."""
+    parser.add_argument("figures", nargs="*", metavar="FIGURE", help="only these (default: all)")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="CONFIG",
+        default=Path("configs/app.yaml"),
+        help="a Serve YAML that declares image-example and yolov3 (default: %(default)s)",
+    )
+    parser.add_argument("--rounds", type=int, metavar="N", help="ratios are medians of so many")
+    parser.add_argument("--seconds", type=float, metavar="S", help="of one measurement")
+    parser.add_argument(
+        "--quick", action="store_true", help="see that it runs; figures mean little"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON too")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from rayserve_app.bench.rounds import QUICK, STANDARD, Effort
+        from rayserve_app.bench.runner import bench
+
+        usual = QUICK if arguments.quick else STANDARD
+        effort = Effort(arguments.rounds or usual.rounds, arguments.seconds or usual.seconds)
+        return bench(arguments.figures, effort, arguments.config, arguments.json)
+
+    return run
+
+
 SUBCOMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "serve": add_serve,
     "build-models": add_build_models,
     "check": add_check,
     "manifest": add_manifest,
+    "bench": add_bench,
 }
 
 

@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from rayserve_app import errors
 from rayserve_app.errors import (
     BodyTimeout,
+    Overloaded,
     RequestTooLarge,
     ServingError,
     UnsupportedContentType,
@@ -40,6 +41,9 @@ CHUNK_BYTES: Final = 1 << 20
 and nothing copies a whole answer."""
 
 
+_TOO_SLOW: Final = "the body came too slowly"
+
+
 def status_of(error: ServingError) -> int:
     """Return the status of an error: its own class's, or its nearest ancestor's."""
     for kind in type(error).__mro__:
@@ -59,10 +63,33 @@ class ClientDisconnected(Exception):
     """The client left; there is nobody to answer."""
 
 
+class BodyBudget:
+    """The bytes that the bodies of all requests of a replica may hold at one time."""
+
+    def __init__(self, limits: LimitSettings) -> None:
+        self._most_mb = limits.max_buffered_mb
+        self._left = int(limits.max_buffered_mb * 1e6)
+
+    def take(self, count: int) -> None:
+        """Reserve bytes, or raise Overloaded."""
+        if count > self._left:
+            raise Overloaded(f"The bodies of other requests fill {self._most_mb:g} MB")
+        self._left -= count
+
+    def give_back(self, count: int) -> None:
+        self._left += count
+
+
 class Request:
     """One HTTP request; its body is read once, within the model's limits."""
 
-    def __init__(self, scope: Scope, receive: Receive, limits: LimitSettings) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        limits: LimitSettings,
+        budget: BodyBudget | None = None,
+    ) -> None:
         self.method: str = scope["method"]
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self.path_params: Mapping[str, str] = scope.get("path_params", {})
@@ -70,6 +97,8 @@ class Request:
         self.body_read = asyncio.Event()
         self._receive = receive
         self._limits = limits
+        self._budget = budget or BodyBudget(limits)
+        self._taken = 0
 
     def header(self, name: str) -> str | None:
         """Return a header's value by its name in lower case; of a repeated one the last."""
@@ -82,6 +111,7 @@ class Request:
         Raises:
             RequestTooLarge: more bytes than `max_body_mb`; raised before the first byte is read if
                 `Content-Length` says so.
+            Overloaded: other requests' bodies fill the replica's `max_buffered_mb`.
             BodyTimeout: a pause longer than `body_timeout_s`, or less than `min_body_rate_kb_s` on
                 average after that time.
             UnsupportedContentType: a content coding.
@@ -93,14 +123,25 @@ class Request:
             )
         most = int(self._limits.max_body_mb * 1e6)
         announced = self.header("content-length")
-        if announced is not None and announced.isdigit() and int(announced) > most:
+        if announced is not None and announced.isdecimal() and int(announced) > most:
             raise _too_large(most, f"{announced} bytes")
         message = await self._receive_in_time(0, 0.0)
         body: bytes = message.get("body", b"")
+        self._reserve(len(body))
         if message.get("more_body", False) or len(body) > most:
             body = await self._rest(bytearray(body), message, most)
         self.body_read.set()
         return body
+
+    def close(self) -> None:
+        """Give back what the body held of the replica's budget."""
+        self._budget.give_back(self._taken)
+        self._taken = 0
+
+    def _reserve(self, count: int) -> None:
+        """Hold the bytes that the body has by now; what it only announces costs nothing."""
+        self._budget.take(count - self._taken)
+        self._taken = count
 
     async def _rest(self, body: bytearray, message: Message, most: int) -> bytes:
         started_at = perf_counter()
@@ -111,6 +152,7 @@ class Request:
                 return bytes(body)
             message = await self._receive_in_time(len(body), perf_counter() - started_at)
             body += message.get("body", b"")
+            self._reserve(len(body))
 
     async def _receive_in_time(self, received: int, elapsed_s: float) -> Message:
         limits = self._limits
@@ -118,16 +160,23 @@ class Request:
         if limits.min_body_rate_kb_s:
             allowed_s = max(pause_s, received / (limits.min_body_rate_kb_s * 1e3))
             pause_s = min(pause_s, allowed_s - elapsed_s)
+        # What `asyncio.timeout` does, at a third of its 8 µs.
+        task = asyncio.current_task()
+        assert task is not None
+        timer = asyncio.get_running_loop().call_later(max(0.0, pause_s), task.cancel, _TOO_SLOW)
         try:
-            async with asyncio.timeout(max(0.0, pause_s)):
-                message = await self._receive()
-        except TimeoutError:
+            message = await self._receive()
+        except asyncio.CancelledError as exc:
+            if exc.args != (_TOO_SLOW,) or task.uncancel():
+                raise
             raise BodyTimeout(
                 "The body came too slowly",
                 expected=f"no pause over {limits.body_timeout_s:g} s and "
                 f"{limits.min_body_rate_kb_s:g} kB/s",
                 got=f"{received} bytes in {elapsed_s + pause_s:.1f} s",
             ) from None
+        finally:
+            timer.cancel()
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
         return message

@@ -16,7 +16,7 @@ def import_from_string(import_string: str, *, path: str = "") -> Any:
             error raised by the module itself while it is imported passes through.
     """
     module_name, _, attributes = import_string.partition(":")
-    if not module_name or not attributes:
+    if not module_name or module_name.startswith(".") or not attributes:
         raise ConfigurationError(
             "Not an import string",
             expected="`package.module:attribute`",

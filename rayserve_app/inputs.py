@@ -143,7 +143,10 @@ class Inputs:
         """Read encoded bytes: one image, or the many of a packed stream."""
         if self.settings.codec != "packed_jpeg" or bytes(data[:4]).startswith(IMAGE_SIGNATURES):
             return [self._encoded_item(EncodedImage(bytes(data), {}))]
-        images = packed_jpeg.decode(data, max_items=self._limits.max_items)
+        try:
+            images = packed_jpeg.decode(data, max_items=self._limits.max_items)
+        except DecodeError as exc:
+            raise exc.at("images") from exc.__cause__
         items = []
         for index, jpeg in enumerate(images):
             try:
@@ -175,8 +178,13 @@ class Inputs:
             return self.from_json(json.decode(body))
 
         if self._carries_bytes:
-            readers: dict[str, BodyReader] = {"": self._from_octets, OCTETS: self._from_octets}
-            readers[JSON] = from_json
+            readers: dict[str, BodyReader] = {OCTETS: self._from_octets, JSON: from_json}
+            declared = {
+                "base64": self._from_text,
+                "base64_urlsafe": self._from_text,
+                "json_metadata": from_json,
+            }
+            readers[""] = declared.get(self.settings.codec, self._from_octets)
             if self.settings.codec == "packed_jpeg":
                 readers[PACKED] = self._from_octets
             if self.settings.type == "string" or self.settings.codec == "base64":
@@ -212,7 +220,7 @@ class Inputs:
         items: list[Encoded] = []
         for index, row in enumerate(rows):
             try:
-                items.append(self._array(row, spec))
+                items.append(_fit(_whole(_as_array(row, spec), spec), spec))
             except (DecodeError, ShapeMismatch) as exc:
                 raise exc.at(f"rows[{index}]") from exc.__cause__
         return Payload(items, True)
@@ -347,28 +355,48 @@ def _fit(array: Array, spec: TensorSpec) -> Array:
     """Check one item against its specification and convert it to the model's type, within a kind
     (integers may become floats, never the reverse)."""
     dtype = np.dtype(spec.dtype) if spec.dtype and spec.dtype != "string" else array.dtype
-    if array.dtype.kind in "OUSV" and spec.dtype != "string":
+    if array.dtype.kind not in "biufc" and spec.dtype != "string":
         raise ShapeMismatch(
-            "Not an array of numbers", expected=_shape_text(spec), got=describe(array)
+            "Not an array of numbers",
+            expected=_shape_text(spec),
+            got=describe(array),
+            path=spec.name,
         )
     shape = spec.shape[1:]
     fits = not spec.shape or (
         array.ndim == len(shape)
         and all(want in (-1, got) for want, got in zip(shape, array.shape, strict=True))
     )
-    empty = array.size == 0
-    if not fits or not (empty or np.can_cast(array.dtype, dtype, "same_kind")):
+    # numpy has two kinds of integers, JSON only one.
+    are_integers = array.dtype.kind in "iu" and dtype.kind in "iu"
+    converts = are_integers or not array.size or np.can_cast(array.dtype, dtype, "same_kind")
+    if not (fits and converts):
         raise ShapeMismatch(
             "The array does not fit the model",
             expected=_shape_text(spec),
             got=describe(array),
             path=spec.name,
         )
-    if array.dtype.kind == "i" and dtype.kind == "i" and array.dtype != dtype and not empty:
+    if are_integers and array.dtype != dtype and array.size:
         bounds = np.iinfo(dtype)
-        if array.min() < bounds.min or array.max() > bounds.max:
+        if int(array.min()) < bounds.min or int(array.max()) > bounds.max:
             raise ShapeMismatch("An integer is out of range", expected=dtype.name, path=spec.name)
-    return array.astype(dtype, copy=False)
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(dtype, copy=False)
+    except FloatingPointError as exc:
+        raise ShapeMismatch(
+            "A number is out of range", expected=dtype.name, path=spec.name
+        ) from exc
+
+
+def _whole(array: Array, spec: TensorSpec) -> Array:
+    """Return the integers that a row of CSV holds, whose numbers are all read as floats."""
+    if spec.dtype in ("", "string") or np.dtype(spec.dtype).kind not in "iu":
+        return array
+    if array.dtype.kind != "f" or (abs(array) > 2**53).any() or (array != np.rint(array)).any():
+        return array
+    return array.astype(np.int64)
 
 
 def _shape_text(spec: TensorSpec) -> str:

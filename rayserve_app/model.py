@@ -108,6 +108,8 @@ class Model:
         """
         timing = timing or Timing()
         self._admit(len(items))
+        if not items:
+            return []
         timeout_s = self.settings.deadline.latency_ms / 1e3
         self._pending_items += len(items)
         try:
@@ -220,6 +222,6 @@ class Model:
 
 
 def _blank_tensor(spec: TensorSpec) -> np.ndarray[Any, Any] | None:
-    if -1 in spec.shape[1:] or spec.dtype in ("", "string"):
+    if not spec.shape or -1 in spec.shape[1:] or spec.dtype in ("", "string"):
         return None
     return np.zeros(spec.shape[1:], spec.dtype)

@@ -107,7 +107,7 @@ def _weight(parameters: str) -> float:
 def _flat_values(row: Row) -> list[Any]:
     value = row.value
     parts = value.values() if isinstance(row.outputs, Mapping) else [value]
-    return [element for part in parts for element in np.asarray(part).ravel()]
+    return [element for part in parts for element in _object_array([part]).ravel()]
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, list[Array]]:

@@ -6,8 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from rayserve_app.errors import ShapeMismatch
 from rayserve_app.settings import InputSettings
 from rayserve_app.types import Array
+
+MAX_SIDE_RATIO = 32
+"""Of an image whose short side is enlarged: the long one follows, and a line of one pixel would
+fill the memory."""
 
 Step = Callable[[Array], Array]
 
@@ -72,8 +77,18 @@ def resize(pixels: Array, size: tuple[int, int]) -> Array:
 
 
 def resize_short_side(pixels: Array, short_side: int) -> Array:
-    """Return the pixels with their short side at `short_side`, the other in proportion."""
+    """Return the pixels with their short side at `short_side`, the other in proportion.
+
+    Raises:
+        ShapeMismatch: sides of more than MAX_SIDE_RATIO to 1.
+    """
     height, width = pixels.shape[:2]
+    if max(height, width) > MAX_SIDE_RATIO * min(height, width):
+        raise ShapeMismatch(
+            "The image is too narrow",
+            expected=f"sides of at most {MAX_SIDE_RATIO} to 1",
+            got=f"{width} x {height} pixels",
+        )
     if height < width:
         return resize(pixels, (short_side, short_side * width // height))
     return resize(pixels, (short_side * height // width, short_side))

@@ -115,6 +115,8 @@ class LimitSettings(Section):
     """What a client may ask of a replica. Checked before any work is done."""
 
     max_body_mb: Annotated[float, Field(gt=0, le=1024)] = 64
+    max_buffered_mb: Annotated[float, Field(gt=0)] = 1024
+    """Bodies of all requests that a replica holds at one time."""
     max_pixels: Annotated[int, Field(gt=0)] = 50_000_000
     """Width times height of one image, read from its header before decoding."""
     max_items: Annotated[int, Field(gt=0)] = 1000
@@ -175,10 +177,9 @@ def parse_settings(settings_type: type[SettingsT], args: Mapping[str, Any]) -> S
     Raises:
         ConfigurationError: the first fault found, with the key's path.
     """
-    unknown = sorted(set(args) - {"model"})
-    if unknown or "model" not in args:
+    if set(args) != {"model"}:
         raise ConfigurationError(
-            "The application's arguments", expected="`model`", got=repr(sorted(args)), path="args"
+            "The application's arguments", expected="`model`", got=repr(list(args)), path="args"
         )
     try:
         return settings_type.model_validate(args["model"])
@@ -189,7 +190,8 @@ def parse_settings(settings_type: type[SettingsT], args: Mapping[str, Any]) -> S
 def _first_fault(settings_type: type[BaseModel], exc: ValidationError) -> ConfigurationError:
     fault = exc.errors(include_url=False)[0]
     keys = [str(part) for part in fault["loc"]]
-    path = ".".join(["args", "model", *keys])
+    steps = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"])
+    path = f"args.model{''.join(steps)}"
     if fault["type"] == "extra_forbidden":
         known = ", ".join(sorted(_fields_at(settings_type, keys[:-1])))
         return ConfigurationError(f"Unknown key {keys[-1]!r}", path=path, remedy=f"Known: {known}")

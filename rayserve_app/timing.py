@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayserve_app.recorder import STAGES, Recorder
+from rayserve_app.recorder import Recorder
 
 
 class Timing:
@@ -21,10 +21,10 @@ class Timing:
         """When the results were there, by `time.perf_counter`; 0 until then."""
 
     def record(self, recorder: Recorder) -> None:
-        """Add this request to the replica's counters."""
-        stages = recorder.stage_seconds
-        for name in STAGES:
-            stages[name].observe(getattr(self, name))
+        """Add this request to the replica's counters; a stage that it had no part in is none."""
+        for name, histogram in recorder.stage_seconds.items():
+            if seconds := getattr(self, name):
+                histogram.observe(seconds)
 
     def header(self) -> str:
         """Render `Server-Timing` (W3C Server Timing): durations in milliseconds."""

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
-_Call: TypeAlias = tuple["asyncio.AbstractEventLoop", "asyncio.Future[Any]", Callable[[], Any]]
+Done: TypeAlias = Callable[[T | None, BaseException | None], None]
+"""Called in the event loop with what a call returned, or with what it raised."""
+
+_Call: TypeAlias = tuple[
+    "asyncio.AbstractEventLoop", Callable[[], Any], Done[Any], Callable[[], bool]
+]
 
 
 class Workers:
@@ -27,14 +33,23 @@ class Workers:
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._threads: list[Thread] = []
 
+    def start(
+        self,
+        call: Callable[[], T],
+        done: Done[T],
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Run a call in one of the threads, then `done` with its outcome in the event loop. If it
+        is not wanted any more when its turn comes, neither is called."""
+        if not self._threads:
+            self._start_threads()
+        self._calls.put((asyncio.get_running_loop(), call, done, is_wanted))
+
     def run(self, call: Callable[[], T]) -> asyncio.Future[T]:
         """Run a call in one of the threads. A future that is cancelled before its call starts
         takes the call with it."""
-        if not self._threads:
-            self._start()
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._calls.put((loop, future, call))
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.start(call, partial(_settle, future), lambda: not future.cancelled())
         return future
 
     def close(self) -> None:
@@ -42,7 +57,7 @@ class Workers:
         for _ in self._threads:
             self._calls.put(None)
 
-    def _start(self) -> None:
+    def _start_threads(self) -> None:
         for number in range(self._count):
             thread = Thread(target=self._work, name=f"{self._name}-{number}", daemon=True)
             self._threads.append(thread)
@@ -50,31 +65,31 @@ class Workers:
 
     def _work(self) -> None:
         while (entry := self._calls.get()) is not None:
-            loop, future, call = entry
-            if future.cancelled():
+            loop, call, done, is_wanted = entry
+            if not is_wanted():
                 continue
-            outcome: Any
+            result, error = None, None
             try:
-                outcome, is_error = call(), False
+                result = call()
             except BaseException as exc:
-                outcome, is_error = exc, True
+                error = exc
             try:
-                loop.call_soon_threadsafe(_settle, future, outcome, is_error)
+                loop.call_soon_threadsafe(done, result, error)
             except RuntimeError:  # the loop is closed; nobody waits
                 return
             # Nothing of a call stays alive while the thread waits for the next.
-            del entry, future, call, outcome
+            del entry, call, done, is_wanted, result, error
 
 
-def _settle(future: asyncio.Future[Any], outcome: Any, is_error: bool) -> None:
+def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
     if future.cancelled():
         return
-    if not is_error:
-        future.set_result(outcome)
-    elif isinstance(outcome, Exception) and not isinstance(outcome, StopIteration):
-        future.set_exception(outcome)
+    if error is None:
+        future.set_result(result)
+    elif isinstance(error, Exception) and not isinstance(error, StopIteration):
+        future.set_exception(error)
     else:
         # A future cannot carry StopIteration, and SystemExit would end the loop.
-        error = RuntimeError(f"{type(outcome).__name__}: {outcome}")
-        error.__cause__ = outcome
-        future.set_exception(error)
+        substitute = RuntimeError(f"{type(error).__name__}: {error}")
+        substitute.__cause__ = error
+        future.set_exception(substitute)

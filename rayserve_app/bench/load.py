@@ -1,15 +1,15 @@
 """A load generator: HTTP/1.1 over kept connections, closed loop and open loop.
 
 It writes prepared bytes and reads just enough of an answer to know where it ends, so one process
-drives several times what a Serve instance on the same cores answers.
+drives several times what a Serve instance on the same cores answers (bench/echo.py shows it).
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
-from collections.abc import Iterator
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import NamedTuple, cast
 
 
@@ -53,19 +53,29 @@ class Load(NamedTuple):
 
     latencies: list[float]
     errors: int
+    unanswered: int
+    """Requests that had no answer when the run was over."""
     seconds: float
+    """From the first request to the last answer, or to the end of waiting for it."""
+    generator_cpu_seconds: float
+    """What the load generator itself computed."""
 
     @property
     def rate(self) -> float:
         """Good answers per second."""
         return len(self.latencies) / self.seconds
 
+    @property
+    def generator_cpu(self) -> float:
+        """The share of one core that the load generator took; near 1 it measures itself."""
+        return self.generator_cpu_seconds / self.seconds
+
     def percentile(self, percent: float) -> float:
         """Return a latency percentile in seconds, by nearest rank; infinite without an answer."""
         if not self.latencies:
             return float("inf")
-        ordered = sorted(self.latencies)
-        return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+        rank = math.ceil(len(self.latencies) * percent / 100)
+        return sorted(self.latencies)[max(0, rank - 1)]
 
 
 class Connection(asyncio.Protocol):
@@ -139,14 +149,14 @@ async def send_once(target: Target) -> Answer:
 
 async def closed_loop(target: Target, *, connections: int, seconds: float) -> Load:
     """Let each connection send its next request when its last one is answered."""
+    opened = [await Connection.open(target) for _ in range(connections)]
     latencies: list[float] = []
     errors = 0
-    started_at = perf_counter()
+    started_at, cpu_before = perf_counter(), process_time()
     stop_at = started_at + seconds
 
-    async def drive() -> None:
+    async def drive(connection: Connection) -> None:
         nonlocal errors
-        connection = await Connection.open(target)
         while (sent_at := perf_counter()) < stop_at:
             try:
                 answer = await connection.send(target.request)
@@ -160,26 +170,35 @@ async def closed_loop(target: Target, *, connections: int, seconds: float) -> Lo
                 errors += 1
         connection.close()
 
-    await asyncio.gather(*(drive() for _ in range(connections)))
-    return Load(latencies, errors, perf_counter() - started_at)
+    await asyncio.gather(*map(drive, opened))
+    return Load(latencies, errors, 0, perf_counter() - started_at, process_time() - cpu_before)
 
 
 async def open_loop(
-    target: Target, *, rate: float, seconds: float, poisson: bool = True, most: int = 512
+    target: Target,
+    *,
+    rate: float,
+    seconds: float,
+    poisson: bool = True,
+    seed: int = 0,
+    most: int = 512,
+    grace_s: float = 2.0,
 ) -> Load:
     """Send at a given rate whatever comes back; latency counts from the intended time, so that a
     server that stalls cannot hide it.
 
     Args:
-        rate: requests per second, with exponential gaps if `poisson`, else constant ones.
+        rate: requests per second, at random times if `poisson`, else evenly spaced.
+        seed: of the random times; the same seed, the same times.
         most: connections at most; a request that finds none free waits, and its clock runs.
+        grace_s: how long to wait for answers after `seconds`.
     """
     latencies: list[float] = []
     errors = 0
     free: asyncio.LifoQueue[Connection | None] = asyncio.LifoQueue()
     for _ in range(most):
         free.put_nowait(None)
-    started_at = perf_counter()
+    started_at, cpu_before = perf_counter(), process_time()
 
     async def drive(intended_at: float) -> None:
         nonlocal errors
@@ -194,30 +213,40 @@ async def open_loop(
         except ConnectionError:
             errors += 1
             connection = None
+        except asyncio.CancelledError:
+            # Its answer may still come: nobody else may read it as theirs.
+            if connection is not None:
+                connection.close()
+            connection = None
+            raise
         finally:
             free.put_nowait(connection)
 
     tasks = []
-    for offset in _arrivals(rate, seconds, poisson):
+    for offset in arrivals(rate, seconds, seed=seed if poisson else None):
         intended_at = started_at + offset
         await asyncio.sleep(max(0.0, intended_at - perf_counter()))
         tasks.append(asyncio.create_task(drive(intended_at)))
-    # What is not answered a while after the last request was sent counts as not served.
-    _, pending = await asyncio.wait(tasks, timeout=2.0)
-    elapsed = perf_counter() - started_at
+    end_at = started_at + seconds + grace_s
+    _, pending = await asyncio.wait(tasks, timeout=end_at - perf_counter())
+    elapsed, cpu_seconds = perf_counter() - started_at, process_time() - cpu_before
     for task in pending:
         task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
     while not free.empty():
         if connection := free.get_nowait():
             connection.close()
-    return Load(latencies, errors + len(pending), max(seconds, elapsed - 2.0 * bool(pending)))
+    return Load(latencies, errors, len(pending), max(seconds, elapsed), cpu_seconds)
 
 
-def _arrivals(rate: float, seconds: float, poisson: bool) -> Iterator[float]:
-    source = random.Random(0)
-    offset = 0.0
-    while True:
-        offset += source.expovariate(rate) if poisson else 1 / rate
-        if offset >= seconds:
-            return
-        yield offset
+def arrivals(rate: float, seconds: float, *, seed: int | None) -> list[float]:
+    """Return when requests are due, in seconds from the start: exactly `rate * seconds` of them.
+
+    A Poisson process of which the number of arrivals is known is that many uniform times, sorted
+    (S. Ross, Introduction to Probability Models, theorem 5.2); without a seed, even spacing.
+    """
+    count = round(rate * seconds)
+    if seed is None:
+        return [index / rate for index in range(count)]
+    source = random.Random(seed)
+    return sorted(source.uniform(0, seconds) for _ in range(count))

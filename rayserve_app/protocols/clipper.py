@@ -16,9 +16,9 @@ from rayserve_app.errors import (
     DeadlineExceeded,
     DecodeError,
     InvalidRequest,
+    PredictError,
     RequestTooLarge,
     ServingError,
-    ShapeMismatch,
     VersionNotFound,
 )
 from rayserve_app.http import Request, Response, retry_headers, status_of
@@ -36,10 +36,10 @@ DEADLINE_EXPLANATION: Final = (
     "Failed to retrieve a prediction response within the specified latency SLO"
 )
 
-# json_util.cpp, kTypeNames of rapidjson: how messages call JSON's types.
+# json_util.cpp, kTypeNames of rapidjson: how messages call JSON's types; `True` and `False` are
+# types of their own.
 JSON_TYPES: Final = {
     type(None): "Null",
-    bool: "Bool",
     dict: "Object",
     list: "Array",
     str: "String",
@@ -52,6 +52,9 @@ VECTORS: Final[Mapping[str, tuple[type, str]]] = {
     "floats": (float, "float"),
     "doubles": (float, "double"),
 }
+
+
+INT32: Final = range(-(2**31), 2**31)
 
 
 class MalformedQuery(InvalidRequest):
@@ -116,7 +119,11 @@ def output_value(row: Row) -> Any:
     Named tensors, which Clipper does not know, are lists."""
     if isinstance(row.outputs, Mapping):
         return json_value(row)
-    return reparse(str(row.value))
+    try:
+        text = str(row.value)
+    except Exception as exc:
+        raise PredictError(f"The result has no text: {type(exc).__name__}: {exc}") from exc
+    return reparse(text)
 
 
 def reparse(text: str) -> Any:
@@ -221,10 +228,7 @@ def _read(value: Any, key: str, inputs: Inputs) -> list[Encoded]:
         _check_vector(_expect(value, key, list), kind)
     elif (kind, inputs.settings.codec) in (("string", "raw"), ("bytes", "raw")):
         _expect(value, key, str)
-    try:
-        return inputs.from_json_item(value, path=key)
-    except ShapeMismatch as exc:
-        raise DecodeError(str(exc)) from exc
+    return inputs.from_json_item(value, path=key)
 
 
 def _expect(value: Any, key: str, kind: type) -> Any:
@@ -232,7 +236,7 @@ def _expect(value: Any, key: str, kind: type) -> Any:
         # The missing space is upstream's.
         raise DecodeError(
             f"Type mismatch! JSON key {key.partition('[')[0]} expected type {JSON_TYPES[kind]}"
-            f"but found type {JSON_TYPES[type(value)]}"
+            f"but found type {_json_type(value)}"
         )
     return value
 
@@ -241,10 +245,12 @@ def _check_vector(values: list[Any], kind: str) -> None:
     """Every element must be written as the type is: `5` is no double (json_util.cpp, IsDouble)."""
     expected, name = VECTORS[kind]
     for value in values:
-        if type(value) is not expected:
-            raise DecodeError(
-                f"Array input of type {JSON_TYPES[type(value)]} is not of type {name}"
-            )
+        if type(value) is not expected or (expected is int and value not in INT32):
+            raise DecodeError(f"Array input of type {_json_type(value)} is not of type {name}")
+
+
+def _json_type(value: Any) -> str:
+    return str(value) if isinstance(value, bool) else JSON_TYPES[type(value)]
 
 
 def _unquote(text: str | None) -> str:

@@ -1,0 +1,90 @@
+"""The applications that the figures measure: two as a Serve YAML declares them, five of the bench's
+own. A run starts only what its figures need."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from rayserve_app.bench.models import HEADS, MAX_IMAGES
+from rayserve_app.errors import ConfigurationError
+
+NUM_CPUS: Final = 0.05
+"""For placement only: with the YAML's own, all must fit on one core."""
+
+
+def build_config(names: Collection[str], declared_in: Path, port: int) -> dict[str, Any]:
+    """Return a Serve configuration with these applications, on a port of this machine alone.
+
+    Args:
+        declared_in: the Serve YAML that declares what is not the bench's own.
+    Raises:
+        ConfigurationError: neither declares an application of that name.
+    """
+    config = _read(declared_in)
+    known = {each.get("name"): each for each in config.get("applications", [])}
+    known |= {each["name"]: each for each in _own_applications()}
+    missing = sorted(set(names) - known.keys())
+    if missing:
+        raise ConfigurationError(
+            f"{declared_in} has no application {missing[0]!r}, which the figures measure",
+            got=", ".join(map(str, known)),
+        )
+    return {
+        **config,
+        "http_options": {"host": "127.0.0.1", "port": port},
+        "applications": [known[name] for name in sorted(names)],
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path} cannot be read", got=str(error)) from error
+    if not isinstance(config, dict):
+        raise ConfigurationError(f"{path} is no Serve configuration")
+    return config
+
+
+def _own_applications() -> list[dict[str, Any]]:
+    sleep = "rayserve_app.bench.models:sleep_50_ms"
+    return [
+        _closure("slot-first", sleep, {"type": "bytes"}, _batching("slot_first", wait_s=0.0)),
+        _closure("serve-batch", sleep, {"type": "bytes"}, _batching("serve_batch", wait_s=0.01)),
+        _closure(
+            "constant-heads",
+            "rayserve_app.bench.models:constant_heads",
+            {"type": "image", "codec": "packed_jpeg", "size": [512, 512], "scale": 1 / 255},
+            {
+                "output": {"codec": "npy", "outputs": list(HEADS)},
+                "batching": {"max_batch_size": MAX_IMAGES},
+            },
+        ),
+        _application("minimal", "rayserve_app.bench.peers.minimal:app", "Minimal"),
+        _application("bare", "rayserve_app.bench.peers.bare:app", "Bare"),
+    ]
+
+
+def _batching(mode: str, *, wait_s: float) -> dict[str, Any]:
+    batching = {"mode": mode, "max_batch_size": 32, "batch_wait_timeout_s": wait_s}
+    return {"batching": batching}
+
+
+def _closure(
+    name: str, function: str, inputs: dict[str, Any], others: dict[str, Any]
+) -> dict[str, Any]:
+    application = _application(name, "deployments.closure:build", "Model")
+    return {**application, "args": {"model": {"function": function, "input": inputs, **others}}}
+
+
+def _application(name: str, import_path: str, deployment: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "route_prefix": f"/{name}",
+        "import_path": import_path,
+        "deployments": [{"name": deployment, "ray_actor_options": {"num_cpus": NUM_CPUS}}],
+    }

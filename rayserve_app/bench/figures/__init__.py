@@ -1,0 +1,21 @@
+"""What is measured, one module per figure.
+
+A figure names the applications that it needs and measures them in a running instance. They run in
+the order of `FIGURES`: the memory of idle replicas first.
+"""
+
+from __future__ import annotations
+
+from rayserve_app.bench.figures import batching, image_example, memory, packed_stream, yolov3
+from rayserve_app.bench.figures.figure import Figure
+
+FIGURES: dict[str, Figure] = {
+    figure.name: figure
+    for figure in (
+        memory.FIGURE,
+        image_example.FIGURE,
+        batching.FIGURE,
+        packed_stream.FIGURE,
+        yolov3.FIGURE,
+    )
+}

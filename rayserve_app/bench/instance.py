@@ -1,0 +1,148 @@
+"""One Serve instance for one run: `rayserve-app serve` on free ports, with a home of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import psutil
+import yaml
+
+from rayserve_app.server import processes
+
+READY_TIMEOUT_S = 240.0
+STOP_TIMEOUT_S = 20.0
+
+PORT_VARIABLES = (
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+)
+
+
+class NotReady(Exception):
+    """Serve did not start, or an application failed."""
+
+
+class Instance:
+    """A context manager: inside, all applications run."""
+
+    def __init__(self, config: dict[str, Any], environment_path: Path) -> None:
+        self._config = config
+        self._environment_path = environment_path
+        self._exits = ExitStack()
+        self._child: processes.Child | None = None
+
+    @property
+    def host(self) -> str:
+        return str(self._config["http_options"]["host"])
+
+    @property
+    def port(self) -> int:
+        return int(self._config["http_options"]["port"])
+
+    def url(self, path: str) -> str:
+        """Return the address of a path, `/<application>/...`, through HAProxy."""
+        return f"http://{self.host}:{self.port}{path}"
+
+    def replicas(self, application: str) -> list[psutil.Process]:
+        """Return the replicas' processes; Ray puts application and deployment in their title."""
+        title = f"ray::ServeReplica:{application}:"
+        found = []
+        for process in processes.descendants():
+            try:
+                if "".join(process.cmdline()[:1]).startswith(title):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def niceness(self) -> int:
+        """Return the replicas' niceness, 15 unless `RAY_worker_niceness` says otherwise: what they
+        are compared with must have the same, or other load on the machine meets only them."""
+        replicas = self.replicas(self._config["applications"][0]["name"])
+        return max((replica.nice() for replica in replicas), default=0)
+
+    def __enter__(self) -> Self:
+        # Short, for Ray's sockets lie below it and their paths end at 107 bytes.
+        folder = tempfile.TemporaryDirectory(prefix="rb", ignore_cleanup_errors=True)
+        path = Path(self._exits.enter_context(folder)) / "bench.yaml"
+        path.write_text(yaml.safe_dump(self._config))
+        try:
+            self._start(path)
+        except BaseException:
+            self._exits.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._exits.close()
+
+    def _start(self, config_path: Path) -> None:
+        # What a killed supervisor leaves behind is then found below this process, and ended.
+        processes.become_subreaper()
+        program = str(Path(sys.executable).with_name("rayserve-app"))
+        command = [program, "serve", str(config_path), "--environment", str(self._environment_path)]
+        self._child, lines = processes.start(command, _environment(config_path.parent))
+        self._exits.callback(self._stop, self._child)
+        log = Log(lines)
+        log.start()
+        if not log.settled.wait(READY_TIMEOUT_S) or not log.is_ready:
+            raise NotReady("Serve is not ready:\n" + "\n".join(log.last_lines))
+
+    def _stop(self, child: processes.Child) -> None:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            processes.kill(child)
+
+
+class Log(threading.Thread):
+    """Reads what the supervisor prints until it ends; tells when it says that all is ready."""
+
+    def __init__(self, lines: IO[str]) -> None:
+        super().__init__(daemon=True, name="serve-log")
+        self.settled = threading.Event()
+        """Set when Serve is ready, or something failed, or it ended."""
+        self.is_ready = False
+        self.last_lines: deque[str] = deque(maxlen=40)
+        self._lines = lines
+
+    def run(self) -> None:
+        for line in self._lines:
+            self.last_lines.append(line.rstrip())
+            if line.startswith("Ready after"):
+                self.is_ready = "failed" not in line
+                self.settled.set()
+            elif line.startswith("No application runs"):
+                self.settled.set()
+        self.settled.set()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    own = dict.fromkeys(("HOME", "RAY_TMPDIR", "TMPDIR"), str(folder))
+    ports = {variable: str(free_port()) for variable in PORT_VARIABLES}
+    return {**os.environ, **own, **ports}

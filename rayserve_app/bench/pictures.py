@@ -1,0 +1,36 @@
+"""Encoded pictures made from code: smooth colours with a camera's noise, so that they take as many
+bytes as photographs do. The same seed makes the same picture."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+NOISE = 8.5
+"""Standard deviation of the pixels, of 255."""
+
+
+def png(side: int, seed: int = 0) -> bytes:
+    """Return a square PNG; 68 pixels make about 10 KB."""
+    return _encode(_picture(side, seed), "PNG")
+
+
+def jpeg(side: int, seed: int = 0) -> bytes:
+    """Return a square JPEG of quality 95; 512 pixels make about 130 KB."""
+    return _encode(_picture(side, seed), "JPEG", quality=95)
+
+
+def _picture(side: int, seed: int) -> Image.Image:
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8))
+    smooth = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC), np.float32)
+    noisy = smooth + random.normal(0, NOISE, smooth.shape)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def _encode(picture: Image.Image, form: str, quality: int | None = None) -> bytes:
+    file = BytesIO()
+    picture.save(file, form, **({} if quality is None else {"quality": quality}))
+    return file.getvalue()

@@ -1,0 +1,35 @@
+"""How long to measure, and how two things are compared: in turn, by the median of their ratios."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from statistics import median
+from typing import NamedTuple, TypeVar
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Effort(NamedTuple):
+    """How much a run measures."""
+
+    rounds: int
+    seconds: float
+    """Of one measurement; each figure says how it uses them."""
+
+
+STANDARD = Effort(rounds=5, seconds=3.0)
+QUICK = Effort(rounds=2, seconds=0.5)
+"""Shows that everything runs; its figures mean nothing."""
+
+
+async def interleave(
+    rounds: int, first: Callable[[], Awaitable[A]], second: Callable[[], Awaitable[B]]
+) -> list[tuple[A, B]]:
+    """Measure A B A B ..., one pair per round."""
+    return [(await first(), await second()) for _ in range(rounds)]
+
+
+def median_ratio(pairs: Iterable[tuple[float, float]]) -> float:
+    """Return the median over the rounds of first / second."""
+    return median(first / second for first, second in pairs)

@@ -1,0 +1,524 @@
+"""From bodies and JSON values to items: every type, in every form in which clients send it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from rayserve_app.errors import (
+    DecodeError,
+    InvalidRequest,
+    RequestTooLarge,
+    ShapeMismatch,
+    UnsupportedContentType,
+)
+from rayserve_app.inputs import Inputs, media_type
+from rayserve_app.settings import InputSettings, LimitSettings
+from rayserve_app.types import TensorSpec
+
+JSON = "application/json"
+PHOTO = skimage.data.astronaut()[::8, ::8]
+
+
+def encoded(image_format: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(PHOTO).save(file, image_format)
+    return file.getvalue()
+
+
+PNG, JPEG = encoded("PNG"), encoded("JPEG")
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    body = kind + data
+    return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+# 60,000 x 60,000 pixels by its header, and nothing behind it that could be decoded.
+BOMB = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
+
+
+def packed(*images: bytes) -> bytes:
+    return b"".join(struct.pack(">I", len(image)) + image for image in images)
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def npy(array: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def create_inputs(
+    type: str,
+    codec: str = "raw",
+    *,
+    specs: tuple[TensorSpec, ...] = (),
+    limits: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Inputs:
+    declared = {"type": type, "codec": codec} | settings
+    return Inputs(
+        InputSettings.model_validate(declared),
+        LimitSettings.model_validate({"max_items": 5} | (limits or {})),
+        specs,
+    )
+
+
+def in_json(value: Any) -> tuple[str, bytes]:
+    return JSON, json.dumps(value).encode()
+
+
+# Every body that holds the photograph once: the form, the codec of the model, the body.
+FORMS: dict[str, tuple[str, str | None, bytes]] = {
+    "its own media type": ("raw", "image/png", PNG),
+    "media type with parameters": ("raw", "Image/PNG; q=1", PNG),
+    "octets": ("raw", "application/octet-stream", PNG),
+    "no media type": ("raw", None, PNG),
+    "octets for base64": ("base64", "application/octet-stream", PNG),
+    "octets for packed": ("packed_jpeg", "application/octet-stream", PNG),
+    "octets for metadata": ("json_metadata", "image/png", PNG),
+    "text": ("base64", "text/plain", base64.b64encode(PNG)),
+    "no media type, as declared": ("base64", None, base64.b64encode(PNG)),
+    "metadata, no media type": ("json_metadata", None, in_json({"data": b64(PNG)})[1]),
+    "string": ("raw", *in_json(b64(PNG))),
+    "string, unpadded": ("raw", *in_json(b64(PNG).rstrip("="))),
+    "string, urlsafe": ("raw", *in_json(base64.urlsafe_b64encode(PNG).decode())),
+    "string, urlsafe, unpadded": (
+        "base64",
+        *in_json(base64.urlsafe_b64encode(PNG).decode().rstrip("=")),
+    ),
+    "b64": ("raw", *in_json({"b64": b64(PNG)})),
+    "b64 for metadata": ("json_metadata", *in_json({"b64": b64(PNG)})),
+    "object": ("json_metadata", *in_json({"data": b64(PNG)})),
+    "object for raw": ("raw", *in_json({"data": b64(PNG), "format": "png"})),
+    "JSON text": ("json_metadata", *in_json(json.dumps({"data": b64(PNG)}))),
+    "stream": ("packed_jpeg", "application/x-packed-jpeg", packed(PNG)),
+    "ended stream": ("packed_jpeg", None, packed(PNG) + b"\0\0\0\0more"),
+    "stream in JSON": ("packed_jpeg", *in_json(b64(packed(PNG)))),
+}
+
+
+@pytest.mark.parametrize(("codec", "content_type", "body"), FORMS.values(), ids=FORMS)
+def test_the_same_image_arrives_as_the_same_item_in_every_form(
+    codec: str, content_type: str | None, body: bytes
+) -> None:
+    pixels = create_inputs("image", codec)
+    (item,) = pixels.from_body(body, content_type).items
+    np.testing.assert_array_equal(pixels.decode(item), PHOTO)
+
+    (item,) = create_inputs("bytes", codec).from_body(body, content_type).items
+    assert item == ({"data": PNG} if codec == "json_metadata" else PNG)
+
+
+TEXT_FORMS = {name: form for name, form in FORMS.items() if form[0] in ("base64", "json_metadata")}
+
+
+@pytest.mark.parametrize(("codec", "content_type", "body"), TEXT_FORMS.values(), ids=TEXT_FORMS)
+def test_a_string_model_gets_its_declared_text_of_the_image(
+    codec: str, content_type: str | None, body: bytes
+) -> None:
+    (item,) = create_inputs("string", codec).from_body(body, content_type).items
+    assert isinstance(item, str)
+    if codec == "base64":
+        assert item == b64(PNG)
+    else:
+        assert json.loads(item) == {"data": b64(PNG)}
+
+
+def test_the_urlsafe_alphabet_is_kept() -> None:
+    inputs = create_inputs("string", "base64_urlsafe")
+    for body in (b64(PNG), base64.urlsafe_b64encode(PNG).decode()):
+        (item,) = inputs.from_body(body.encode(), "text/plain").items
+        assert item == base64.urlsafe_b64encode(PNG).decode()
+
+
+def test_a_jpeg_is_decoded_as_pillow_decodes_it() -> None:
+    inputs = create_inputs("image")
+    (item,) = inputs.from_body(JPEG, "image/jpeg").items
+    expected = np.asarray(Image.open(io.BytesIO(JPEG)))
+    np.testing.assert_allclose(inputs.decode(item), expected, atol=2)
+
+
+def test_metadata_reaches_a_model_of_images_with_metadata() -> None:
+    value = {"format": "png", "data": b64(PNG), "tags": [1, None]}
+    item = create_inputs("bytes", "json_metadata").from_json_item(value, path="")
+    assert item == [{"data": PNG, "format": "png", "tags": [1, None]}]
+    inputs = create_inputs("image", "json_metadata")
+    (item,) = inputs.from_json_item(value, path="")
+    decoded = inputs.decode(item)
+    np.testing.assert_array_equal(decoded.pop("data"), PHOTO)
+    assert decoded == {"format": "png", "tags": [1, None]}
+    (text,) = create_inputs("string", "json_metadata").from_json_item(value, path="")
+    assert json.loads(text) == value
+
+
+def test_json_text_with_metadata_reaches_a_string_model_unchanged() -> None:
+    text = json.dumps({"format": "png", "data": b64(PNG)}, indent=2)
+    assert create_inputs("string", "json_metadata").from_json_item(text, path="") == [text]
+
+
+def test_a_stream_is_a_batch_and_a_bare_image_is_not() -> None:
+    inputs = create_inputs("bytes", "packed_jpeg")
+    assert inputs.from_body(packed(JPEG), None) == ([JPEG], True)
+    assert inputs.from_body(packed(JPEG, PNG, b"x"), None) == ([JPEG, PNG, b"x"], True)
+    for image_format in ("JPEG", "PNG", "GIF", "WebP", "BMP", "TIFF"):
+        image = encoded(image_format)
+        assert inputs.from_body(image, None) == ([image], False), image_format
+
+
+def test_a_list_is_a_batch_even_of_one() -> None:
+    inputs = create_inputs("bytes")
+    assert inputs.from_json([b64(PNG)]) == ([PNG], True)
+    assert inputs.from_json(b64(PNG)) == ([PNG], False)
+    assert inputs.from_json([]) == ([], True)
+    streams = create_inputs("bytes", "packed_jpeg")
+    assert streams.from_json([b64(packed(b"a", b"b")), b64(packed(b"c"))]).items == [
+        b"a",
+        b"b",
+        b"c",
+    ]
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "text/plain; charset=utf-8", None])
+def test_text_is_a_string(content_type: str | None) -> None:
+    payload = create_inputs("string").from_body("grüße\0".encode(), content_type)
+    assert payload == (["grüße\0"], False)
+
+
+def test_strings_in_json() -> None:
+    inputs = create_inputs("string")
+    assert inputs.from_body(b'"a"', JSON) == (["a"], False)
+    assert inputs.from_body(b'["a", "{b}"]', JSON) == (["a", "{b}"], True)
+
+
+VECTORS = {"integers": "int32", "floats": "float32", "doubles": "float64"}
+
+
+@pytest.mark.parametrize(("kind", "dtype"), VECTORS.items())
+def test_vectors_come_as_json_csv_and_npy(kind: str, dtype: str) -> None:
+    inputs = create_inputs(kind)
+    rows = np.array([[1, 2, 3], [4, 5, 6]], dtype)
+    bodies = [
+        in_json(rows.tolist()),
+        ("text/csv", b"1,2,3\n4,5,6\n"),
+        ("application/x-npy", npy(rows)),
+        (None, json.dumps(rows.tolist()).encode()),
+    ]
+    for content_type, body in bodies:
+        payload = inputs.from_body(body, content_type)
+        assert payload.is_batch
+        assert [item.dtype for item in payload.items] == [dtype, dtype]
+        np.testing.assert_array_equal(payload.items, rows)
+    (single,), is_batch = inputs.from_body(npy(rows[0]), "application/x-npy")
+    assert not is_batch
+    np.testing.assert_array_equal(single, rows[0])
+
+
+def test_vectors_of_unlike_length_are_a_batch() -> None:
+    payload = create_inputs("doubles").from_json([[1.5], [2.5, 3.5], []])
+    assert payload.is_batch
+    assert [item.tolist() for item in payload.items] == [[1.5], [2.5, 3.5], []]
+
+
+def test_an_empty_vector_is_one_item() -> None:
+    ((item,), is_batch) = create_inputs("integers").from_json([])
+    assert (item.dtype, item.shape, is_batch) == (np.int32, (0,), False)
+
+
+@pytest.mark.parametrize(
+    ("spec", "value", "expected"),
+    [
+        # Nested lists hold one kind of integer only.
+        (TensorSpec("x", "uint8", (-1, 2)), [0, 255], np.array([0, 255], np.uint8)),
+        (TensorSpec("x", "int64", (-1, 2)), [1, 2], np.array([1, 2])),
+        (TensorSpec("x", "float32", (-1, 2)), [1, 2.5], np.array([1, 2.5], np.float32)),
+        (TensorSpec("x", "float16", (-1, -1)), [1], np.array([1], np.float16)),
+        (TensorSpec("x", "bool", (-1, 2)), [True, False], np.array([True, False])),
+        (TensorSpec("x", "", ()), [[1, 2], [3, 4]], np.array([[1, 2], [3, 4]])),
+        (TensorSpec("x", "float32", (-1,)), 2, np.float32(2)),
+    ],
+)
+def test_a_tensor_is_brought_to_the_models_type(
+    spec: TensorSpec, value: Any, expected: Any
+) -> None:
+    ((item,), is_batch) = create_inputs("tensor", specs=(spec,)).from_json(value)
+    assert not is_batch
+    assert item.dtype == expected.dtype
+    np.testing.assert_array_equal(item, expected)
+
+
+def test_strings_are_a_tensor_where_the_model_takes_strings() -> None:
+    inputs = create_inputs("tensor", specs=(TensorSpec("x", "string", (-1, 2)),))
+    assert [item.tolist() for item in inputs.from_json([["a", "bc"]]).items] == [["a", "bc"]]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        in_json([[1.0, 2.0], [3.0, 4.0]]),
+        ("text/csv", b"1,2\r\n3,4"),
+        ("application/x-npy", npy(np.array([[1, 2], [3, 4]], ">f4"))),
+    ],
+)
+def test_one_axis_more_is_a_batch(content_type: str, body: bytes) -> None:
+    inputs = create_inputs("tensor", specs=(TensorSpec("x", "float32", (-1, 2)),))
+    payload = inputs.from_body(body, content_type)
+    assert payload.is_batch
+    assert [item.tolist() for item in payload.items] == [[1, 2], [3, 4]]
+
+
+def test_the_yaml_says_what_the_model_does_not() -> None:
+    inputs = create_inputs("tensor", dtype="uint8", shape=[2, -1])
+    assert inputs.from_json([[1, 2, 3], [4, 5, 6]]).items[0].dtype == np.uint8
+    with pytest.raises(ShapeMismatch, match=r"expected uint8 \(2, \*\), got int64 \(3,\)"):
+        inputs.from_json([1, 2, 3])
+
+
+NAMED = (TensorSpec("a", "float32", (-1, 2)), TensorSpec("b", "int64", (-1,)))
+
+
+def test_tensors_come_by_name() -> None:
+    inputs = create_inputs("tensors", specs=NAMED)
+    payload = inputs.from_body(b'[{"b": 3, "a": [1, 2]}]', JSON)
+    assert payload.is_batch
+    (item,) = payload.items
+    assert (item["a"].dtype, item["a"].tolist()) == (np.float32, [1, 2])
+    assert (item["b"].dtype, item["b"].item()) == (np.int64, 3)
+
+
+def test_objects_of_python_callers() -> None:
+    path = "[0]"
+    images = create_inputs("image", layout="CHW")
+    np.testing.assert_array_equal(images.from_object(PHOTO, path=path), PHOTO.transpose(2, 0, 1))
+    for data in (PNG, bytearray(PNG), memoryview(PNG), b64(PNG), {"b64": b64(PNG)}):
+        item = images.from_object(data, path=path)
+        np.testing.assert_array_equal(images.decode(item), PHOTO.transpose(2, 0, 1))
+    assert create_inputs("string").from_object("a", path=path) == "a"
+    assert create_inputs("bytes").from_object(b"\0", path=path) == b"\0"
+    for vector in ([1, 2], np.array([1, 2], np.int8)):
+        item = create_inputs("integers").from_object(vector, path=path)
+        assert (item.dtype, item.tolist()) == (np.int32, [1, 2])
+    item = create_inputs("tensors", specs=NAMED).from_object(
+        {"a": np.ones(2), "b": np.int32(1)}, path=path
+    )
+    assert item["a"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("inputs", "value", "sentence"),
+    [
+        (create_inputs("image"), np.zeros((2, 2)), r"expected uint8 \(\*, \*, 3\), RGB, got float"),
+        (create_inputs("image"), 5, "expected a base64 string or an object with `data`, got int"),
+        (create_inputs("image"), BOMB, "too large"),
+        (create_inputs("string"), 5, "expected a string, got int"),
+        (create_inputs("integers"), np.ones(2), r"expected int32 \(\*\), got float64 \(2,\)"),
+        (create_inputs("bytes", "packed_jpeg"), packed(b"a", b"b"), "expected one image, got 2"),
+    ],
+)
+def test_what_a_python_caller_may_not_hand_over(inputs: Inputs, value: Any, sentence: str) -> None:
+    if isinstance(value, bytes) and inputs.settings.codec == "packed_jpeg":
+        value = b64(value)
+    with pytest.raises(InvalidRequest, match=rf"{sentence}.* - at `\[3\]"):
+        inputs.from_object(value, path="[3]")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "value", "path", "sentence"),
+    [
+        (create_inputs("bytes"), ["a?"], "[0]", "not base64"),
+        (create_inputs("bytes"), ["YQ==", None], "[1]", "got NoneType"),
+        (create_inputs("bytes"), [{"b64": "YQ=", "data": 5}], "[0].data", "a base64 string"),
+        (create_inputs("bytes"), {"data": "%"}, "data", "'%' at offset 0"),
+        (create_inputs("bytes"), ["YQ==", {}], "[1].data", "missing"),
+        (create_inputs("image", "json_metadata"), ['{"data": '], "[0]", "not JSON"),
+        (
+            create_inputs("bytes", "packed_jpeg"),
+            [b64(packed(b"a") + b"\0\0")],
+            "[0].images[1]",
+            "is cut",
+        ),
+        (create_inputs("string"), ["a", 5], "[1]", "expected a string, got int"),
+        (create_inputs("integers"), [1.5], "input", r"expected int32 \(\*\), got float64 \(1,\)"),
+        (create_inputs("integers"), [2**31], "input", "out of range: expected int32"),
+        (create_inputs("integers"), [2**63], "input", "out of range: expected int32"),
+        (create_inputs("floats"), [1e300], "input", "out of range: expected float32"),
+        (create_inputs("floats"), ["a"], "input", "expected float32"),
+        (create_inputs("floats"), [[1], ["a"]], "[1].input", "Not an array of numbers"),
+        (create_inputs("floats"), [[[1]]], "[0].input", r"expected float32 \(\*\), got int64"),
+        (create_inputs("floats"), 5, "input", r"expected float32 \(\*\), got int64 \(\)"),
+        (create_inputs("floats"), {"a": 1}, "input", "got object"),
+        (create_inputs("doubles"), [None], "input", "got object"),
+        (create_inputs("tensor", specs=NAMED[:1]), [1, 2, 3], "a", r"float32 \(2\), got .*\(3,\)"),
+        (create_inputs("tensor", specs=NAMED[:1]), [[1, 2], [3]], "[1].a", r"got int64 \(1,\)"),
+        (create_inputs("tensor", dtype="uint8", shape=[1]), [-1], "input", "out of range"),
+        (create_inputs("tensors", specs=NAMED), [[]], "[0]", "expected an object, got list"),
+        (create_inputs("tensors", specs=NAMED), [{"a": 1}], "[0]", r"expected \['a', 'b'\], got"),
+        (create_inputs("tensors", specs=NAMED), [{"a": [1, 2, 3], "b": 1}], "[0].a", "float32"),
+        (create_inputs("tensors", specs=NAMED), [{"a": [[1], [2, 3]], "b": 1}], "[0].a", "float32"),
+        (create_inputs("tensors", specs=NAMED), [{"a": [1, "x"], "b": 1}], "[0].a", "numbers"),
+    ],
+)
+def test_every_fault_in_json_names_its_place(
+    inputs: Inputs, value: Any, path: str, sentence: str
+) -> None:
+    with pytest.raises((DecodeError, ShapeMismatch), match=sentence) as info:
+        inputs.from_body(json.dumps(value).encode(), JSON)
+    assert info.value.path == path
+
+
+@pytest.mark.parametrize(
+    ("inputs", "content_type", "body", "path", "sentence"),
+    [
+        (create_inputs("floats"), "text/csv", b"1,2\n3,x\n", "rows[1].input", "numbers"),
+        (create_inputs("integers"), "text/csv", b"1\n1.5\n", "rows[1].input", "got float64"),
+        (create_inputs("integers"), "text/csv", b"nan\n", "rows[0].input", "got float64"),
+        (create_inputs("integers"), "text/csv", b"1e300\n", "rows[0].input", "got float64"),
+        (create_inputs("integers"), "text/csv", b"4294967296", "rows[0].input", "out of range"),
+        (create_inputs("integers"), "text/csv", b"\xff", "", "UTF-8"),
+        (create_inputs("floats"), "application/x-npy", b"1", "", "not a .npy array"),
+        (create_inputs("floats"), "application/x-npy", npy(["a"]), "input", "numbers"),
+        (create_inputs("tensor"), "application/x-npy", npy(np.zeros(1, "M8[s]")), "input", "numb"),
+        (create_inputs("floats"), "application/x-npy", npy(np.ones((1, 1, 1))), "input", "rank"),
+        (create_inputs("string"), "text/plain", b"a\xff", "", "expected UTF-8, got byte 1"),
+        (create_inputs("string"), "application/json", b"{", "", "not JSON"),
+        (
+            create_inputs("bytes", "packed_jpeg"),
+            None,
+            packed(b"a") + b"\0\0\1\0",
+            "images[1]",
+            "is cut",
+        ),
+        (create_inputs("bytes", "packed_jpeg"), None, b"", "images", "at least one image"),
+        (create_inputs("bytes", "base64"), "text/plain", b"a b", "", "offset 1"),
+    ],
+)
+def test_every_fault_in_a_body_names_its_place(
+    inputs: Inputs, content_type: str | None, body: bytes, path: str, sentence: str
+) -> None:
+    with pytest.raises((DecodeError, ShapeMismatch), match=sentence) as info:
+        inputs.from_body(body, content_type)
+    assert info.value.path == path
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec", "known"),
+    [
+        ("bytes", "raw", "application/json or application/octet-stream or image/*"),
+        (
+            "image",
+            "packed_jpeg",
+            "application/json or application/octet-stream or application/x-packed-jpeg or image/*",
+        ),
+        (
+            "image",
+            "base64",
+            "application/json or application/octet-stream or text/plain or image/*",
+        ),
+        ("string", "raw", "application/json or application/octet-stream or text/plain"),
+        ("doubles", "raw", "application/json or application/x-npy or text/csv"),
+        ("tensors", "raw", "application/json"),
+    ],
+)
+def test_an_unknown_media_type_is_answered_with_the_known(
+    kind: str, codec: str, known: str
+) -> None:
+    with pytest.raises(UnsupportedContentType) as info:
+        create_inputs(kind, codec).from_body(b"", "application/x-www-form-urlencoded")
+    assert info.value.expected == known
+
+
+def test_only_models_of_images_take_images() -> None:
+    with pytest.raises(UnsupportedContentType):
+        create_inputs("string").from_body(PNG, "image/png")
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec", "content_type", "body", "path"),
+    [
+        ("bytes", "raw", "image/png", BOMB, ""),
+        ("image", "raw", None, BOMB, ""),
+        ("image", "raw", *in_json(["YQ==", b64(BOMB)]), "[1]"),
+        ("string", "base64", "text/plain", base64.b64encode(BOMB), ""),
+        ("string", "base64_urlsafe", *in_json([b64(BOMB)]), "[0]"),
+        ("string", "json_metadata", *in_json([json.dumps({"data": b64(BOMB)})]), "[0]"),
+        ("bytes", "json_metadata", *in_json({"data": b64(BOMB)}), ""),
+        ("image", "packed_jpeg", None, packed(PNG, BOMB), "images[1]"),
+        ("image", "packed_jpeg", *in_json([b64(packed(PNG, BOMB))]), "[0].images[1]"),
+    ],
+)
+def test_a_decompression_bomb_is_refused_by_its_header_alone(
+    kind: str, codec: str, content_type: str | None, body: bytes, path: str
+) -> None:
+    sentence = "expected at most 50000000 pixels, got 60000 x 60000 = 3600000000"
+    with pytest.raises(RequestTooLarge, match=sentence) as info:
+        create_inputs(kind, codec).from_body(body, content_type)
+    assert info.value.path == path
+
+
+def test_the_limit_of_pixels_is_the_models() -> None:
+    height, width, _ = PHOTO.shape
+    create_inputs("bytes", limits={"max_pixels": height * width}).from_body(PNG, None)
+    with pytest.raises(RequestTooLarge):
+        create_inputs("bytes", limits={"max_pixels": height * width - 1}).from_body(PNG, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec", "content_type", "body"),
+    [
+        ("bytes", "raw", *in_json(["YQ=="] * 6)),
+        ("string", "raw", *in_json(["a"] * 6)),
+        ("integers", "raw", *in_json([[1]] * 6)),
+        ("integers", "raw", *in_json([[1]] * 5 + [[1, 2]])),
+        ("integers", "raw", "text/csv", b"1\n" * 6),
+        ("integers", "raw", "application/x-npy", npy(np.ones((6, 1), int))),
+        ("integers", "raw", "application/x-npy", npy(np.ones((10**18, 0), int))),
+        ("tensors", "raw", *in_json([{}] * 6)),
+        ("bytes", "packed_jpeg", None, packed(*[b"a"] * 6)),
+        ("bytes", "packed_jpeg", *in_json([b64(packed(b"a", b"b"))] * 3)),
+    ],
+)
+def test_more_items_than_a_request_may_carry_are_refused(
+    kind: str, codec: str, content_type: str | None, body: bytes
+) -> None:
+    with pytest.raises(RequestTooLarge, match="at most 5"):
+        create_inputs(kind, codec).from_body(body, content_type)
+
+
+def test_as_many_items_as_a_request_may_carry_are_read() -> None:
+    stream = packed(*[b"a"] * 5)
+    assert create_inputs("bytes", "packed_jpeg").from_body(stream, None).items == [b"a"] * 5
+    assert len(create_inputs("integers").from_json([[1]] * 5).items) == 5
+
+
+def test_decoding_tells_what_is_no_image() -> None:
+    inputs = create_inputs("image")
+    for data in (b"", b"no image", JPEG[: len(JPEG) // 2]):
+        (item,) = inputs.from_encoded(data)
+        with pytest.raises(DecodeError):
+            inputs.decode(item)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (None, ""),
+        ("", ""),
+        ("text/CSV", "text/csv"),
+        (" application/json ; charset=utf-8", "application/json"),
+    ],
+)
+def test_a_media_type_is_read_without_its_parameters(header: str | None, expected: str) -> None:
+    assert media_type(header) == expected

@@ -1,0 +1,366 @@
+"""A served model without HTTP: readiness, admission, decoding, deadlines, timing."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import pickle
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rayserve_app.codecs.json_metadata import EncodedImage
+from rayserve_app.errors import (
+    DeadlineExceeded,
+    DecodeError,
+    LoadError,
+    ModelNotReady,
+    Overloaded,
+    PredictError,
+    RequestTooLarge,
+    ServingError,
+    VersionNotFound,
+)
+from rayserve_app.model import Model
+from rayserve_app.settings import ModelSettings
+from rayserve_app.timing import Timing
+from rayserve_app.types import Metadata, TensorSpec
+from tests.protocols import FunctionBackend, create_model
+
+STRING = {"type": "string"}
+
+
+def echo(items: Sequence[Any]) -> list[Any]:
+    return list(items)
+
+
+def png(color: tuple[int, int, int]) -> EncodedImage:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 3), color).save(file, "PNG")
+    return EncodedImage(file.getvalue(), {})
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def values(model: Model, *items: Any) -> list[Any]:
+    return [result.value for result in await model.predict(items)]
+
+
+async def test_results_are_in_the_order_of_the_items() -> None:
+    model = create_model(echo, input=STRING, batching={"max_batch_size": 2})
+    assert await values(model, "a", "b", "c") == ["a", "b", "c"]
+    model.close()
+
+
+async def test_images_are_decoded_and_preprocessed() -> None:
+    model = create_model(
+        lambda images: {"mean": np.stack(images).mean(axis=(1, 2))},
+        input={"type": "image", "scale": 0.5, "color": "BGR"},
+    )
+    red, blue = await values(model, png((200, 0, 0)), png((0, 0, 100)))
+    np.testing.assert_allclose(red["mean"], [0, 0, 100])
+    np.testing.assert_allclose(blue["mean"], [50, 0, 0])
+
+
+@pytest.mark.parametrize("kind", ["string", "image"])
+async def test_no_items_have_no_results_and_leave_no_trace(kind: str) -> None:
+    model = create_model(echo, input={"type": kind})
+    timing = Timing()
+    assert await model.predict([], timing=timing) == []
+    assert timing.header().count("dur=0.000") == 5
+
+
+async def test_a_model_is_not_ready_until_it_is_warm() -> None:
+    model = create_model(echo, input=STRING, is_warm=False)
+    with pytest.raises(ModelNotReady, match="Model 'm' is warming up"):
+        await model.predict(["a"])
+    assert model.describe()["ready"] is False
+    model.warm_up()
+    assert await values(model, "a") == ["a"]
+    assert model.describe()["ready"] is True
+
+
+FLAT = TensorSpec("x", "float32", (-1, 3))
+OPEN = TensorSpec("x", "float32", (-1, -1))
+UNKNOWN = TensorSpec("x", "float32", ())
+COUNT = TensorSpec("n", "int64", (-1,))
+TEXT = TensorSpec("t", "string", (-1,))
+
+
+@pytest.mark.parametrize(
+    ("settings", "specs", "shape", "dtype"),
+    [
+        ({"type": "image", "size": [4, 6]}, (), (4, 6, 3), "uint8"),
+        ({"type": "image", "size": [4, 6], "layout": "CHW", "scale": 2}, (), (3, 4, 6), "float32"),
+        ({"type": "image", "size": [4, 6], "color": "gray"}, (), (4, 6, 1), "uint8"),
+        ({"type": "tensor"}, (FLAT,), (3,), "float32"),
+    ],
+)
+def test_warming_up_runs_the_smallest_and_the_largest_batch(
+    settings: dict[str, Any], specs: tuple[TensorSpec, ...], shape: tuple[int, ...], dtype: str
+) -> None:
+    batches: list[Sequence[Any]] = []
+    create_model(
+        batches.append,
+        metadata=Metadata("test", inputs=specs),
+        input=settings,
+        batching={"max_batch_size": 8},
+    )
+    assert [len(batch) for batch in batches] == [1, 8]
+    for item in (item for batch in batches for item in batch):
+        assert (item.shape, item.dtype) == (shape, dtype)
+        assert not item.any()
+
+
+def test_warming_up_names_the_tensors() -> None:
+    batches: list[Sequence[Any]] = []
+    create_model(
+        batches.append,
+        metadata=Metadata("test", inputs=(FLAT, COUNT)),
+        input={"type": "tensors"},
+        batching={"max_batch_size": 1},
+    )
+    ((item,),) = batches
+    assert {name: (array.shape, array.dtype.name) for name, array in item.items()} == {
+        "x": ((3,), "float32"),
+        "n": ((), "int64"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "specs", "warm_up"),
+    [
+        (STRING, (), True),
+        ({"type": "bytes"}, (), True),
+        ({"type": "image"}, (), True),
+        ({"type": "tensor"}, (), True),
+        ({"type": "tensor"}, (OPEN,), True),
+        ({"type": "tensor"}, (UNKNOWN,), True),
+        ({"type": "tensor"}, (TEXT,), True),
+        ({"type": "tensors"}, (FLAT, OPEN), True),
+        ({"type": "tensor"}, (FLAT,), False),
+    ],
+)
+def test_there_is_nothing_to_run_without_a_known_shape_or_the_wish(
+    settings: dict[str, Any], specs: tuple[TensorSpec, ...], warm_up: bool
+) -> None:
+    batches: list[Sequence[Any]] = []
+    metadata = Metadata("test", inputs=specs)
+    model = create_model(batches.append, metadata=metadata, input=settings, warm_up=warm_up)
+    assert model.is_warm
+    assert not batches
+
+
+def test_a_model_that_fails_while_it_warms_up_is_never_ready() -> None:
+    model = create_model(
+        lambda images: 1 / 0, input={"type": "image", "size": [1, 1]}, is_warm=False
+    )
+    with pytest.raises(ZeroDivisionError):
+        model.warm_up()
+    with pytest.raises(ModelNotReady):
+        model.check_ready()
+
+
+async def test_a_model_that_hangs_is_not_ready() -> None:
+    gate = threading.Event()
+    model = create_model(
+        lambda items: gate.wait(20) and list(items),
+        input=STRING,
+        deadline={"latency_ms": 20},
+        batching={"max_batch_size": 1},
+    )
+    for _ in range(3):
+        with pytest.raises(DeadlineExceeded, match="deadline of 20 ms"):
+            await model.predict(["a"])
+    assert model.is_stalled
+    with pytest.raises(ModelNotReady, match="Model 'm' hangs and is about to be replaced"):
+        await model.predict(["a"])
+    gate.set()
+    await until(lambda: not model.is_stalled)
+    assert await values(model, "b") == ["b"]
+
+
+async def test_a_full_queue_refuses_and_empties() -> None:
+    gate = threading.Event()
+    model = create_model(
+        lambda items: gate.wait(20) and list(items),
+        input=STRING,
+        batching={"max_batch_size": 1},
+        limits={"max_queued_items": 3},
+    )
+    pending = [asyncio.ensure_future(model.predict(items)) for items in (["a", "b"], ["c"])]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="queue of model 'm' is full: 3 of 3 items"):
+        await model.predict(["d"])
+    pending[1].cancel()
+    await asyncio.sleep(0)
+    pending.append(asyncio.ensure_future(model.predict(["e"])))
+    gate.set()
+    assert [result.value for result in await pending[0]] == ["a", "b"]
+    assert [result.value for result in await pending[2]] == ["e"]
+
+
+async def test_a_request_of_too_many_items_is_refused() -> None:
+    model = create_model(echo, input=STRING, limits={"max_items": 2})
+    with pytest.raises(RequestTooLarge, match="expected at most 2, got 3"):
+        await model.predict(["a"] * 3)
+
+
+async def test_an_image_that_cannot_be_decoded_is_told_by_its_place() -> None:
+    model = create_model(echo, input={"type": "image"})
+    with pytest.raises(DecodeError, match="not an image") as info:
+        await model.predict([png((0, 0, 0)), EncodedImage(b"no image", {})])
+    assert info.value.path == "[1]"
+    with pytest.raises(DecodeError) as info:
+        await model.predict([EncodedImage(b"no image", {})])
+    assert info.value.path == ""
+    assert len(await values(model, png((0, 0, 0)))) == 1
+
+
+async def test_the_deadline_holds_for_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[Sequence[Any]] = []
+    model = create_model(
+        batches.append, input={"type": "image"}, deadline={"latency_ms": 50}, threads={"decode": 1}
+    )
+    gate = threading.Event()
+    decoded: list[Any] = []
+    monkeypatch.setattr(model.inputs, "decode", lambda item: decoded.append(item) or gate.wait(20))
+    with pytest.raises(DeadlineExceeded, match="Decoding took longer than the deadline of 50 ms"):
+        await model.predict([png((0, 0, 0)), png((0, 0, 0))])
+    gate.set()
+    await asyncio.sleep(0.05)
+    assert len(decoded) == 1  # the second was never begun
+    assert not batches
+
+
+async def test_what_decoding_took_is_missing_from_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = threading.Event()
+    model = create_model(
+        lambda items: gate.wait(20), input={"type": "image"}, deadline={"latency_ms": 300}
+    )
+    monkeypatch.setattr(model.inputs, "decode", lambda item: time.sleep(0.2) or 0)
+    started_at = time.perf_counter()
+    with pytest.raises(DeadlineExceeded):
+        await model.predict([png((0, 0, 0))])
+    assert 0.28 < time.perf_counter() - started_at < 0.48
+    gate.set()
+
+
+async def test_the_time_of_each_stage_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model(
+        lambda items: time.sleep(0.05) or list(items),
+        input={"type": "image"},
+        threads={"decode": 1},
+    )
+    monkeypatch.setattr(model.inputs, "decode", lambda item: time.sleep(0.03) or 0)
+    timing = Timing()
+    before = time.perf_counter()
+    await model.predict([png((0, 0, 0))] * 2, timing=timing)
+    after = time.perf_counter()
+    assert 0.06 <= timing.decode < 0.3  # two images, one after the other
+    assert 0.05 <= timing.predict < 0.3
+    assert 0 <= timing.queue < 0.1
+    assert 0 <= timing.batch_wait < 0.1
+    assert before < timing.predicted_at <= after
+    stages = timing.queue + timing.decode + timing.batch_wait + timing.predict
+    assert stages <= timing.predicted_at - before + 0.001
+
+
+async def test_a_model_that_fails_on_an_item_fails_on_no_other() -> None:
+    def parse(items: Sequence[str]) -> list[int]:
+        return [int(item) for item in items]
+
+    one, error, three = await create_model(parse, input=STRING).predict(["1", "two", "3"])
+    assert (one.value, three.value) == (1, 3)
+    assert isinstance(error, PredictError)
+    assert "ValueError: invalid literal" in str(error)
+
+
+@pytest.mark.parametrize("answer", [None, 5, {"a": np.array(5)}, {"a": None}])
+async def test_an_answer_that_is_none_is_an_error_at_once(answer: Any) -> None:
+    model = create_model(lambda items: answer, input=STRING, deadline={"latency_ms": 5000})
+    async with asyncio.timeout(2):
+        results = await model.predict(["a", "b"])
+    assert all(isinstance(result, PredictError) for result in results)
+
+
+@pytest.mark.parametrize("error", [StopIteration, SystemExit, asyncio.CancelledError])
+async def test_whatever_a_model_raises_is_an_error_at_once(error: type[BaseException]) -> None:
+    def fail(items: Sequence[Any]) -> Any:
+        raise error
+
+    async with asyncio.timeout(2):
+        (result,) = await create_model(fail, input=STRING).predict(["a"])
+    assert error.__name__ in str(result)
+
+
+def test_versions() -> None:
+    model = create_model(echo, input=STRING, version="2")
+    model.check_version(None)
+    model.check_version("2")
+    with pytest.raises(VersionNotFound, match="expected '2', got '1'"):
+        model.check_version("1")
+
+
+def test_a_model_describes_itself_in_json() -> None:
+    specs = (FLAT, COUNT)
+    model = create_model(
+        echo,
+        metadata=Metadata("test", inputs=specs, outputs=specs[:1]),
+        input={"type": "tensors"},
+        deadline={"latency_ms": 250, "default_output": object()},
+    )
+    described = json.loads(json.dumps(model.describe()))
+    assert described["name"] == "m"
+    assert described["version"] == "1"
+    assert described["platform"] == "test"
+    assert described["ready"] is True
+    assert described["input"] == {"type": "tensors"}
+    assert described["inputs"] == [
+        {"name": "x", "datatype": "float32", "shape": [-1, 3]},
+        {"name": "n", "datatype": "int64", "shape": [-1]},
+    ]
+    assert described["outputs"] == [{"name": "x", "datatype": "float32", "shape": [-1, 3]}]
+    assert described["deadline_ms"] == 250
+    assert described["limits"]["max_pixels"] == 50_000_000
+    assert described["protocols"] == ["clipper", "sagemaker"]
+
+
+def test_a_fault_in_loading_names_the_model() -> None:
+    class Broken(FunctionBackend):
+        def load(self) -> None:
+            raise LoadError("No such file", path="saved_model.pb")
+
+    model = Model(ModelSettings.model_validate({"input": STRING}), Broken(echo), name="yolo")
+    with pytest.raises(LoadError, match=r"No such file - at `yolo.saved_model.pb`"):
+        model.load()
+
+
+async def test_closing_releases_the_backend() -> None:
+    closed: list[bool] = []
+
+    class Backend(FunctionBackend):
+        def close(self) -> None:
+            closed.append(True)
+
+    model = Model(ModelSettings.model_validate({"input": STRING}), Backend(echo), name="m")
+    model.close()
+    assert closed == [True]
+
+
+async def test_errors_of_predictions_cross_processes() -> None:
+    (error,) = await create_model(lambda items: 1 / 0, input=STRING).predict(["a"])
+    assert isinstance(error, ServingError)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

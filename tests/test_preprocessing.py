@@ -1,0 +1,124 @@
+"""Preprocessing against numpy, OpenCV and Pillow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+
+from rayserve_app.errors import ShapeMismatch
+from rayserve_app.preprocessing import Preprocessing
+from rayserve_app.settings import InputSettings
+
+PHOTO = skimage.data.astronaut()[:120, 100:260]  # 120 x 160
+
+
+def preprocess(pixels: Any = PHOTO, **settings: Any) -> Any:
+    return Preprocessing(InputSettings.model_validate({"type": "image"} | settings))(pixels)
+
+
+def test_pixels_stay_what_they_are_where_nothing_is_asked_for() -> None:
+    np.testing.assert_array_equal(preprocess(), PHOTO, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "method"),
+    [
+        (60, 80, cv2.INTER_AREA),
+        (60, 160, cv2.INTER_AREA),
+        (240, 320, cv2.INTER_LINEAR),
+        (60, 320, cv2.INTER_LINEAR),
+    ],
+)
+def test_images_shrink_by_area_and_grow_bilinearly(height: int, width: int, method: int) -> None:
+    expected = cv2.resize(PHOTO, (width, height), interpolation=method)
+    np.testing.assert_array_equal(preprocess(size=[height, width]), expected, strict=True)
+
+
+def test_halving_by_area_is_the_mean_of_four_pixels() -> None:
+    expected = PHOTO.reshape(60, 2, 80, 2, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(preprocess(size=[60, 80]), expected, atol=1)
+
+
+@pytest.mark.parametrize("portrait", [False, True])
+def test_the_centre_is_cut_after_the_short_side_is_resized(portrait: bool) -> None:
+    photo = np.ascontiguousarray(PHOTO.transpose(1, 0, 2)) if portrait else PHOTO
+    resized = cv2.resize(photo, (60, 80) if portrait else (80, 60), interpolation=cv2.INTER_AREA)
+    top, left = (20, 10) if portrait else (10, 20)
+    expected = resized[top : top + 40, left : left + 40]
+    actual = preprocess(photo, size=[40, 40], resize="short_side_crop", short_side=60)
+    np.testing.assert_array_equal(actual, expected, strict=True)
+
+
+def test_a_crop_larger_than_the_image_is_filled_by_enlarging() -> None:
+    actual = preprocess(size=[100, 40], resize="short_side_crop", short_side=60)
+    wide = cv2.resize(PHOTO, (80, 60), interpolation=cv2.INTER_AREA)
+    tall = cv2.resize(wide, (80, 100), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(actual, tall[:, 20:60], strict=True)
+
+
+@pytest.mark.parametrize("shape", [(1, 65_535, 3), (50_000, 2, 3)])
+def test_a_line_of_pixels_does_not_fill_the_memory(shape: tuple[int, ...]) -> None:
+    line = np.zeros(shape, np.uint8)
+    assert preprocess(line, size=[8, 8]).shape == (8, 8, 3)
+    with pytest.raises(ShapeMismatch, match="expected sides of at most 32 to 1"):
+        preprocess(line, size=[8, 8], resize="short_side_crop", short_side=256)
+
+
+def test_colours() -> None:
+    np.testing.assert_array_equal(preprocess(color="BGR"), PHOTO[:, :, ::-1], strict=True)
+    gray = preprocess(color="gray")
+    assert (gray.shape, gray.dtype) == ((120, 160, 1), np.uint8)
+    np.testing.assert_allclose(gray[:, :, 0], cv2.cvtColor(PHOTO, cv2.COLOR_RGB2GRAY), atol=1)
+
+
+def test_gray_is_rounded_not_cut() -> None:
+    white = np.full((2, 2, 3), 255, np.uint8)
+    assert (preprocess(white, color="gray") == 255).all()
+
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"scale": 1 / 255}, PHOTO / 255),
+        ({"mean": [1, 2, 3]}, PHOTO - np.array([1, 2, 3.0])),
+        ({"std": [2, 4, 8]}, PHOTO / np.array([2, 4, 8.0])),
+        ({"scale": 1 / 255, "mean": MEAN, "std": STD}, (PHOTO / 255 - MEAN) / STD),
+        (
+            # mean and std are given in the order of the model's channels.
+            {"scale": 1 / 255, "mean": MEAN, "std": STD, "color": "BGR"},
+            (PHOTO[:, :, ::-1] / 255 - MEAN) / STD,
+        ),
+    ],
+)
+def test_scale_then_mean_then_std(settings: dict[str, Any], expected: Any) -> None:
+    actual = preprocess(**settings)
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gray_takes_the_first_mean_and_std() -> None:
+    gray = preprocess(color="gray").astype(float)
+    actual = preprocess(color="gray", mean=[10, 0, 0], std=[2, 1, 1])
+    assert actual.shape == (120, 160, 1)
+    np.testing.assert_allclose(actual, (gray - 10) / 2, rtol=1e-5)
+
+
+def test_channels_first() -> None:
+    actual = preprocess(layout="CHW", size=[60, 80], color="BGR", scale=0.5)
+    area = cv2.resize(PHOTO, (80, 60), interpolation=cv2.INTER_AREA)
+    np.testing.assert_allclose(actual, area[:, :, ::-1].transpose(2, 0, 1) * 0.5)
+    assert actual.flags.c_contiguous
+
+
+@pytest.mark.parametrize("settings", [{"color": "BGR"}, {"layout": "CHW"}, {}])
+def test_the_callers_pixels_stay_and_the_result_is_contiguous(settings: dict[str, Any]) -> None:
+    before = PHOTO.copy()
+    assert preprocess(**settings).flags.c_contiguous
+    np.testing.assert_array_equal(PHOTO, before)

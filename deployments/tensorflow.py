@@ -119,7 +119,7 @@ class TensorFlowBackend(Backend):
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def metadata(self) -> Metadata:
-        """Describe the loaded signature; an input or output of unknown rank has the shape (-1,)."""
+        """Describe the loaded signature; an input or output of unknown rank has the shape ()."""
         return self._metadata
 
     def close(self) -> None:
@@ -211,6 +211,7 @@ class TensorFlowBackend(Backend):
                     got="a single value",
                 )
             item = dict.fromkeys(self._inputs, item)
+        item = self._with_image(item)
         if item.keys() != self._inputs.keys():
             odd = next(iter(item.keys() ^ self._inputs.keys()))
             problem = "An input is missing" if odd in self._inputs else "There is no such input"
@@ -218,6 +219,15 @@ class TensorFlowBackend(Backend):
                 problem, expected=_names(self._inputs), got=_names(item), path=str(odd)
             )
         return {name: each.check(item[name]) for name, each in self._inputs.items()}
+
+    def _with_image(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of an image with metadata, take the pixels for the one input that the metadata does not
+        name, and drop what no input is called."""
+        missing = self._inputs.keys() - item.keys()
+        if "data" not in item or "data" in self._inputs or len(missing) != 1:
+            return item
+        known = {name: value for name, value in item.items() if name in self._inputs}
+        return {**known, missing.pop(): item["data"]}
 
     def _call(self, rows: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
         padding = max(self._call_size - len(rows), 0)
@@ -356,7 +366,7 @@ def _shape(spec: Any) -> tuple[int, ...] | None:
 
 def _tensor_spec(name: str, spec: Any) -> TensorSpec:
     shape = _shape(spec)
-    return TensorSpec(name, spec.dtype.name, (-1,) if shape is None else shape)
+    return TensorSpec(name, spec.dtype.name, shape or ())
 
 
 def _names(names: Iterable[object], prefix: str = "") -> str:

@@ -164,7 +164,9 @@ class Inputs:
         if not isinstance(encoded, EncodedImage):
             return encoded
         array = self.preprocess(image.decode(encoded.data, max_pixels=self._limits.max_pixels))
-        return {"data": array, **encoded.metadata} if encoded.metadata else array
+        if self.settings.codec == "json_metadata":
+            return {**encoded.metadata, "data": array}
+        return array
 
     def check_count(self, count: int) -> None:
         """Raise RequestTooLarge for more items than one request may carry."""

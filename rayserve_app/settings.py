@@ -6,11 +6,12 @@ no framework. Units ride in the names.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rayserve_app.errors import ConfigurationError
 
@@ -141,6 +142,15 @@ class DeadlineSettings(Section):
     latency_ms: Annotated[float, Field(gt=0, le=LONGEST_DEADLINE_MS)] = 30_000
     default_output: Any = None
     """Clipper's answer to a late or failed prediction; a string is parsed as JSON if it is JSON."""
+
+    @field_validator("default_output")
+    @classmethod
+    def _is_json(cls, value: Any) -> Any:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as exc:
+            raise ValueError(f"not a JSON value: {exc}") from exc
+        return value
 
 
 class ModelSettings(Section):

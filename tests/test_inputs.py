@@ -117,7 +117,11 @@ def test_the_same_image_arrives_as_the_same_item_in_every_form(
 ) -> None:
     pixels = create_inputs("image", codec)
     (item,) = pixels.from_body(body, content_type).items
-    np.testing.assert_array_equal(pixels.decode(item), PHOTO)
+    decoded = pixels.decode(item)
+    if codec == "json_metadata":
+        assert isinstance(decoded, dict)
+        decoded = decoded["data"]
+    np.testing.assert_array_equal(decoded, PHOTO)
 
     (item,) = create_inputs("bytes", codec).from_body(body, content_type).items
     assert item == ({"data": PNG} if codec == "json_metadata" else PNG)

@@ -320,7 +320,7 @@ def test_a_model_describes_itself_in_json() -> None:
         echo,
         metadata=Metadata("test", inputs=specs, outputs=specs[:1]),
         input={"type": "tensors"},
-        deadline={"latency_ms": 250, "default_output": object()},
+        deadline={"latency_ms": 250, "default_output": {"reason": [1.5, None]}},
     )
     described = json.loads(json.dumps(model.describe()))
     assert described["name"] == "m"

@@ -207,7 +207,7 @@ def test_a_scalar_input_holds_for_its_own_item_alone(tmp_path: Path) -> None:
 
 def test_an_input_of_unknown_rank_takes_any_shape(tmp_path: Path) -> None:
     backend = load(save(tmp_path, lambda x: {"y": -x}, x=(None, tf.float32)))
-    assert backend.metadata().inputs == (TensorSpec("x", "float32", (-1,)),)
+    assert backend.metadata().inputs == (TensorSpec("x", "float32", ()),)
     for shape in ((), (3,), (2, 2)):
         item = np.ones(shape, np.float32)
         np.testing.assert_array_equal(backend.predict([item, item])["y"], -np.ones((2, *shape)))
@@ -284,7 +284,7 @@ def test_inputs_of_unlike_batch_sizes_cannot_be_batched(tmp_path: Path) -> None:
 
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
-    sentence = "nothing to load from `.*absent`: expected a SavedModel directory, got no such"
+    sentence = "Nothing to load from `.*absent`: expected a SavedModel directory, got no such"
     with pytest.raises(LoadError, match=sentence):
         load(str(tmp_path / "absent"))
 
@@ -378,3 +378,12 @@ print(threading.get_intra_op_parallelism_threads(), threading.get_inter_op_paral
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout == "1 1\n"
     assert ran.stderr == ""
+
+
+def test_an_image_with_metadata_feeds_the_inputs_that_are_named(tmp_path: Path) -> None:
+    def brighten(pixels: Any, gain: Any) -> dict[str, Any]:
+        return {"y": pixels * gain[:, None]}
+
+    path = save(tmp_path, brighten, pixels=((None, 2), tf.float32), gain=((None,), tf.float32))
+    item = {"data": np.array([1.0, 2.0]), "gain": np.array(3.0), "format": "png"}
+    np.testing.assert_array_equal(load(path).predict([item])["y"], [[3.0, 6.0]])

@@ -105,8 +105,8 @@ class Request:
         value = self._headers.get(name.encode())
         return None if value is None else value.decode("latin-1")
 
-    async def body(self) -> bytes:
-        """Read the whole body.
+    async def body(self) -> Buffer:
+        """Read the whole body; nobody else holds it.
 
         Raises:
             RequestTooLarge: more bytes than `max_body_mb`; raised before the first byte is read if
@@ -126,7 +126,7 @@ class Request:
         if announced is not None and announced.isdecimal() and int(announced) > most:
             raise _too_large(most, f"{announced} bytes")
         message = await self._receive_in_time(0, 0.0)
-        body: bytes = message.get("body", b"")
+        body: Buffer = message.get("body", b"")
         self._reserve(len(body))
         if message.get("more_body", False) or len(body) > most:
             body = await self._rest(bytearray(body), message, most)
@@ -143,13 +143,13 @@ class Request:
         self._budget.take(count - self._taken)
         self._taken = count
 
-    async def _rest(self, body: bytearray, message: Message, most: int) -> bytes:
+    async def _rest(self, body: bytearray, message: Message, most: int) -> bytearray:
         started_at = perf_counter()
         while True:
             if len(body) > most:
                 raise _too_large(most, f"{len(body)} bytes so far")
             if not message.get("more_body", False):
-                return bytes(body)
+                return body
             message = await self._receive_in_time(len(body), perf_counter() - started_at)
             body += message.get("body", b"")
             self._reserve(len(body))

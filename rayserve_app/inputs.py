@@ -142,7 +142,7 @@ class Inputs:
     def from_encoded(self, data: Buffer) -> list[Encoded]:
         """Read encoded bytes: one image, or the many of a packed stream."""
         if self.settings.codec != "packed_jpeg" or bytes(data[:4]).startswith(IMAGE_SIGNATURES):
-            return [self._encoded_item(EncodedImage(bytes(data), {}))]
+            return [self._encoded_item(EncodedImage(data, {}))]
         try:
             images = packed_jpeg.decode(data, max_items=self._limits.max_items)
         except DecodeError as exc:
@@ -150,7 +150,7 @@ class Inputs:
         items = []
         for index, jpeg in enumerate(images):
             try:
-                items.append(self._encoded_item(EncodedImage(bytes(jpeg), {})))
+                items.append(self._encoded_item(EncodedImage(jpeg, {})))
             except RequestTooLarge as exc:
                 raise exc.at(f"images[{index}]") from exc.__cause__
         return items

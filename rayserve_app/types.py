@@ -12,7 +12,7 @@ Array: TypeAlias = NDArray[Any]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
-Item: TypeAlias = bytes | str | Array | Mapping[str, Any]
+Item: TypeAlias = Buffer | str | Array | Mapping[str, Any]
 """What one row of a batch holds: one encoded image, one string, one decoded image (H, W, C) or
 tensor, or a mapping of input name to tensor (or of `data` and metadata, for JSON with metadata)."""
 

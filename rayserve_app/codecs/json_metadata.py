@@ -16,7 +16,7 @@ from rayserve_app.types import Buffer
 class EncodedImage(NamedTuple):
     """The bytes of an image file, and what came with them."""
 
-    data: bytes
+    data: Buffer
     metadata: dict[str, Any]
 
 

@@ -27,7 +27,9 @@ from rayserve_app.workers import Workers
 Result: TypeAlias = Row | ServingError
 
 MISSED_DEADLINES = 3
-"""A batch during which so many requests ran out of time is taken to hang."""
+"""A batch that runs so many times longer than the deadline is taken to hang, and so is one of which
+so many requests have seen a whole deadline pass. Mere load passes deadlines too, but in the queue,
+while batches come and go."""
 
 
 class _Request:
@@ -83,10 +85,12 @@ class Batcher:
         *,
         bucket: Callable[[Item], Hashable],
         recorder: Recorder,
+        deadline_s: float,
     ) -> None:
         self._predict = predict
         self._bucket = bucket
         self._recorder = recorder
+        self._deadline_s = deadline_s
         self._max_batch_size = settings.max_batch_size
         self._wait_s = settings.batch_wait_timeout_s
         self._free_slots = settings.max_concurrent_batches
@@ -104,13 +108,22 @@ class Batcher:
     @property
     def is_stalled(self) -> bool:
         """Whether a running batch has outlived so many deadlines that it is taken to hang."""
-        return any(batch.missed_deadlines >= MISSED_DEADLINES for batch in self._running)
+        if not self._running:
+            return False
+        oldest = perf_counter() - MISSED_DEADLINES * self._deadline_s
+        return any(
+            batch.missed_deadlines >= MISSED_DEADLINES or batch.started_at <= oldest
+            for batch in self._running
+        )
 
     async def submit(
         self, items: Sequence[Item], *, timeout_s: float, timing: Timing
     ) -> list[Result]:
         """Return one result per item, in order; an item's error stands in its place.
 
+        Args:
+            timeout_s: what is left of the caller's deadline.
+            timing: gets the seconds spent waiting and predicting.
         Raises:
             DeadlineExceeded: not all results were there after `timeout_s`.
         """
@@ -118,7 +131,7 @@ class Batcher:
             return []
         loop = asyncio.get_running_loop()
         request = _Request(loop.create_future(), timing)
-        self._enqueue(request, items)
+        self._enqueue(request, items, [self._bucket(item) for item in items])
         if self._free_slots and (self._next_dispatch is None or self._is_waiting):
             # Not at once: what arrived in the same turn of the loop joins.
             self._dispatch_at(loop.call_soon(self._dispatch))
@@ -134,11 +147,13 @@ class Batcher:
         """Take no more batches; one that runs is left to end."""
         self._workers.close()
 
-    def _enqueue(self, request: _Request, items: Sequence[Item]) -> None:
+    def _enqueue(
+        self, request: _Request, items: Sequence[Item], buckets: Sequence[Hashable]
+    ) -> None:
         request.results = [None] * len(items)
         request.missing = len(items)
-        for index, item in enumerate(items):
-            entry = _Entry(item, self._bucket(item), request, index)
+        for index, (item, bucket) in enumerate(zip(items, buckets, strict=True)):
+            entry = _Entry(item, bucket, request, index)
             request.entries.append(entry)
             queue = self._queues.get(entry.bucket)
             if queue is None:
@@ -156,12 +171,13 @@ class Batcher:
     def _expire(self, request: _Request, timeout_s: float) -> None:
         if request.future.done():
             return
+        # Nearly, for a batch starts a moment after its first request.
+        whole_deadline_ago = perf_counter() - 0.9 * timeout_s
         for batch in self._running:
-            batch.missed_deadlines += 1
+            if batch.started_at <= whole_deadline_ago:
+                batch.missed_deadlines += 1
         request.future.set_exception(
-            DeadlineExceeded(
-                f"The model gave no result within its deadline of {timeout_s * 1e3:.0f} ms"
-            )
+            DeadlineExceeded("The model gave no result within its deadline")
         )
 
     def _dispatch_at(self, handle: asyncio.Handle, *, is_waiting: bool = False) -> None:
@@ -184,14 +200,17 @@ class Batcher:
             self._start(self._drain(queue))
 
     def _next_queue(self) -> tuple[_Queue, float]:
-        """Return the queue to serve next and the seconds until it is due: a full batch at once,
-        another one when its first item has waited; the oldest first item first."""
-        queues = self._queues.values()
-        full = [queue for queue in queues if len(queue) >= self._max_batch_size]
-        queue = min(full or queues, key=lambda queue: next(iter(queue)).queued_at)
-        if full or not self._wait_s:
-            return queue, 0.0
-        return queue, next(iter(queue)).queued_at + self._wait_s - perf_counter()
+        """Return the queue to serve next and the seconds until it is due. A queue is due when it
+        fills a batch or its first item has waited; of several the oldest first item goes first."""
+        queues = list(self._queues.values())
+        if self._wait_s:
+            latest = perf_counter() - self._wait_s
+            due = [q for q in queues if len(q) >= self._max_batch_size or _since(q) <= latest]
+            if not due:
+                queue = min(queues, key=_since)
+                return queue, max(0.0, _since(queue) - latest)
+            queues = due
+        return (queues[0] if len(queues) == 1 else min(queues, key=_since)), 0.0
 
     def _drain(self, queue: _Queue) -> list[_Entry]:
         count = min(len(queue), self._max_batch_size)
@@ -234,15 +253,36 @@ class Batcher:
                 request.future.set_result([r for r in request.results if r is not None])
 
 
+def _since(queue: _Queue) -> float:
+    return next(iter(queue)).queued_at
+
+
 def run_batch(predict: Callable[[Sequence[Item]], Outputs], items: Sequence[Item]) -> list[Result]:
-    """Run one batch; if it fails, its halves, so that one bad item fails alone."""
-    try:
-        return check_outputs(predict(items), len(items))
-    except BaseException as exc:  # whatever a model raises is an answer, for somebody waits for it
-        if len(items) == 1:
-            return [_as_error(exc)]
-        middle = len(items) // 2
-        return run_batch(predict, items[:middle]) + run_batch(predict, items[middle:])
+    """Run one batch; if it fails, its halves, so that one bad item fails alone.
+
+    Some bad items are found in a few calls each; if most are bad, or the model is broken, the rest
+    gets the last error without a call of its own.
+    """
+    results: list[Result] = []
+    calls_left = 4 * len(items).bit_length() + 2
+    parts = [items]
+    error: ServingError | None = None
+    while parts:
+        part = parts.pop()
+        if error is not None and not calls_left:
+            results += [error] * len(part)
+            continue
+        calls_left -= 1
+        try:
+            results += check_outputs(predict(part), len(part))
+        except BaseException as exc:  # a model may raise anything, and somebody waits for an answer
+            error = _as_error(exc)
+            if len(part) == 1:
+                results.append(error)
+            else:
+                middle = len(part) // 2
+                parts += [part[middle:], part[:middle]]
+    return results
 
 
 def check_outputs(outputs: Outputs, count: int) -> list[Result]:

@@ -63,7 +63,11 @@ class Model:
         self.metadata = Metadata(platform="")
         self.is_warm = False
         self.batcher: BatchQueue = batcher or Batcher(
-            backend.predict, settings.batching, bucket=backend.bucket, recorder=self.recorder
+            backend.predict,
+            settings.batching,
+            bucket=backend.bucket,
+            recorder=self.recorder,
+            deadline_s=settings.deadline.latency_ms / 1e3,
         )
         self._decoders = Workers(settings.threads.decode, "decode")
         self._pending_items = 0

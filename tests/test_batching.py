@@ -39,10 +39,15 @@ def create_batcher(
     *,
     recorder: Recorder | None = None,
     bucket: Callable[[Any], Any] = lambda item: None,
+    deadline_s: float = 10,
     **settings: Any,
 ) -> Batcher:
     return Batcher(
-        predict, BatchingSettings(**settings), bucket=bucket, recorder=recorder or Recorder()
+        predict,
+        BatchingSettings(**settings),
+        bucket=bucket,
+        recorder=recorder or Recorder(),
+        deadline_s=deadline_s,
     )
 
 
@@ -175,7 +180,7 @@ async def test_an_expired_request_leaves_the_queue_before_it_costs_anything() ->
     batcher = create_batcher(gate.predict)
     blocker = submit(batcher, 0)
     await until(lambda: gate.batches)
-    with pytest.raises(DeadlineExceeded, match="within its deadline of 50 ms"):
+    with pytest.raises(DeadlineExceeded, match="no result within its deadline"):
         await submit(batcher, 1, timeout_s=0.05)
     assert batcher.queued_items == 0
     gate.opened.set()
@@ -211,12 +216,62 @@ async def test_three_missed_deadlines_in_one_batch_mean_that_it_hangs() -> None:
     await until(lambda: not batcher.is_stalled)
 
 
-async def test_deadlines_missed_while_batches_complete_are_only_load() -> None:
-    batcher = create_batcher(lambda items: time.sleep(0.04) or items, max_batch_size=1)
+async def test_deadlines_missed_in_the_queue_are_only_load() -> None:
+    batcher = create_batcher(
+        lambda items: time.sleep(0.04) or items, max_batch_size=1, deadline_s=0.1
+    )
+    seen: list[bool] = []
     results = [submit(batcher, item, timeout_s=0.1) for item in range(12)]
-    done = await asyncio.gather(*results, return_exceptions=True)
-    assert sum(isinstance(result, DeadlineExceeded) for result in done) >= 6
-    await until(lambda: not batcher.is_stalled)
+    watched = asyncio.gather(*results, return_exceptions=True)
+    while not watched.done():
+        seen.append(batcher.is_stalled)
+        await asyncio.sleep(0.002)
+    assert sum(isinstance(result, DeadlineExceeded) for result in await watched) >= 6
+    assert not any(seen)
+
+
+async def test_a_batch_far_beyond_the_deadline_hangs_though_other_slots_serve() -> None:
+    def predict(items: Sequence[Any]) -> list[Any]:
+        time.sleep(1.0 if "slow" in items else 0.0)
+        return list(items)
+
+    batcher = create_batcher(predict, max_batch_size=1, max_concurrent_batches=2, deadline_s=0.1)
+    slow = submit(batcher, "slow")
+    await asyncio.sleep(0.2)
+    assert values(await submit(batcher, "quick")) == ["quick"]
+    assert not batcher.is_stalled
+    await asyncio.sleep(0.2)
+    assert batcher.is_stalled
+    await slow
+    assert not batcher.is_stalled
+
+
+async def test_a_crowd_of_one_shape_does_not_starve_another() -> None:
+    gate = Gate(is_open=False)
+    batcher = create_batcher(gate.predict, max_batch_size=2, bucket=lambda item: item.shape)
+    blocker = submit(batcher, np.ones(1))
+    await until(lambda: gate.batches)
+    single = submit(batcher, np.ones(3))
+    crowd = [submit(batcher, np.ones(2)) for _ in range(8)]
+    await until(lambda: batcher.queued_items == 9)
+    gate.opened.set()
+    for result in (blocker, single, *crowd):
+        await result
+    assert gate.batches[1][0].shape == (3,)
+
+
+async def test_a_broken_model_is_not_asked_for_every_item() -> None:
+    calls: list[int] = []
+
+    def predict(items: Sequence[Any]) -> list[Any]:
+        calls.append(len(items))
+        raise RuntimeError("lost")
+
+    batcher = create_batcher(predict, max_batch_size=1024)
+    results = await submit(batcher, *range(1024))
+    assert len(results) == 1024
+    assert all("RuntimeError: lost" in str(result) for result in results)
+    assert len(calls) < 60
 
 
 async def test_times_of_waiting_and_predicting_are_told() -> None:

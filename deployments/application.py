@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 from typing import Any
 
 from ray import serve
@@ -35,6 +36,12 @@ HEALTH_CHECK_PERIOD_S = 2
 
 HEALTH_CHECK_TIMEOUT_S = 10
 
+WARM_UP_DEADLINES = 20
+"""How many times a request's deadline a model may take to warm up."""
+
+SHUTDOWN_MARGIN_S = 10
+"""What a replica may take to stop beyond its deadline."""
+
 OWN_PORTS = (
     int(os.environ.get("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "30000")),
     int(os.environ.get("RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT", "31000")),
@@ -62,6 +69,8 @@ def build_application(
         max_queued_requests=most,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
+        # A replica that is replaced answers what it has taken, however late that may be.
+        graceful_shutdown_timeout_s=settings.deadline.latency_ms / 1e3 + SHUTDOWN_MARGIN_S,
     )
     deployment: Deployment = deploy(serve.ingress()(ModelDeployment))
     return deployment.bind(settings, create_backend)
@@ -86,6 +95,7 @@ class ModelDeployment:
         )
         await asyncio.to_thread(self.model.load)
         self._metrics = asyncio.create_task(MetricsExporter(recorder, _counter).run())
+        self._warm_by = perf_counter() + WARM_UP_DEADLINES * settings.deadline.latency_ms / 1e3
         warm_up = asyncio.create_task(asyncio.to_thread(self.model.warm_up))
         # Replacing or joining replicas that serve, it becomes ready only when it is warm. The
         # first one answers at once, 503 in the client's protocol until it is.
@@ -115,6 +125,8 @@ class ModelDeployment:
     async def check_health(self) -> None:
         if self._warm_up.done():
             self._warm_up.result()
+        elif perf_counter() > self._warm_by:
+            raise ModelNotReady(f"Model {self.model.name!r} hangs in its warm-up")
         if self.model.is_stalled:
             raise ModelNotReady(f"Model {self.model.name!r} hangs: its deadlines pass unanswered")
 

@@ -30,7 +30,10 @@ METRICS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "rayserve_responses": ("HTTP answers", ("protocol", "status")),
     "rayserve_default_outputs": ("Answers with the default output", ("reason",)),
 }
-"""Every metric with its description and its tags."""
+"""Every metric with its description and its tags.
+
+Ray exports a counter `x` as `ray_x_total`, and as `ray_x`, which is deprecated.
+"""
 
 
 class Counter(Protocol):

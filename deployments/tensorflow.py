@@ -13,6 +13,7 @@ import numpy as np
 
 from deployments.application import Application, build_application
 from rayserve_app.backend import Backend
+from rayserve_app.cores import available_cores
 from rayserve_app.errors import (
     InvalidRequest,
     LoadError,
@@ -42,7 +43,7 @@ def build(args: dict[str, Any]) -> Application:
         path=settings.path,
         signature=settings.signature,
         outputs=settings.output.outputs,
-        compute_threads=settings.threads.compute,
+        compute_threads=settings.threads.compute or 0,
     )
     return build_application(settings, create_backend)
 
@@ -69,7 +70,8 @@ class TensorFlowBackend(Backend):
 
         Args:
             outputs: which of the signature's outputs to answer, in this order; empty for all.
-            compute_threads: TensorFlow's threads in this process; 0 leaves its own choice.
+            compute_threads: TensorFlow's threads in this process; 0 for as many as it may use
+                cores.
         """
         self.path = path
         self.signature = signature
@@ -86,7 +88,7 @@ class TensorFlowBackend(Backend):
         directory = Path(self.path)
         self._check_directory(directory)
         self._tf = self._import()
-        _configure(self._tf, self.compute_threads)
+        _configure(self._tf, self.compute_threads or available_cores())
         try:
             model = self._tf.saved_model.load(str(directory))
         except Exception as exc:  # each of its readers raises in its own manner, even IndexError

@@ -128,6 +128,7 @@ async def _run(handler: Handler, request: Request, receive: Receive) -> Response
     finally:
         work.cancel()
         watch.cancel()
+        await asyncio.gather(work, watch, return_exceptions=True)
 
 
 async def _until_disconnect(request: Request, receive: Receive) -> None:

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
+from rayserve_app.cores import available_cores
 from rayserve_app.errors import ConfigurationError
 from rayserve_app.importing import import_from_string
 from rayserve_app.server.settings import ENVIRONMENT_FILE_NAME, serve_environment
-from rayserve_app.settings import DeadlineSettings, available_cores
+from rayserve_app.settings import DeadlineSettings
 
 Keys: TypeAlias = "Mapping[str, Keys | tuple[Keys] | None]"
 """What a section may hold: under each key a section, a list of sections, or (None) any value."""

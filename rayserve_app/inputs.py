@@ -21,6 +21,7 @@ from rayserve_app.errors import (
 )
 from rayserve_app.preprocessing import Preprocessing
 from rayserve_app.settings import InputSettings, LimitSettings
+from rayserve_app.tensors import as_array, fit, shape_text, whole
 from rayserve_app.types import Array, Buffer, Item, TensorSpec, describe
 
 Encoded: TypeAlias = Item | EncodedImage
@@ -175,6 +176,31 @@ class Inputs:
                 "Too many items", expected=f"at most {self._limits.max_items}", got=str(count)
             )
 
+    def check_pixels(self, items: Sequence[Encoded]) -> None:
+        """Raise RequestTooLarge if the images of one request are too large together."""
+        most = self._limits.max_request_pixels
+        own_size = self.settings.size
+        total = 0
+        for item in items:
+            if isinstance(item, EncodedImage):
+                size = own_size or image.read_size(item.data) or (0, 0)
+                total += size[0] * size[1]
+        if total > most:
+            raise RequestTooLarge(
+                "The images are too large together",
+                expected=f"at most {most} pixels",
+                got=f"{total} in {len(items)} images",
+            )
+
+    def parse_bytes(self, body: Buffer, content_type: str | None) -> int:
+        """Return how many bytes `from_body` has to work through; encoded images pass as they are,
+        but for their headers."""
+        is_raw = self.settings.type in ("bytes", "image") and self.settings.codec != "base64"
+        kind = media_type(content_type)
+        if is_raw and (kind in ("", OCTETS, PACKED) or kind.startswith("image/")):
+            return 0
+        return len(body)
+
     def _body_readers(self) -> dict[str, BodyReader]:
         def from_json(body: Buffer) -> Payload:
             return self.from_json(json.decode(body))
@@ -222,7 +248,7 @@ class Inputs:
         items: list[Encoded] = []
         for index, row in enumerate(rows):
             try:
-                items.append(_fit(_whole(_as_array(row, spec), spec), spec))
+                items.append(fit(whole(as_array(row, spec), spec), spec))
             except (DecodeError, ShapeMismatch) as exc:
                 raise exc.at(f"rows[{index}]") from exc.__cause__
         return Payload(items, True)
@@ -271,7 +297,11 @@ class Inputs:
         return base64.encode(encoded.data, urlsafe=settings.codec == "base64_urlsafe")
 
     def _check_pixels(self, data: Buffer) -> None:
-        image.check_size(data, max_pixels=self._limits.max_pixels)
+        size = image.check_size(data, max_pixels=self._limits.max_pixels)
+        is_decoded = self.settings.type != "bytes"
+        if size is None and is_decoded and bytes(data[:4]).startswith(IMAGE_SIGNATURES):
+            # A decoder might read what we cannot, at any size.
+            raise DecodeError("The image's header cannot be read")
 
     def _string(self, value: Any) -> str:
         if not isinstance(value, str):
@@ -282,7 +312,7 @@ class Inputs:
         """Read a nested list as one array, or as a batch if it has one axis more."""
         spec = self._only_spec()
         try:
-            return self._split(_as_array(value, spec), spec, path)
+            return self._split(as_array(value, spec), spec, path)
         except (DecodeError, ShapeMismatch):
             if not isinstance(value, list) or not value or not isinstance(value[0], list):
                 raise
@@ -298,16 +328,16 @@ class Inputs:
     def _split(self, array: Array, spec: TensorSpec, path: str) -> Payload:
         rank = len(spec.shape) - 1
         if not spec.shape or array.ndim == rank:
-            return Payload([_fit(array, spec)], False)
+            return Payload([fit(array, spec)], False)
         if array.ndim != rank + 1:
             raise ShapeMismatch(
                 "Wrong rank",
-                expected=_shape_text(spec),
+                expected=shape_text(spec),
                 got=describe(array),
                 path=path or spec.name,
             )
         self.check_count(len(array))
-        return Payload([_fit(row, spec) for row in array], True)
+        return Payload([fit(row, spec) for row in array], True)
 
     def _tensors(self, value: Any) -> Item:
         if not isinstance(value, Mapping):
@@ -324,7 +354,7 @@ class Inputs:
         }
 
     def _array(self, value: Any, spec: TensorSpec) -> Array:
-        return _fit(_as_array(value, spec), spec)
+        return fit(as_array(value, spec), spec)
 
     def _only_spec(self) -> TensorSpec:
         """Return what one array of this model is: Clipper's vectors, else what the YAML says, else
@@ -341,69 +371,3 @@ def _pixels(array: Array) -> Array:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise ShapeMismatch("Not pixels", expected="uint8 (*, *, 3), RGB", got=describe(array))
     return array
-
-
-def _as_array(value: Any, spec: TensorSpec) -> Array:
-    try:
-        array = np.asarray(value)
-    except ValueError as exc:
-        raise ShapeMismatch(
-            "Not a rectangular array", expected=_shape_text(spec), path=spec.name
-        ) from exc
-    return array
-
-
-def _fit(array: Array, spec: TensorSpec) -> Array:
-    """Check one item against its specification and convert it to the model's type, within a kind
-    (integers may become floats, never the reverse)."""
-    dtype = np.dtype(spec.dtype) if spec.dtype and spec.dtype != "string" else array.dtype
-    if array.dtype.kind not in "biufc" and spec.dtype != "string":
-        raise ShapeMismatch(
-            "Not an array of numbers",
-            expected=_shape_text(spec),
-            got=describe(array),
-            path=spec.name,
-        )
-    shape = spec.shape[1:]
-    fits = not spec.shape or (
-        array.ndim == len(shape)
-        and all(want in (-1, got) for want, got in zip(shape, array.shape, strict=True))
-    )
-    # numpy has two kinds of integers, JSON only one.
-    are_integers = array.dtype.kind in "iu" and dtype.kind in "iu"
-    converts = are_integers or not array.size or np.can_cast(array.dtype, dtype, "same_kind")
-    if not (fits and converts):
-        raise ShapeMismatch(
-            "The array does not fit the model",
-            expected=_shape_text(spec),
-            got=describe(array),
-            path=spec.name,
-        )
-    if are_integers and array.dtype != dtype and array.size:
-        bounds = np.iinfo(dtype)
-        if int(array.min()) < bounds.min or int(array.max()) > bounds.max:
-            raise ShapeMismatch("An integer is out of range", expected=dtype.name, path=spec.name)
-    try:
-        with np.errstate(over="raise"):
-            return array.astype(dtype, copy=False)
-    except FloatingPointError as exc:
-        raise ShapeMismatch(
-            "A number is out of range", expected=dtype.name, path=spec.name
-        ) from exc
-
-
-def _whole(array: Array, spec: TensorSpec) -> Array:
-    """Return the integers that a row of CSV holds, whose numbers are all read as floats."""
-    if spec.dtype in ("", "string") or np.dtype(spec.dtype).kind not in "iu":
-        return array
-    if array.dtype.kind != "f" or (abs(array) > 2**53).any() or (array != np.rint(array)).any():
-        return array
-    return array.astype(np.int64)
-
-
-def _shape_text(spec: TensorSpec) -> str:
-    """Return `float32 (8, *)`: one item's type and shape, `*` for any."""
-    if not spec.shape:
-        return spec.dtype or "numbers"
-    dims = ["*" if size == -1 else str(size) for size in spec.shape[1:]]
-    return f"{spec.dtype or 'numbers'} ({', '.join(dims)})"

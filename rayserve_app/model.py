@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 
 from rayserve_app.backend import Backend
 from rayserve_app.batching import Batcher, Result
+from rayserve_app.cores import available_cores
 from rayserve_app.errors import (
     DeadlineExceeded,
     ModelNotReady,
@@ -25,6 +26,10 @@ from rayserve_app.settings import ModelSettings
 from rayserve_app.timing import Timing
 from rayserve_app.types import Item, Metadata, TensorSpec
 from rayserve_app.workers import Workers
+
+T = TypeVar("T")
+
+INLINE_BYTES: Final = 1 << 16
 
 
 class BatchQueue(Protocol):
@@ -69,7 +74,7 @@ class Model:
             recorder=self.recorder,
             deadline_s=settings.deadline.latency_ms / 1e3,
         )
-        self._decoders = Workers(settings.threads.decode, "decode")
+        self._decoders = Workers(settings.threads.decode or available_cores(), "decode")
         self._pending_items = 0
 
     @property
@@ -119,6 +124,7 @@ class Model:
         try:
             if not self.inputs.needs_decoding:
                 return await self.batcher.submit(items, timeout_s=timeout_s, timing=timing)  # type: ignore[arg-type]
+            self.inputs.check_pixels(items)
             started_at = perf_counter()
             decoded = await self._decode(items, timeout_s, timing)
             left_s = max(0.0, timeout_s - (perf_counter() - started_at))
@@ -126,6 +132,17 @@ class Model:
         finally:
             timing.predicted_at = perf_counter()
             self._pending_items -= len(items)
+
+    async def offload(self, call: Callable[[], T], size_bytes: int) -> T:
+        """Run a call in a decode thread if what it works on is large, else at once: nothing that
+        takes long may hold up the event loop, and a thread costs more than a small body."""
+        if size_bytes <= INLINE_BYTES:
+            return call()
+        return await self._decoders.run(call)
+
+    def check_admission(self) -> None:
+        """Raise what any request would get now, before its body is read."""
+        self._admit(0)
 
     def check_ready(self) -> None:
         """Raise ModelNotReady unless predictions can be expected to succeed."""
@@ -175,7 +192,7 @@ class Model:
         self.check_ready()
         self.inputs.check_count(count)
         most = self.settings.max_queued_items
-        if self._pending_items + count > most:
+        if self._pending_items + max(count, 1) > most:
             raise Overloaded(
                 f"The queue of model {self.name!r} is full: {self._pending_items} of {most} items"
             )

@@ -25,6 +25,10 @@ MEDIA_TYPES: Final[Mapping[OutputCodec, str]] = {
 }
 
 
+MAX_TEXT_BYTES: Final = 16_000_000
+"""Arrays of so many bytes are written as JSON or CSV; larger ones would take many seconds."""
+
+
 def negotiate(accept: str | None, default: OutputCodec) -> OutputCodec:
     """Choose the codec for an `Accept` header (RFC 9110, section 12.5.1): the best weighed media
     type that is known, the first of equals; the model's own codec where anything will do.
@@ -71,6 +75,29 @@ def encode(rows: Sequence[Row], codec: OutputCodec, *, is_batch: bool) -> list[B
     if codec == "npy":
         return _npy(columns, is_batch=is_batch)
     return [buffer for runs in columns.values() for array in runs for buffer in _raw(array)]
+
+
+def text_bytes(rows: Sequence[Row], codec: OutputCodec) -> int:
+    """Return how many bytes of arrays have to be written as text; `.npy` and raw cost nothing.
+
+    Raises:
+        NotAcceptable: more than MAX_TEXT_BYTES.
+    """
+    if codec not in ("json", "csv"):
+        return 0
+    total = 0
+    for row in rows:
+        if isinstance(row.outputs, Mapping):
+            total += sum(array.nbytes // len(array) for array in row.outputs.values())
+        elif isinstance(value := row.outputs[row.position], np.ndarray):
+            total += value.nbytes
+    if total > MAX_TEXT_BYTES:
+        raise NotAcceptable(
+            "The result is too large for text",
+            expected=f"{MEDIA_TYPES['npy']} or {MEDIA_TYPES['raw']}",
+            got=f"{total} bytes of arrays",
+        )
+    return total
 
 
 def json_value(row: Row) -> Any:

@@ -7,7 +7,6 @@ no framework. Units ride in the names.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -23,11 +22,6 @@ OutputCodec = Literal["json", "csv", "npy", "raw"]
 
 LONGEST_DEADLINE_MS = 60_000
 """`RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S` in configs/serve.env is this plus 5 s."""
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 class Section(BaseModel):
@@ -120,6 +114,8 @@ class LimitSettings(Section):
     """Bodies of all requests that a replica holds at one time."""
     max_pixels: Annotated[int, Field(gt=0)] = 50_000_000
     """Width times height of one image, read from its header before decoding."""
+    max_request_pixels: Annotated[int, Field(gt=0)] = 100_000_000
+    """Pixels of all images of one request together, at the size at which the model takes them."""
     max_items: Annotated[int, Field(gt=0)] = 1000
     """Items of one request."""
     max_queued_items: Annotated[int, Field(gt=0)] | None = None
@@ -130,10 +126,10 @@ class LimitSettings(Section):
 
 
 class ThreadSettings(Section):
-    """Threads of one replica."""
+    """Threads of one replica; as many as its process may use cores where not set."""
 
-    decode: Annotated[int, Field(gt=0)] = Field(default_factory=available_cores)
-    compute: Annotated[int, Field(gt=0)] = Field(default_factory=available_cores)
+    decode: Annotated[int, Field(gt=0)] | None = None
+    compute: Annotated[int, Field(gt=0)] | None = None
 
 
 class DeadlineSettings(Section):
@@ -163,7 +159,7 @@ class ModelSettings(Section):
     output: OutputSettings = OutputSettings()
     batching: BatchingSettings = BatchingSettings()
     limits: LimitSettings = LimitSettings()
-    threads: ThreadSettings = Field(default_factory=ThreadSettings)
+    threads: ThreadSettings = ThreadSettings()
     deadline: DeadlineSettings = DeadlineSettings()
     protocols: tuple[str, ...] = ("clipper", "sagemaker")
     """The protocols spoken under the model's prefix."""

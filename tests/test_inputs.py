@@ -364,7 +364,7 @@ def test_what_a_python_caller_may_not_hand_over(inputs: Inputs, value: Any, sent
         (create_inputs("floats"), [[[1]]], "[0].input", r"expected float32 \(\*\), got int64"),
         (create_inputs("floats"), 5, "input", r"expected float32 \(\*\), got int64 \(\)"),
         (create_inputs("floats"), {"a": 1}, "input", "got object"),
-        (create_inputs("doubles"), [None], "input", "got object"),
+        (create_inputs("doubles"), [None], "input", "got NoneType"),
         (create_inputs("tensor", specs=NAMED[:1]), [1, 2, 3], "a", r"float32 \(2\), got .*\(3,\)"),
         (create_inputs("tensor", specs=NAMED[:1]), [[1, 2], [3]], "[1].a", r"got int64 \(1,\)"),
         (create_inputs("tensor", dtype="uint8", shape=[1]), [-1], "input", "out of range"),
@@ -526,3 +526,16 @@ def test_decoding_tells_what_is_no_image() -> None:
 )
 def test_a_media_type_is_read_without_its_parameters(header: str | None, expected: str) -> None:
     assert media_type(header) == expected
+
+
+def test_a_long_string_among_numbers_costs_nothing() -> None:
+    """numpy would make every element as long as the longest string: a hundred gigabytes."""
+    with pytest.raises(ShapeMismatch, match="Not an array of numbers"):
+        create_inputs("floats").from_json(["a" * 1_000_000, *[0.5] * 100_000])
+
+
+def test_images_too_large_together_are_refused_before_decoding() -> None:
+    inputs = Inputs(InputSettings(type="image"), LimitSettings(max_request_pixels=1000))
+    small = inputs.from_encoded(PNG)
+    with pytest.raises(RequestTooLarge, match="pixels, got"):
+        inputs.check_pixels(small * 2000)

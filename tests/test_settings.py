@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -45,10 +44,9 @@ def test_the_yaml_of_the_design_is_read_as_it_stands() -> None:
 
 def test_all_but_the_inputs_type_has_a_default() -> None:
     settings = parse_settings(ModelSettings, {"model": IMAGE})
-    cores = len(os.sched_getaffinity(0))
     assert settings.name is None
     assert settings.version == "1"
-    assert (settings.threads.decode, settings.threads.compute) == (cores, cores)
+    assert (settings.threads.decode, settings.threads.compute) == (None, None)
     assert settings.protocols == ("clipper", "sagemaker")
 
 

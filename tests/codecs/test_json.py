@@ -224,3 +224,13 @@ class Box:
 def test_refuses_types_that_json_has_not(value: Any, sentence: str) -> None:
     with pytest.raises(PredictError, match=sentence):
         json.encode(value)
+
+
+@pytest.mark.parametrize("unit", ['"",', "[],", "{},"])
+def test_refuses_documents_of_too_many_values(unit: str) -> None:
+    with pytest.raises(DecodeError, match="too many values: expected at most 1000000"):
+        json.decode("[" + unit * 1_000_001 + "0]")
+
+
+def test_large_arrays_of_numbers_are_no_trouble() -> None:
+    assert len(json.decode("[" + "0.5," * 1_000_001 + "0]")) == 1_000_002

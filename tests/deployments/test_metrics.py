@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,8 @@ from deployments import metrics
 from deployments.metrics import METRICS, MetricsExporter, samples
 from rayserve_app.recorder import STAGES, Recorder
 from rayserve_app.timing import Timing
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 class Counter:
@@ -56,6 +59,18 @@ def test_every_sample_is_a_declared_metric_with_its_tags() -> None:
     assert {name for name, _, _ in found} == set(METRICS)
     for name, tags, _ in found:
         assert tuple(tags) == METRICS[name][1]
+
+
+def test_the_readme_names_every_metric_as_ray_exports_it() -> None:
+    """Ray exports a counter `x` as `ray_x_total`; a README's short forms are spelled out."""
+    text = README.read_text()
+    for name in METRICS:
+        stem, _, part = name.rpartition("_")
+        if part in ("bucket", "sum", "count"):
+            assert f"ray_{stem}" in text
+            assert f"_{part}_total`" in text
+        else:
+            assert f"`ray_{name}_total`" in text
 
 
 def test_buckets_are_cumulative() -> None:

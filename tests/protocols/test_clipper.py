@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from rayserve_app.asgi import App, create_app
 from rayserve_app.errors import RequestTooLarge
 from rayserve_app.inputs import Inputs
-from rayserve_app.protocols.clipper import MalformedQuery, Prediction, Query, parse, render, reparse
+from rayserve_app.protocols.clipper import (
+    MalformedQuery,
+    Prediction,
+    Query,
+    join,
+    parse,
+    render,
+    reparse,
+)
 from rayserve_app.settings import InputSettings, LimitSettings
 from tests.protocols import call, create_model
 
@@ -217,7 +225,8 @@ REPLIES: dict[str, tuple[list[Prediction], bool, str]] = {
 
 @pytest.mark.parametrize(("predictions", "is_batch", "body"), REPLIES.values(), ids=REPLIES)
 def test_a_reply_is_rendered(predictions: list[Prediction], is_batch: bool, body: str) -> None:
-    assert render(predictions, is_batch=is_batch) == body.encode()
+    bodies = [render(prediction) for prediction in predictions]
+    assert join(bodies, is_batch=is_batch) == body.encode()
 
 
 @pytest.mark.parametrize(("predictions", "is_batch", "body"), REPLIES.values(), ids=REPLIES)

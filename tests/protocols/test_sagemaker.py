@@ -69,7 +69,7 @@ async def test_ping_says_unavailable_when_the_model_hangs() -> None:
     for _ in range(3):
         response = await invoke(app, b"a")
         assert response.status_code == 504
-        assert response.json() == {"error": "The model gave no result within its deadline of 20 ms"}
+        assert response.json() == {"error": "The model gave no result within its deadline"}
     assert (await call(app, "GET", "/ping")).status_code == 503
     gate.set()
 

@@ -1,4 +1,4 @@
-"""Closures that fail in every way, and a deployment that calls a model's handle."""
+"""Closures that fail in every way or tell what they got, and a deployment that calls a handle."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
@@ -21,7 +22,10 @@ def faulty(inputs: Iterable[str]) -> list[str]:
         return words[:-1]
     if "hang" in words:
         time.sleep(3600)
+    if "sleep" in words:
+        time.sleep(2)
     if "exit" in words:
+        time.sleep(0.5)  # so that callers wait beside the one who asked for it
         os._exit(1)
     return [word.upper() for word in words]
 
@@ -29,6 +33,23 @@ def faulty(inputs: Iterable[str]) -> list[str]:
 def mean_colors(images: Any) -> list[list[float]]:
     """Return the mean of each colour of (N, H, W, 3) pixels."""
     return [[round(float(v), 3) for v in image.mean(axis=(0, 1))] for image in images]
+
+
+def batch_sizes(inputs: Iterable[str]) -> list[int]:
+    """Return for each item how many came with it, itself included."""
+    words = list(inputs)
+    return [len(words)] * len(words)
+
+
+def unhurried(inputs: Iterable[str]) -> list[str]:
+    """Answer in capitals, after 8 s."""
+    time.sleep(8)
+    return [word.upper() for word in inputs]
+
+
+def halves(images: Any) -> dict[str, Any]:
+    """Return half of every pixel: 12 bytes for each."""
+    return {"halves": images.astype(np.float32) / 2}
 
 
 @serve.deployment

@@ -54,6 +54,34 @@ CLOSURES: list[dict[str, Any]] = [
         "deployments": [{"name": "Model", "ray_actor_options": {"num_cpus": 0.1}}],
     },
     {
+        "name": "counting",
+        "route_prefix": "/counting",
+        "import_path": "deployments.closure:build",
+        "args": {
+            "model": {
+                "function": "tests.serve.closures:batch_sizes",
+                "input": {"type": "string"},
+                "batching": {"max_batch_size": 2, "batch_wait_timeout_s": 5.0},
+                "deadline": {"latency_ms": 20_000},
+            }
+        },
+        "deployments": [{"name": "Model", "ray_actor_options": {"num_cpus": 0.1}}],
+    },
+    {
+        "name": "slow",
+        "route_prefix": "/slow",
+        "import_path": "deployments.closure:build",
+        "args": {
+            "model": {
+                "function": "tests.serve.closures:unhurried",
+                "input": {"type": "string"},
+                "batching": {"max_concurrent_batches": 4},
+                "deadline": {"latency_ms": 20_000},
+            }
+        },
+        "deployments": [{"name": "Model", "ray_actor_options": {"num_cpus": 0.1}}],
+    },
+    {
         "name": "caller",
         "route_prefix": None,
         "import_path": "tests.serve.closures:build_caller",

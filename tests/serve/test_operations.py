@@ -61,11 +61,27 @@ def test_a_script_calls_a_models_handle(server: Server, tmp_path: Path) -> None:
     assert "[1]" in out
 
 
-def test_handles_and_http_share_the_batcher(client: httpx.Client, server: Server) -> None:
-    """The counters of one replica's batches hold both kinds of traffic."""
-    before = scrape(server)
-    client.post("/image-example/invocations", content=png())
-    seconds_until(lambda: scrape(server) > before, 30)
+def test_handles_and_http_share_the_batcher(server: Server, tmp_path: Path) -> None:
+    """A batch of two waits 5 s for its second item; a full one closes at once."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import time\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "import ray\n"
+        "import requests\n"
+        "from ray import serve\n"
+        "ray.init(address='auto', log_to_driver=False)\n"
+        "handle = serve.get_app_handle('counting')\n"
+        "print(handle.predict.remote(['a', 'b']).result())\n"
+        "started_at = time.monotonic()\n"
+        "with ThreadPoolExecutor() as pool:\n"
+        f"    http = pool.submit(requests.post, '{server.url}/counting/invocations', json='a')\n"
+        "    print(handle.predict.remote(['b']).result(), http.result().json())\n"
+        "print(f'took {time.monotonic() - started_at:.3f}')\n"
+    )
+    out = run_script(server, script)
+    assert "[2, 2]\n[2] 2\n" in out
+    assert float(out.split("took ")[1]) < 3, out
 
 
 def metrics_text(server: Server) -> str:
@@ -74,23 +90,13 @@ def metrics_text(server: Server) -> str:
     return "\n".join(httpx.get(f"http://{address}/metrics").text for address in addresses)
 
 
-def scrape(server: Server) -> float:
-    """Return how many items image-example's batches held."""
-    found = re.findall(
-        r'^ray_rayserve_batch_items_sum(?:_total)?\{[^}]*application="image-example"[^}]*\} (\S+)$',
-        metrics_text(server),
-        re.MULTILINE,
-    )
-    return sum(map(float, found))
-
-
 def test_metrics_of_every_stage(client: httpx.Client, server: Server) -> None:
     client.post("/yolov3/invocations", content=packed(jpeg(), jpeg()))
 
     def stages() -> set[str]:
         return set(
             re.findall(
-                r'^ray_rayserve_stage_seconds_bucket(?:_total)?\{[^}]*stage="(\w+)"',
+                r'^ray_rayserve_stage_seconds_bucket_total\{[^}]*stage="(\w+)"',
                 metrics_text(server),
                 re.MULTILINE,
             )
@@ -99,8 +105,9 @@ def test_metrics_of_every_stage(client: httpx.Client, server: Server) -> None:
     seconds_until(lambda: len(stages()) == 5, 40)
     assert stages() == {"queue", "decode", "batch_wait", "predict", "encode"}
     text = metrics_text(server)
-    assert re.search(r'^ray_rayserve_batches_closed(_total)?\{[^}]*reason="drained"', text, re.M)
-    assert re.search(r'^ray_rayserve_responses(_total)?\{[^}]*status="200"', text, re.M)
+    assert re.search(r'^ray_rayserve_batch_items_sum_total\{[^}]*application="yolov3"', text, re.M)
+    assert re.search(r'^ray_rayserve_batches_closed_total\{[^}]*reason="drained"', text, re.M)
+    assert re.search(r'^ray_rayserve_responses_total\{[^}]*status="200"', text, re.M)
 
 
 def test_an_upgrade_under_load_fails_no_request(client: httpx.Client, server: Server) -> None:
@@ -123,3 +130,20 @@ def test_an_upgrade_under_load_fails_no_request(client: httpx.Client, server: Se
         model: {200} for model in loads
     }
     assert client.get("/image-example").json()["version"] == "2"
+
+
+def test_an_upgrade_with_slow_requests_in_flight_fails_none(
+    client: httpx.Client, server: Server
+) -> None:
+    """The model that is upgraded takes 8 s for each request."""
+    server.application("slow")["args"]["model"]["version"] = "2"
+    with ExitStack() as stack:
+        loads = []
+        for _ in range(4):
+            loads.append(stack.enter_context(steady_load(server, "/slow/invocations", b"word")))
+            time.sleep(1)
+        server.apply(server.config)
+        seconds_until(lambda: client.get("/slow").json()["version"] == "2", 90)
+        # What was in flight at that moment ends on the old replica.
+        time.sleep(9)
+    assert [set(statuses) for statuses in loads] == [{200}] * 4

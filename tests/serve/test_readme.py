@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,7 @@ def steady(text: str) -> str:
 
 
 @pytest.mark.serve
+@pytest.mark.skipif(shutil.which("curl") is None, reason="these blocks call curl: not installed")
 @pytest.mark.parametrize("block", blocks("console"))
 def test_commands_print_what_is_shown(server: Server, block: str) -> None:
     commands: list[str] = []

@@ -30,7 +30,8 @@ from rayserve_app.bench.models import HEADS_BYTES, MAX_IMAGES
 from rayserve_app.bench.report import Bound, Row
 from rayserve_app.bench.rounds import Effort, interleave
 from rayserve_app.codecs import image, packed_jpeg
-from rayserve_app.settings import LimitSettings, available_cores
+from rayserve_app.cores import available_cores
+from rayserve_app.settings import LimitSettings
 from rayserve_app.types import Array
 
 NAME: Final = "packed-stream"

@@ -1,0 +1,187 @@
+"""What a model becomes for Serve, and `@serve.batch` behind the batcher's interface."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+from ray import serve
+from ray.serve import Application, Deployment
+from ray.serve._private.config import DeploymentConfig
+
+from deployments import application
+from deployments.application import StockBatcher, build_application
+from rayserve_app.backend import Backend
+from rayserve_app.errors import DeadlineExceeded
+from rayserve_app.recorder import Recorder
+from rayserve_app.settings import BatchingSettings, ModelSettings
+from rayserve_app.timing import Timing
+from rayserve_app.types import Item, Outputs, Row
+
+
+class Doubler(Backend):
+    """Doubles its items, unless one of them says what to do instead."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Any]] = []
+
+    def load(self) -> None:
+        return
+
+    def predict(self, items: Sequence[Item]) -> Outputs:
+        words = [str(item) for item in items]
+        self.batches.append(words)
+        if "raise" in words:
+            raise ValueError("no such word")
+        if "short" in words:
+            return words[:-1]
+        if "named" in words:
+            return {"length": np.array([len(word) for word in words])}
+        if "sleep" in words:
+            time.sleep(0.3)
+        return [word * 2 for word in words]
+
+
+@pytest.fixture(autouse=True)
+def replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`@serve.batch` asks its replica for this alone, to warn of batches that never fill."""
+    context = SimpleNamespace(_deployment_config=DeploymentConfig(max_ongoing_requests=100))
+    monkeypatch.setattr(serve, "get_replica_context", lambda: context)
+
+
+def create_batcher(
+    backend: Backend, *, recorder: Recorder | None = None, **settings: Any
+) -> StockBatcher:
+    return StockBatcher(BatchingSettings(**settings), backend, recorder or Recorder())
+
+
+async def submit(batcher: StockBatcher, *words: str, timeout_s: float = 10) -> list[Any]:
+    results = await batcher.submit(words, timeout_s=timeout_s, timing=Timing())
+    return [result.value if isinstance(result, Row) else result for result in results]
+
+
+async def test_results_of_the_stock_batcher_come_in_the_order_of_the_items() -> None:
+    backend, recorder = Doubler(), Recorder()
+    batcher = create_batcher(
+        backend, recorder=recorder, max_batch_size=3, batch_wait_timeout_s=0.05
+    )
+    assert await submit(batcher, *"abcde") == ["aa", "bb", "cc", "dd", "ee"]
+    assert backend.batches == [["a", "b", "c"], ["d", "e"]]
+    assert (recorder.batch_items.count, recorder.batch_items.sum) == (2, 5)
+
+
+async def test_requests_share_the_stock_batchers_batches() -> None:
+    backend = Doubler()
+    batcher = create_batcher(backend, max_batch_size=4, batch_wait_timeout_s=5)
+    async with asyncio.timeout(3):
+        first, second = await asyncio.gather(submit(batcher, *"ab"), submit(batcher, *"cd"))
+    assert (first, second) == (["aa", "bb"], ["cc", "dd"])
+    assert backend.batches == [["a", "b", "c", "d"]]
+
+
+async def test_named_outputs_of_the_stock_batcher_are_rows() -> None:
+    batcher = create_batcher(Doubler(), max_batch_size=2, batch_wait_timeout_s=5)
+    assert await submit(batcher, "named", "ab") == [{"length": 5}, {"length": 2}]
+
+
+async def test_a_wrong_count_is_an_error_of_every_item_of_the_stock_batch() -> None:
+    batcher = create_batcher(Doubler(), max_batch_size=2, batch_wait_timeout_s=0.05)
+    for error in await submit(batcher, "short", "a"):
+        assert "expected 2, one per item of the batch, got 1" in str(error)
+    assert await submit(batcher, "a", "b") == ["aa", "bb"]
+
+
+async def test_what_a_model_raises_fails_the_whole_stock_batch() -> None:
+    """As it does with `@serve.batch`: each caller gets the exception itself, nothing is halved."""
+    backend = Doubler()
+    batcher = create_batcher(backend, max_batch_size=2, batch_wait_timeout_s=5)
+    results = await asyncio.gather(
+        submit(batcher, "raise"), submit(batcher, "a"), return_exceptions=True
+    )
+    assert [(type(result), str(result)) for result in results] == [(ValueError, "no such word")] * 2
+    assert backend.batches == [["raise", "a"]]
+    assert await submit(batcher, "a", "b") == ["aa", "bb"]
+
+
+async def test_the_stock_batcher_keeps_the_deadline() -> None:
+    batcher = create_batcher(Doubler(), max_batch_size=1)
+    started_at = time.perf_counter()
+    with pytest.raises(DeadlineExceeded, match="within its deadline"):
+        await submit(batcher, "sleep", timeout_s=0.05)
+    assert time.perf_counter() - started_at < 0.25
+    assert await submit(batcher, "a") == ["aa"]
+
+
+def build(**settings: Any) -> Application:
+    model = ModelSettings(input={"type": "string"}, **settings)  # type: ignore[arg-type]
+    return build_application(model, partial(Doubler))
+
+
+def bound(app: Application) -> Deployment:
+    deployment: Deployment = app._bound_deployment
+    return deployment
+
+
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [
+        ({}, 1000 + 10),
+        ({"batching": {"max_batch_size": 64, "max_concurrent_batches": 2}}, 32 * 64 + 2 * 64),
+        ({"limits": {"max_queued_items": 7}, "batching": {"max_batch_size": 4}}, 7 + 4),
+    ],
+)
+def test_serve_admits_what_the_models_queue_and_batches_hold(
+    settings: dict[str, Any], most: int
+) -> None:
+    deployment = bound(build(**settings))
+    assert deployment.name == "Model"
+    assert deployment.max_ongoing_requests == most
+    assert deployment.max_queued_requests == most
+
+
+def test_a_sick_replica_is_found_soon() -> None:
+    config = bound(build())._deployment_config
+    assert config.health_check_period_s == application.HEALTH_CHECK_PERIOD_S
+    assert config.health_check_timeout_s == application.HEALTH_CHECK_TIMEOUT_S
+    # Three failed checks in a row, and each may time out.
+    assert 3 * (config.health_check_period_s + config.health_check_timeout_s) < 60
+
+
+def test_a_replica_may_answer_what_it_has_taken_before_it_stops() -> None:
+    deployment = bound(build(deadline={"latency_ms": 45_000}))
+    assert deployment._deployment_config.graceful_shutdown_timeout_s > 45
+
+
+def test_what_a_replica_is_made_from_travels() -> None:
+    """The backend is created in the replica, from settings that Serve pickles."""
+    deployment = bound(build(name="words", version="3"))
+    settings, create_backend = cloudpickle.loads(cloudpickle.dumps(deployment.init_args))
+    assert settings == deployment.init_args[0]
+    assert settings.version == "3"
+    assert isinstance(create_backend(), Doubler)
+
+
+@pytest.mark.parametrize(
+    ("server", "is_own"),
+    [
+        (("127.0.0.1", application.OWN_PORTS[0]), True),
+        (("127.0.0.1", application.OWN_PORTS[1]), True),
+        (("127.0.0.1", application.OWN_PORTS[0] - 1), False),
+        (("127.0.0.1", 8000), False),
+        (("/run/serve.sock", None), False),
+        (None, False),
+    ],
+)
+def test_a_replicas_own_server_is_known_by_its_port(server: Any, is_own: bool) -> None:
+    assert application._is_own_server({"type": "http", "server": server}) is is_own
+
+
+def test_a_connection_without_a_server_is_not_the_replicas_own() -> None:
+    assert application._is_own_server({"type": "http"}) is False

@@ -18,7 +18,7 @@ from starlette.types import Scope
 from deployments.metrics import MetricsExporter
 from rayserve_app.asgi import App, create_app
 from rayserve_app.backend import Backend
-from rayserve_app.batching import Result, check_outputs
+from rayserve_app.batching import Result, as_error, check_outputs
 from rayserve_app.errors import (
     ConfigurationError,
     DeadlineExceeded,
@@ -166,7 +166,10 @@ class StockBatcher:
 
     async def _run(self, items: list[Item]) -> list[Result]:
         self._recorder.batch_items.observe(len(items))
-        outputs = await asyncio.to_thread(self._predict, items)
+        try:
+            outputs = await asyncio.to_thread(self._predict, items)
+        except Exception as exc:
+            return [as_error(exc)] * len(items)
         return check_outputs(outputs, len(items))
 
 

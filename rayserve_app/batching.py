@@ -240,7 +240,7 @@ class Batcher:
         if self._queues:
             self._dispatch()
         if error is not None or results is None:
-            results = [_as_error(error or RuntimeError())] * len(batch.entries)
+            results = [as_error(error or RuntimeError())] * len(batch.entries)
         predict_s = perf_counter() - batch.started_at
         for entry, result in zip(batch.entries, results, strict=True):
             request = entry.request
@@ -276,7 +276,7 @@ def run_batch(predict: Callable[[Sequence[Item]], Outputs], items: Sequence[Item
         try:
             results += check_outputs(predict(part), len(part))
         except BaseException as exc:  # a model may raise anything, and somebody waits for an answer
-            error = _as_error(exc)
+            error = as_error(exc)
             if len(part) == 1:
                 results.append(error)
             else:
@@ -296,7 +296,7 @@ def check_outputs(outputs: Outputs, count: int) -> list[Result]:
     if len(outputs) != count:
         return [_wrong_count(count, len(outputs), "the model")] * count
     return [
-        _as_error(value) if isinstance(value, Exception) else Row(outputs, index)
+        as_error(value) if isinstance(value, Exception) else Row(outputs, index)
         for index, value in enumerate(outputs)
     ]
 
@@ -309,7 +309,8 @@ def _wrong_count(expected: int, got: int, what: str) -> ServingError:
     )
 
 
-def _as_error(exc: BaseException) -> ServingError:
+def as_error(exc: BaseException) -> ServingError:
+    """Return what a model raised as an error of ours: PredictError, unless it is one already."""
     if isinstance(exc, ServingError):
         return exc
     lines = str(exc).splitlines()

@@ -22,16 +22,21 @@ def ask(client: httpx.Client, word: str) -> httpx.Response:
 
 
 @contextmanager
-def steady_load(server: Server, path: str, body: bytes) -> Iterator[list[int]]:
-    """Send requests one after another to a model meanwhile; yields their statuses."""
+def steady_load(
+    server: Server, path: str, body: bytes, content_type: str = "image/*"
+) -> Iterator[list[int]]:
+    """Send requests one after another to a model meanwhile; yields their statuses, 0 for none."""
     statuses: list[int] = []
     stopped = threading.Event()
+    headers = {"content-type": content_type}
 
     def drive() -> None:
         with httpx.Client(base_url=server.url, timeout=60) as client:
             while not stopped.is_set():
-                answer = client.post(path, content=body, headers={"content-type": "image/*"})
-                statuses.append(answer.status_code)
+                try:
+                    statuses.append(client.post(path, content=body, headers=headers).status_code)
+                except httpx.TransportError:
+                    statuses.append(0)
 
     thread = threading.Thread(target=drive)
     thread.start()
@@ -69,20 +74,24 @@ def test_a_failing_closure_is_the_default_output(
 
 
 def status_of(client: httpx.Client, word: str) -> int:
-    """Return the answer's status, 0 for a dropped connection."""
+    """Return the answer's status, 0 where the connection was closed without an answer."""
     try:
         return ask(client, word).status_code
-    except httpx.TransportError:
+    except httpx.RemoteProtocolError:
         return 0
 
 
 def test_a_closure_that_kills_its_process(client: httpx.Client, server: Server) -> None:
-    """Four callers wait when it ends: the one whose batch it is, and three in the queue."""
+    """Four callers wait when it ends: the one whose batch it is, and three in the queue.
+
+    HAProxy answers 500 to those for whom it opened a connection to the replica, and closes the
+    connections of those whose requests went out on one that it kept from earlier requests.
+    """
     with steady_load(server, "/image-example/invocations", png()) as others:
         with ThreadPoolExecutor(4) as pool:
             in_flight = list(pool.map(lambda _: status_of(client, "exit"), range(4)))
         took_s = seconds_until(lambda: status_of(client, "fine") == 200, 60)
-    assert in_flight == [500] * 4
+    assert set(in_flight) <= {500, 0}, in_flight
     assert took_s < 20, took_s
     assert ask(client, "fine").json()["output"] == "FINE"
     assert set(others) == {200}

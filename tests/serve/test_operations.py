@@ -140,7 +140,8 @@ def test_an_upgrade_with_slow_requests_in_flight_fails_none(
     with ExitStack() as stack:
         loads = []
         for _ in range(4):
-            loads.append(stack.enter_context(steady_load(server, "/slow/invocations", b"word")))
+            load = steady_load(server, "/slow/invocations", b"word", "text/plain")
+            loads.append(stack.enter_context(load))
             time.sleep(1)
         server.apply(server.config)
         seconds_until(lambda: client.get("/slow").json()["version"] == "2", 90)

@@ -171,7 +171,7 @@ class Server:
             raise
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server() -> Iterator[Server]:
     config = yaml.safe_load((ROOT / "configs" / "app.yaml").read_text())
     for application in config["applications"]:

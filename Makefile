@@ -1,7 +1,7 @@
 # make serve   serve the example models until Ctrl-C
 # make test    all tests; make test ARGS="-k codec" some of them
 # make lint    style and types
-# make bench   measure
+# make bench   measure: a table, and bench.json
 # make clean   remove what the others made
 #
 # The first call makes .venv with everything that constraints.txt pins: some minutes, 2 GB.
@@ -29,7 +29,7 @@ lint: .venv/.installed
 	@.venv/bin/mypy
 
 bench: models/.built
-	@.venv/bin/rayserve-app bench $(ARGS)
+	@.venv/bin/rayserve-app bench --json bench.json $(ARGS)
 
 clean:
 	rm -rf .venv models dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

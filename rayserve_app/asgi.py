@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from time import perf_counter
@@ -12,11 +11,12 @@ from starlette.types import Receive, Scope, Send
 
 from rayserve_app.codecs import json
 from rayserve_app.errors import BackendError, ServingError
-from rayserve_app.http import BodyBudget, ClientDisconnected, Request, Response
+from rayserve_app.http import BodyBudget, ClientDisconnected, Handler, Request, Response
 from rayserve_app.importing import import_from_string
 from rayserve_app.model import Model
 from rayserve_app.protocols import PROTOCOLS
-from rayserve_app.protocols.protocol import Handler, Protocol, Route
+from rayserve_app.protocols.protocol import Protocol, Route
+from rayserve_app.watch import watched
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class App:
         else:
             handler, protocol = verbs[method]
             try:
-                response = await _run(handler, request, receive)
+                response = await watched(handler, request)
             except ClientDisconnected:
                 return
             except ServingError as exc:
@@ -111,30 +111,6 @@ class App:
 
     async def _describe(self, _: Request) -> Response:
         return Response(json.encode(self._model.describe()), media_type=_JSON)
-
-
-async def _run(handler: Handler, request: Request, receive: Receive) -> Response:
-    """Run the handler; Serve cancels it when the client leaves, unless the client has lifted that
-    by a header, which no client may: then we watch ourselves."""
-    if request.header("x-request-disconnect-disabled") is None:
-        return await handler(request)
-    work = asyncio.ensure_future(handler(request))
-    watch = asyncio.ensure_future(_until_disconnect(request, receive))
-    try:
-        await asyncio.wait([work, watch], return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise ClientDisconnected
-        return work.result()
-    finally:
-        work.cancel()
-        watch.cancel()
-        await asyncio.gather(work, watch, return_exceptions=True)
-
-
-async def _until_disconnect(request: Request, receive: Receive) -> None:
-    await request.body_read.wait()
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _no_such_path(path: str, known: list[str]) -> Response:

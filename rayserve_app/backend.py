@@ -17,6 +17,10 @@ from rayserve_app.types import Item, Metadata, Outputs
 class Backend(ABC):
     """One model of one framework."""
 
+    is_instant: bool = False
+    """Whether `predict` takes microseconds and cannot hang: it then runs in the event loop, since
+    a thread would cost more than the work."""
+
     @abstractmethod
     def load(self) -> None:
         """Import the framework and read the model.
@@ -28,7 +32,8 @@ class Backend(ABC):
 
     @abstractmethod
     def predict(self, items: Sequence[Item]) -> Outputs:
-        """Run one batch of items that share a `bucket`. Called in a thread of its own.
+        """Run one batch of items that share a `bucket`. Called in a thread of its own,
+        unless it `is_instant`.
 
         Returns: N objects, or named arrays whose axis 0 is N, for N items in their order. An
             object that is an exception is that item's error.

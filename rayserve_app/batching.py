@@ -22,7 +22,7 @@ from rayserve_app.recorder import Recorder
 from rayserve_app.settings import BatchingSettings
 from rayserve_app.timing import Timing
 from rayserve_app.types import Item, Outputs, Row
-from rayserve_app.workers import Workers
+from rayserve_app.workers import NoWorkers, Workers
 
 Result: TypeAlias = Row | ServingError
 
@@ -75,7 +75,8 @@ _Queue: TypeAlias = "OrderedDict[_Entry, None]"
 class Batcher:
     """Groups items of many requests into batches for one blocking `predict`.
 
-    Used from one event loop; `predict` runs in threads, `max_concurrent_batches` at most.
+    Used from one event loop; `predict` runs in threads, `max_concurrent_batches` at most, unless
+    it is instant.
     """
 
     def __init__(
@@ -86,7 +87,15 @@ class Batcher:
         bucket: Callable[[Item], Hashable],
         recorder: Recorder,
         deadline_s: float,
+        is_instant: bool = False,
     ) -> None:
+        """Keep the settings.
+
+        Args:
+            bucket: a key that items must share to meet in one batch.
+            deadline_s: how long a caller waits at most.
+            is_instant: `predict` runs in the event loop, not in a thread.
+        """
         self._predict = predict
         self._bucket = bucket
         self._recorder = recorder
@@ -94,7 +103,9 @@ class Batcher:
         self._max_batch_size = settings.max_batch_size
         self._wait_s = settings.batch_wait_timeout_s
         self._free_slots = settings.max_concurrent_batches
-        self._workers = Workers(settings.max_concurrent_batches, "predict")
+        self._workers: Workers | NoWorkers = (
+            NoWorkers() if is_instant else Workers(settings.max_concurrent_batches, "predict")
+        )
         self._queues: dict[Hashable, _Queue] = {}
         self._running: set[_Batch] = set()
         self._next_dispatch: asyncio.Handle | None = None

@@ -4,20 +4,20 @@ several buffers, and the one table of status codes."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
-from typing import Final
+from typing import Final, TypeAlias
 
 from starlette.types import Message, Receive, Scope, Send
 
 from rayserve_app import errors
 from rayserve_app.errors import (
-    BodyTimeout,
     Overloaded,
     RequestTooLarge,
     ServingError,
     UnsupportedContentType,
 )
+from rayserve_app.ingress import CLIENT_HEADERS
 from rayserve_app.settings import LimitSettings
 from rayserve_app.timing import Timing
 from rayserve_app.types import Buffer
@@ -41,7 +41,8 @@ CHUNK_BYTES: Final = 1 << 20
 and nothing copies a whole answer."""
 
 
-_TOO_SLOW: Final = "the body came too slowly"
+class ClientDisconnected(Exception):
+    """The client left; there is nobody to answer."""
 
 
 def status_of(error: ServingError) -> int:
@@ -57,10 +58,6 @@ def retry_headers(error: ServingError) -> dict[str, str]:
     if isinstance(error, errors.Unavailable):
         return {"retry-after": str(error.retry_after_s)}
     return {}
-
-
-class ClientDisconnected(Exception):
-    """The client left; there is nobody to answer."""
 
 
 class BodyBudget:
@@ -91,14 +88,17 @@ class Request:
         budget: BodyBudget | None = None,
     ) -> None:
         self.method: str = scope["method"]
-        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._headers: dict[bytes, bytes] = dict(scope.get(CLIENT_HEADERS) or scope["headers"])
         self.path_params: Mapping[str, str] = scope.get("path_params", {})
+        self.limits = limits
         self.timing = Timing()
+        self.started_at = self.progressed_at = perf_counter()
+        """When the request began, and when a piece of its body last came."""
+        self.received = 0
+        """Bytes of its body that have come, and are held."""
         self.body_read = asyncio.Event()
         self._receive = receive
-        self._limits = limits
         self._budget = budget or BodyBudget(limits)
-        self._taken = 0
 
     def header(self, name: str) -> str | None:
         """Return a header's value by its name in lower case; of a repeated one the last."""
@@ -112,8 +112,7 @@ class Request:
             RequestTooLarge: more bytes than `max_body_mb`; raised before the first byte is read if
                 `Content-Length` says so.
             Overloaded: other requests' bodies fill the replica's `max_buffered_mb`.
-            BodyTimeout: a pause longer than `body_timeout_s`, or less than `min_body_rate_kb_s` on
-                average after that time.
+            ClientDisconnected: the client left before the body's end.
             UnsupportedContentType: a content coding.
         """
         coding = (self.header("content-encoding") or "identity").strip().lower()
@@ -121,64 +120,50 @@ class Request:
             raise UnsupportedContentType(
                 "Unsupported Content-Encoding", expected="identity", got=repr(coding)
             )
-        most = int(self._limits.max_body_mb * 1e6)
+        most = int(self.limits.max_body_mb * 1e6)
         announced = self.header("content-length")
         if announced is not None and announced.isdecimal() and int(announced) > most:
             raise _too_large(most, f"{announced} bytes")
-        message = await self._receive_in_time(0, 0.0)
+        message = await self._next()
         body: Buffer = message.get("body", b"")
         self._reserve(len(body))
         if message.get("more_body", False) or len(body) > most:
-            body = await self._rest(bytearray(body), message, most)
+            body = await self._rest(message, most)
         self.body_read.set()
         return body
 
     def close(self) -> None:
         """Give back what the body held of the replica's budget."""
-        self._budget.give_back(self._taken)
-        self._taken = 0
+        self._budget.give_back(self.received)
+        self.received = 0
 
     def _reserve(self, count: int) -> None:
-        """Hold the bytes that the body has by now; what it only announces costs nothing."""
-        self._budget.take(count - self._taken)
-        self._taken = count
+        """Hold the bytes that have come; what the body only announces costs nothing."""
+        self._budget.take(count)
+        self.received += count
 
-    async def _rest(self, body: bytearray, message: Message, most: int) -> bytearray:
-        started_at = perf_counter()
+    async def _rest(self, message: Message, most: int) -> bytearray:
+        pieces: list[Buffer] = [message.get("body", b"")]
         while True:
-            if len(body) > most:
-                raise _too_large(most, f"{len(body)} bytes so far")
+            if self.received > most:
+                raise _too_large(most, f"{self.received} bytes so far")
             if not message.get("more_body", False):
-                return body
-            message = await self._receive_in_time(len(body), perf_counter() - started_at)
-            body += message.get("body", b"")
-            self._reserve(len(body))
+                return bytearray().join(pieces)
+            message = await self._next()
+            piece = message.get("body", b"")
+            self._reserve(len(piece))
+            pieces.append(piece)
 
-    async def _receive_in_time(self, received: int, elapsed_s: float) -> Message:
-        limits = self._limits
-        pause_s = limits.body_timeout_s
-        if limits.min_body_rate_kb_s:
-            allowed_s = max(pause_s, received / (limits.min_body_rate_kb_s * 1e3))
-            pause_s = min(pause_s, allowed_s - elapsed_s)
-        # What `asyncio.timeout` does, at a third of its 8 µs.
-        task = asyncio.current_task()
-        assert task is not None
-        timer = asyncio.get_running_loop().call_later(max(0.0, pause_s), task.cancel, _TOO_SLOW)
-        try:
-            message = await self._receive()
-        except asyncio.CancelledError as exc:
-            if exc.args != (_TOO_SLOW,) or task.uncancel():
-                raise
-            raise BodyTimeout(
-                "The body came too slowly",
-                expected=f"no pause over {limits.body_timeout_s:g} s and "
-                f"{limits.min_body_rate_kb_s:g} kB/s",
-                got=f"{received} bytes in {elapsed_s + pause_s:.1f} s",
-            ) from None
-        finally:
-            timer.cancel()
+    async def disconnected(self) -> None:
+        """Return when the client has left; call it after the body."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def _next(self) -> Message:
+        message = await self._receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
+        self.progressed_at = perf_counter()
         return message
 
 
@@ -231,3 +216,6 @@ class Response:
                     chunk = bytes(chunk)
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+
+
+Handler: TypeAlias = Callable[[Request], Awaitable[Response]]

@@ -73,6 +73,7 @@ class Model:
             bucket=backend.bucket,
             recorder=self.recorder,
             deadline_s=settings.deadline.latency_ms / 1e3,
+            is_instant=backend.is_instant,
         )
         self._decoders = Workers(settings.threads.decode or available_cores(), "decode")
         self._pending_items = 0
@@ -148,7 +149,7 @@ class Model:
         """Raise ModelNotReady unless predictions can be expected to succeed."""
         if not self.is_warm:
             raise ModelNotReady(f"Model {self.name!r} is warming up")
-        if self.is_stalled:
+        if self.batcher.is_stalled:
             raise ModelNotReady(f"Model {self.name!r} hangs and is about to be replaced")
 
     def check_version(self, version: str | None) -> None:

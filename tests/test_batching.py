@@ -40,6 +40,7 @@ def create_batcher(
     recorder: Recorder | None = None,
     bucket: Callable[[Any], Any] = lambda item: None,
     deadline_s: float = 10,
+    is_instant: bool = False,
     **settings: Any,
 ) -> Batcher:
     return Batcher(
@@ -48,6 +49,7 @@ def create_batcher(
         bucket=bucket,
         recorder=recorder or Recorder(),
         deadline_s=deadline_s,
+        is_instant=is_instant,
     )
 
 
@@ -280,3 +282,44 @@ async def test_times_of_waiting_and_predicting_are_told() -> None:
     await batcher.submit([1, 2], timeout_s=5, timing=timing)
     assert 0.05 <= timing.predict < 0.2
     assert 0.05 <= timing.batch_wait < 0.2
+
+
+async def test_an_instant_model_runs_in_the_loop_with_what_has_arrived_together() -> None:
+    threads: list[threading.Thread] = []
+    gate = Gate()
+
+    def predict(items: Sequence[Any]) -> list[Any]:
+        threads.append(threading.current_thread())
+        return gate.predict(items)
+
+    batcher = create_batcher(predict, is_instant=True, max_batch_size=3)
+    results = await asyncio.gather(*[submit(batcher, number) for number in range(7)])
+    assert [values(result) for result in results] == [[2 * number] for number in range(7)]
+    assert gate.batches == [[0, 1, 2], [3, 4, 5], [6]]
+    assert set(threads) == {threading.current_thread()}
+
+
+async def test_a_long_queue_of_an_instant_model_leaves_turns_to_others() -> None:
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    batcher = create_batcher(Gate().predict, is_instant=True, max_batch_size=1)
+    counting = asyncio.ensure_future(count_turns())
+    await batcher.submit(list(range(2000)), timeout_s=10, timing=Timing())
+    counting.cancel()
+    assert turns >= 2000
+
+
+async def test_an_error_of_an_instant_model_is_its_items() -> None:
+    def predict(items: Sequence[Any]) -> list[Any]:
+        return [1 / item for item in items]
+
+    batcher = create_batcher(predict, is_instant=True)
+    good, bad = await asyncio.gather(submit(batcher, 2), submit(batcher, 0))
+    assert values(good) == [0.5]
+    assert isinstance(bad[0], PredictError)

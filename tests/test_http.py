@@ -2,51 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from rayserve_app.errors import BodyTimeout, Overloaded, RequestTooLarge, UnsupportedContentType
-from rayserve_app.http import CHUNK_BYTES, BodyBudget, ClientDisconnected, Request, Response
+from rayserve_app.errors import Overloaded, RequestTooLarge, UnsupportedContentType
+from rayserve_app.http import CHUNK_BYTES, BodyBudget, ClientDisconnected, Response
 from rayserve_app.settings import LimitSettings
-
-Receive = Callable[[], Awaitable[Any]]
-
-
-async def never() -> Any:
-    await asyncio.Event().wait()
-
-
-def chunks(*bodies: bytes, pause_s: float = 0.0, then: str = "ends") -> Receive:
-    """Return an ASGI `receive` that brings these pieces of one body, which then `ends`, or its
-    client `stalls` or `leaves`."""
-    messages = [{"type": "http.request", "body": body, "more_body": True} for body in bodies]
-    if then == "ends":
-        messages[-1]["more_body"] = False
-    elif then == "leaves":
-        messages.append({"type": "http.disconnect"})
-    remaining = iter(messages)
-
-    async def receive() -> Any:
-        await asyncio.sleep(pause_s)
-        for message in remaining:
-            return message
-        return await never()
-
-    return receive
-
-
-def create_request(
-    receive: Receive,
-    *headers: tuple[bytes, bytes],
-    budget: BodyBudget | None = None,
-    **limits: Any,
-) -> Request:
-    scope = {"type": "http", "method": "POST", "headers": headers}
-    return Request(scope, receive, LimitSettings.model_validate(limits), budget)
+from tests.requests import chunks, create_request, never
 
 
 @pytest.mark.parametrize("pieces", [(b"",), (b"abc",), (b"a", b"", b"bc"), (b"ab", b"c", b"")])
@@ -86,31 +49,6 @@ async def test_a_body_as_large_as_it_may_be_is_read() -> None:
     assert len(await create_request(chunks(b"a" * 10), max_body_mb=0.00001).body()) == 10
 
 
-@pytest.mark.parametrize("pieces", [(), (b"abc",)])
-async def test_a_body_that_stalls_is_given_up(pieces: tuple[bytes, ...]) -> None:
-    stalling = chunks(*pieces, then="stalls")
-    started_at = time.perf_counter()
-    with pytest.raises(BodyTimeout, match=f"no pause over 0.1 s .*got {3 * len(pieces)} bytes in"):
-        await create_request(stalling, body_timeout_s=0.1).body()
-    assert 0.09 < time.perf_counter() - started_at < 1
-
-
-async def test_a_body_that_trickles_is_given_up() -> None:
-    trickle = chunks(*[b"a"] * 1000, pause_s=0.01)
-    started_at = time.perf_counter()
-    with pytest.raises(BodyTimeout, match="and 1 kB/s, got"):
-        await create_request(trickle, body_timeout_s=0.1, min_body_rate_kb_s=1).body()
-    assert 0.09 < time.perf_counter() - started_at < 1
-
-
-@pytest.mark.parametrize("limits", [{"min_body_rate_kb_s": 0}, {"min_body_rate_kb_s": 1}])
-async def test_a_slow_body_above_the_least_rate_is_read(limits: dict[str, float]) -> None:
-    piece = b"a" if limits["min_body_rate_kb_s"] == 0 else b"a" * 100
-    slow = chunks(*[piece] * 15, pause_s=0.01)
-    body = await create_request(slow, body_timeout_s=0.1, **limits).body()
-    assert len(body) == 15 * len(piece)
-
-
 @pytest.mark.parametrize("coding", [b"gzip", b"br", b"identity, gzip"])
 async def test_a_coded_body_is_refused_before_it_is_read(coding: bytes) -> None:
     with pytest.raises(UnsupportedContentType, match="expected identity"):
@@ -120,19 +58,6 @@ async def test_a_coded_body_is_refused_before_it_is_read(coding: bytes) -> None:
 @pytest.mark.parametrize("coding", [b"identity", b" Identity ", b""])
 async def test_identity_is_no_coding(coding: bytes) -> None:
     assert await create_request(chunks(b"a"), (b"content-encoding", coding)).body() == b"a"
-
-
-async def test_being_cancelled_is_not_being_slow() -> None:
-    reading = asyncio.ensure_future(create_request(never).body())
-    await asyncio.sleep(0)
-    reading.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await reading
-
-
-async def test_the_time_for_a_body_ends_with_it() -> None:
-    assert await create_request(chunks(b"a"), body_timeout_s=0.02).body() == b"a"
-    await asyncio.sleep(0.05)
 
 
 async def test_the_bodies_of_all_requests_fit_into_one_budget() -> None:

@@ -176,6 +176,8 @@ def test_long_message_keeps_its_first_and_last_lines() -> None:
 
 
 ECHO_APP = """
+import time
+
 from ray import serve
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -193,7 +195,14 @@ class Broken:
         raise ValueError("no such model file")
 
 
+@serve.deployment(ray_actor_options={"num_cpus": 0.1})
+class Slow:
+    def __init__(self) -> None:
+        time.sleep(60)
+
+
 app = Model.bind()
+slow = Slow.bind()
 broken = Broken.bind()
 """
 
@@ -233,6 +242,7 @@ class Server:
 
 
 ECHO = "{name: echo, route_prefix: /echo, import_path: 'echo_app:app'}"
+SLOW = "{name: slow, route_prefix: /slow, import_path: 'echo_app:slow'}"
 BROKEN = "{name: broken, route_prefix: /broken, import_path: 'echo_app:broken'}"
 
 
@@ -365,8 +375,9 @@ def test_haproxy_of_a_killed_run_is_stopped_and_a_second_ctrl_c_kills(server: Se
 
 @pytest.mark.serve
 def test_sigterm_ends_it_while_it_starts(server: Server) -> None:
+    server.write_config(SLOW)
     terminal = server.start()
-    terminal.expect("Waiting for echo")
+    terminal.expect("Waiting for slow")
     processes = all_processes(terminal)
     os.kill(terminal.pid, signal.SIGTERM)
     check_ends(terminal, processes, within_s=STOP_LIMIT_S, exit_status=0)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from rayserve_app.workers import Workers
+from rayserve_app.workers import NoWorkers, Workers
 
 
 def raising(error: BaseException) -> Callable[[], NoReturn]:
@@ -162,3 +162,21 @@ def test_a_call_that_outlives_its_loop_harms_nobody(monkeypatch: pytest.MonkeyPa
     thread.join(5)
     assert not thread.is_alive()
     assert not complaints
+
+
+async def test_without_workers_a_call_runs_at_once_and_is_done_in_the_next_turn() -> None:
+    seen: list[Any] = []
+    workers = NoWorkers()
+    workers.start(threading.current_thread, lambda result, error: seen.append((result, error)))
+    assert seen == []
+    await asyncio.sleep(0)
+    assert seen == [(threading.current_thread(), None)]
+    workers.close()
+
+
+async def test_without_workers_an_exception_is_the_outcome() -> None:
+    seen: list[Any] = []
+    error = ValueError("bad")
+    NoWorkers().start(raising(error), lambda result, error: seen.append((result, error)))
+    await asyncio.sleep(0)
+    assert seen == [(None, error)]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
-from typing import ClassVar, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
 
 from rayserve_app.errors import ServingError
-from rayserve_app.http import Request, Response
+from rayserve_app.http import Handler, Response
 from rayserve_app.model import Model
-
-Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 class Route(NamedTuple):

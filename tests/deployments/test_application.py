@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -20,6 +21,7 @@ from deployments import application
 from deployments.application import StockBatcher, build_application
 from rayserve_app.backend import Backend
 from rayserve_app.errors import DeadlineExceeded
+from rayserve_app.ingress import Ingress
 from rayserve_app.recorder import Recorder
 from rayserve_app.settings import BatchingSettings, ModelSettings
 from rayserve_app.timing import Timing
@@ -185,3 +187,33 @@ def test_a_replicas_own_server_is_known_by_its_port(server: Any, is_own: bool) -
 
 def test_a_connection_without_a_server_is_not_the_replicas_own() -> None:
     assert application._is_own_server({"type": "http"}) is False
+
+
+@pytest.mark.parametrize(
+    ("config", "level"),
+    [
+        (None, logging.INFO),
+        ({"enable_access_log": True}, logging.INFO),
+        ({"enable_access_log": False}, logging.WARNING),
+        ({"enable_access_log": False, "log_level": "ERROR"}, logging.ERROR),
+    ],
+)
+def test_an_access_log_that_is_off_costs_nothing(config: Any, level: int) -> None:
+    """Serve sets its logger's level first, by the same configuration."""
+    logger = logging.getLogger(application.SERVE_LOGGER_NAME)
+    before = logger.level
+    context: Any = SimpleNamespace(_deployment_config=DeploymentConfig(logging_config=config))
+    try:
+        logger.setLevel((config or {}).get("log_level", "INFO"))
+        application._stop_access_log(context)
+        assert logger.level == level
+    finally:
+        logger.setLevel(before)
+
+
+def test_only_replicas_of_models_have_something_before_their_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert application.http_middlewares() == []
+    monkeypatch.setattr(application.ModelDeployment, "is_here", True)
+    assert [middleware.cls for middleware in application.http_middlewares()] == [Ingress]

@@ -270,3 +270,19 @@ def test_a_closure_is_loaded_and_released() -> None:
     backend.close()
     with pytest.raises(PredictError, match="not loaded"):
         backend.predict(["a"])
+
+
+def test_a_closure_says_that_it_is_instant() -> None:
+    settings = {"function": "m:f", "input": {"type": "bytes"}}
+    assert not ClosureBackend(ClosureSettings.model_validate(settings)).is_instant
+    assert ClosureBackend(ClosureSettings.model_validate(settings | {"instant": True})).is_instant
+
+
+@pytest.mark.parametrize("data", [b"abc", bytearray(b"abc"), memoryview(b"abc")])
+def test_one_item_is_a_batch_that_a_function_may_write_to(data: Any) -> None:
+    backend = create_backend(keep, type="bytes")
+    seen.clear()
+    backend.predict([data])
+    assert seen[0].tolist() == [[97, 98, 99]]
+    seen[0][0, 0] = 0
+    assert bytes(data) == b"abc" or isinstance(data, bytearray)

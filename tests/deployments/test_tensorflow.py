@@ -377,7 +377,10 @@ print(threading.get_intra_op_parallelism_threads(), threading.get_inter_op_paral
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout == "1 1\n"
-    assert ran.stderr == ""
+    # On processors with certain instructions TensorFlow says so, whatever it is told.
+    noise = ("All log messages before absl::InitializeLog()", "oneDNN custom operations are on")
+    told = [line for line in ran.stderr.splitlines() if not any(each in line for each in noise)]
+    assert told == []
 
 
 def test_an_image_with_metadata_feeds_the_inputs_that_are_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import model_validator
 
 from deployments.application import Application, build_application
+from rayserve_app import buffers
 from rayserve_app.backend import Backend
 from rayserve_app.errors import ConfigurationError, LoadError, PredictError
 from rayserve_app.importing import import_from_string
@@ -96,7 +97,7 @@ class ClosureBackend(Backend):
             return _vectors([np.frombuffer(item, np.int8) for item in items])
         if kind in ("integers", "floats", "doubles"):
             return _vectors(items)
-        return np.stack(items)
+        return buffers.stack(list(items))
 
     def _string(self, item: str) -> str | bytes:
         return item.encode() if self._settings.input.strings_as == "bytes" else item
@@ -109,7 +110,7 @@ class ClosureBackend(Backend):
 
 
 def _stack_named(items: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    return {name: np.stack([item[name] for item in items]) for name in items[0]}
+    return {name: buffers.stack([item[name] for item in items]) for name in items[0]}
 
 
 def _vectors(rows: Sequence[Array]) -> Array:
@@ -117,7 +118,7 @@ def _vectors(rows: Sequence[Array]) -> Array:
         # What the caller does not own is copied, as it is in a batch of several.
         return (rows[0] if rows[0].flags.writeable else rows[0].copy())[None]
     if len({len(row) for row in rows}) == 1:
-        return np.stack(rows)
+        return buffers.stack(list(rows))
     return _objects(rows)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deployments.application import Application, build_application
+from rayserve_app import buffers
 from rayserve_app.backend import Backend
 from rayserve_app.cores import available_cores
 from rayserve_app.errors import (
@@ -315,6 +316,8 @@ class _Input(NamedTuple):
                 got=_names(map(str, shapes)),
                 path=self.name,
             )
+        if arrays[0].dtype == self.dtype and len({array.dtype for array in arrays}) == 1:
+            return buffers.stack(list(arrays))
         return np.stack(arrays, dtype=self.dtype, casting="unsafe")
 
     def _takes_shape_of(self, array: Array) -> bool:

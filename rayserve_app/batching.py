@@ -153,6 +153,8 @@ class Batcher:
             deadline.cancel()
             if request.missing:
                 self._remove(request)
+            # Items would live until the garbage collector finds the circle, which may be late.
+            request.entries.clear()
 
     def close(self) -> None:
         """Take no more batches; one that runs is left to end."""

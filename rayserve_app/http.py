@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Final, TypeAlias
 
+import numpy as np
 from starlette.types import Message, Receive, Scope, Send
 
-from rayserve_app import errors
+from rayserve_app import buffers, errors
 from rayserve_app.errors import (
     Overloaded,
     RequestTooLarge,
@@ -142,13 +143,13 @@ class Request:
         self._budget.take(count)
         self.received += count
 
-    async def _rest(self, message: Message, most: int) -> bytearray:
+    async def _rest(self, message: Message, most: int) -> memoryview:
         pieces: list[Buffer] = [message.get("body", b"")]
         while True:
             if self.received > most:
                 raise _too_large(most, f"{self.received} bytes so far")
             if not message.get("more_body", False):
-                return bytearray().join(pieces)
+                return _joined(pieces, self.received)
             message = await self._next()
             piece = message.get("body", b"")
             self._reserve(len(piece))
@@ -165,6 +166,15 @@ class Request:
             raise ClientDisconnected
         self.progressed_at = perf_counter()
         return message
+
+
+def _joined(pieces: Sequence[Buffer], length: int) -> memoryview:
+    joined = buffers.empty((length,), np.uint8).data
+    start = 0
+    for piece in pieces:
+        joined[start : start + len(piece)] = piece
+        start += len(piece)
+    return joined
 
 
 def _too_large(most: int, got: str) -> RequestTooLarge:

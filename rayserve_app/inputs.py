@@ -156,15 +156,17 @@ class Inputs:
                 raise exc.at(f"images[{index}]") from exc.__cause__
         return items
 
-    def decode(self, encoded: Encoded) -> Item:
-        """Decode an image to the model's array; everything else is an item already.
+    def decode(self, encoded: Encoded, out: Array | None = None) -> Item:
+        """Decode an image to the model's array, into `out` if there is one; everything else is an
+        item already.
 
         Raises:
             DecodeError: not an image, or a truncated one.
         """
         if not isinstance(encoded, EncodedImage):
             return encoded
-        array = self.preprocess(image.decode(encoded.data, max_pixels=self._limits.max_pixels))
+        pixels = image.decode(encoded.data, max_pixels=self._limits.max_pixels)
+        array = self.preprocess(pixels, out)
         if self.settings.codec == "json_metadata":
             return {**encoded.metadata, "data": array}
         return array

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from rayserve_app import buffers
 from rayserve_app.errors import ShapeMismatch
 from rayserve_app.settings import InputSettings
 from rayserve_app.types import Array
@@ -23,13 +24,38 @@ class Preprocessing:
 
     def __init__(self, settings: InputSettings) -> None:
         self._steps = _steps(settings)
+        self._size = settings.size
+        self._channels = 1 if settings.color == "gray" else 3
+        self._is_planar = settings.layout == "CHW"
+        self._affine: tuple[Array, Array] | None = None
+        if (settings.scale, settings.mean, settings.std) != (None, None, None):
+            self._affine = _affine(settings)
+        self.dtype = np.dtype(np.uint8 if self._affine is None else np.float32)
 
-    def __call__(self, pixels: Array) -> Array:
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape of all results, (H, W, C) or (C, H, W); None if it follows the image's."""
+        return None if self._size is None else self._shape(*self._size)
+
+    def __call__(self, pixels: Array, out: Array | None = None) -> Array:
         """Map (H, W, 3) uint8 RGB 0..255 to the model's array: (H, W, C) or (C, H, W), uint8 or
-        float32."""
+        float32; into `out`, if there is one."""
         for step in self._steps:
             pixels = step(pixels)
-        return pixels
+        if out is None:
+            out = buffers.empty(self._shape(*pixels.shape[:2]), self.dtype)
+        target = out.transpose(1, 2, 0) if self._is_planar else out
+        if self._affine is None:
+            np.copyto(target, pixels)
+        elif self._is_planar:
+            _scale_planes(pixels, *self._affine, target)
+        else:
+            _scale_rows(pixels, *self._affine, target)
+        return out
+
+    def _shape(self, height: int, width: int) -> tuple[int, ...]:
+        channels = self._channels
+        return (channels, height, width) if self._is_planar else (height, width, channels)
 
 
 def _steps(settings: InputSettings) -> list[Step]:
@@ -44,12 +70,6 @@ def _steps(settings: InputSettings) -> list[Step]:
         steps.append(lambda pixels: pixels[:, :, ::-1])
     elif settings.color == "gray":
         steps.append(to_gray)
-    if (settings.scale, settings.mean, settings.std) != (None, None, None):
-        factor, offset = _affine(settings)
-        steps.append(lambda pixels: normalize(pixels, factor, offset))
-    if settings.layout == "CHW":
-        steps.append(lambda pixels: pixels.transpose(2, 0, 1))
-    steps.append(np.ascontiguousarray)
     return steps
 
 
@@ -63,18 +83,27 @@ def _affine(settings: InputSettings) -> tuple[Array, Array]:
     return (scale / std).astype(np.float32), (-mean / std).astype(np.float32)
 
 
-def normalize(pixels: Array, factor: Array, offset: Array) -> Array:
-    """Return pixels * factor + offset as float32, for (H, W, C) pixels and C factors and offsets.
+def _scale_rows(pixels: Array, factor: Array, offset: Array, out: Array) -> None:
+    """Write pixels * factor + offset, for (H, W, C) pixels and C factors and offsets.
 
     Works on whole rows: broadcasting over an axis of three takes twenty times as long.
     """
     height, width, channels = pixels.shape
-    rows = np.ascontiguousarray(pixels).reshape(height, width * channels)
+    source = np.ascontiguousarray(pixels).reshape(height, width * channels)
+    target = out.reshape(height, width * channels)
     row_factor = factor[0] if (factor == factor[0]).all() else np.tile(factor, width)
-    scaled: Array = np.multiply(rows, row_factor, dtype=np.float32)
+    np.multiply(source, row_factor, out=target, dtype=np.float32)
     if offset.any():
-        scaled += np.tile(offset, width)
-    return scaled.reshape(pixels.shape)
+        target += np.tile(offset, width)
+
+
+def _scale_planes(pixels: Array, factor: Array, offset: Array, out: Array) -> None:
+    """Write the same where each channel of `out`, (H, W, C), is a plane of its own."""
+    for channel in range(pixels.shape[2]):
+        plane = out[:, :, channel]
+        np.multiply(pixels[:, :, channel], factor[channel], out=plane, dtype=np.float32)
+        if offset[channel]:
+            plane += offset[channel]
 
 
 def resize(pixels: Array, size: tuple[int, int]) -> Array:

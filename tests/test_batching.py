@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -323,3 +325,18 @@ async def test_an_error_of_an_instant_model_is_its_items() -> None:
     good, bad = await asyncio.gather(submit(batcher, 2), submit(batcher, 0))
     assert values(good) == [0.5]
     assert isinstance(bad[0], PredictError)
+
+
+@pytest.mark.parametrize("is_instant", [True, False])
+async def test_items_are_free_as_soon_as_their_caller_has_its_results(is_instant: bool) -> None:
+    batcher = create_batcher(lambda items: [0] * len(items), is_instant=is_instant)
+    item = np.zeros(3)
+    alive = weakref.ref(item)
+    gc.disable()
+    try:
+        await batcher.submit([item, item], timeout_s=10, timing=Timing())
+        del item
+        await asyncio.sleep(0.05)
+        assert alive() is None
+    finally:
+        gc.enable()

@@ -234,7 +234,9 @@ async def test_the_deadline_holds_for_decoding(monkeypatch: pytest.MonkeyPatch) 
     )
     gate = threading.Event()
     decoded: list[Any] = []
-    monkeypatch.setattr(model.inputs, "decode", lambda item: decoded.append(item) or gate.wait(20))
+    monkeypatch.setattr(
+        model.inputs, "decode", lambda item, out: decoded.append(item) or gate.wait(20)
+    )
     with pytest.raises(DeadlineExceeded, match="Decoding took longer than the deadline of 50 ms"):
         await model.predict([png((0, 0, 0)), png((0, 0, 0))])
     gate.set()
@@ -250,7 +252,7 @@ async def test_what_decoding_took_is_missing_from_the_deadline(
     model = create_model(
         lambda items: gate.wait(20), input={"type": "image"}, deadline={"latency_ms": 300}
     )
-    monkeypatch.setattr(model.inputs, "decode", lambda item: time.sleep(0.2) or 0)
+    monkeypatch.setattr(model.inputs, "decode", lambda item, out: time.sleep(0.2) or 0)
     started_at = time.perf_counter()
     with pytest.raises(DeadlineExceeded):
         await model.predict([png((0, 0, 0))])
@@ -264,7 +266,7 @@ async def test_the_time_of_each_stage_is_told(monkeypatch: pytest.MonkeyPatch) -
         input={"type": "image"},
         threads={"decode": 1},
     )
-    monkeypatch.setattr(model.inputs, "decode", lambda item: time.sleep(0.03) or 0)
+    monkeypatch.setattr(model.inputs, "decode", lambda item, out: time.sleep(0.03) or 0)
     timing = Timing()
     before = time.perf_counter()
     await model.predict([png((0, 0, 0))] * 2, timing=timing)

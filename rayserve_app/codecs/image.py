@@ -21,6 +21,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from rayserve_app import buffers
 from rayserve_app.codecs import image_header
 from rayserve_app.codecs.image_header import Format, Header
 from rayserve_app.errors import DecodeError, RequestTooLarge
@@ -129,7 +130,8 @@ def _decode_jpeg(data: Buffer, header: Header) -> Array:
     if header.components == 4:  # CMYK or YCCK, which libjpeg does not convert to RGB
         return _decode_jpeg_with_pillow(data)
     try:
-        pixels: Array = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+        space = buffers.empty((header.height, header.width, 3), np.uint8)
+        pixels: Array = simplejpeg.decode_jpeg(data, "RGB", strict=True, buffer=space)
     except ValueError as exc:
         # Padding that some cameras write. Pillow lets it pass, but no truncated image.
         if "extraneous bytes" not in str(exc):

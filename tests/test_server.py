@@ -65,6 +65,18 @@ def test_what_is_right_on_one_machine_only_is_not_in_the_file() -> None:
     assert ONE_MACHINE.items() <= serve_environment(ENVIRONMENT_FILE, {}).items()
 
 
+def test_haproxy_is_started_with_our_settings_unless_the_user_names_another() -> None:
+    name = "RAY_SERVE_HAPROXY_BINARY_PATH"
+    environment = serve_environment(ENVIRONMENT_FILE, dict(os.environ))
+    command = [environment[name], "-c", "-V", "-f", os.devnull]
+    checked = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+    # HAProxy read both files, ours last; it misses a listener, which Serve's own file has.
+    assert "Configuration file has no error" in checked.stdout + checked.stderr
+    assert serve_environment(ENVIRONMENT_FILE, {name: "/opt/haproxy"})[name] == "/opt/haproxy"
+
+
 def test_config_is_read_with_the_defaults_of_serve(tmp_path: Path) -> None:
     path = tmp_path / "app.yaml"
     path.write_text("applications: [{import_path: 'a:b'}, {name: two, import_path: 'a:b'}]")

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from rayserve_app.errors import ConfigurationError
+from rayserve_app.server import haproxy
 
 ENVIRONMENT_FILE_NAME = "serve.env"
 
@@ -105,4 +106,6 @@ def read_environment_file(path: Path) -> dict[str, str]:
 
 def serve_environment(path: Path, inherited: Mapping[str, str]) -> dict[str, str]:
     """The environment of Serve on this machine; what the user has already set wins."""
-    return {**ONE_MACHINE, **read_environment_file(path), **inherited}
+    launcher = haproxy.launcher()
+    own = {} if launcher is None else {haproxy.VARIABLE: launcher}
+    return {**ONE_MACHINE, **own, **read_environment_file(path), **inherited}

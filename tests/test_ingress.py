@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from asyncio.selector_events import _SelectorSocketTransport  # type: ignore[attr-defined]
 from collections.abc import Iterator
 from typing import Any
@@ -122,6 +123,9 @@ def server() -> Iterator[str]:
         listener.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=running.run, args=([listener],), daemon=True)
         thread.start()
+        while not running.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         running.should_exit = True
         thread.join(10)

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from pydantic import model_validator
 
 from deployments.application import Application, build_application
-from rayserve_app import buffers
+from rayserve_app import buffers, packages
 from rayserve_app.backend import Backend
-from rayserve_app.errors import ConfigurationError, LoadError, PredictError
+from rayserve_app.errors import ConfigurationError, LoadError, PredictError, ServingError
 from rayserve_app.importing import import_from_string
-from rayserve_app.settings import ModelSettings, parse_settings
+from rayserve_app.packages import Requirements
+from rayserve_app.settings import Checksum, ModelSettings, parse_settings
+from rayserve_app.sources import fetch
 from rayserve_app.types import Array, Item, Metadata, Outputs
 
 
@@ -28,9 +29,15 @@ class ClosureSettings(ModelSettings):
     function: str | None = None
     """`package.module:function`, importable in the replica."""
     pickle: str | None = None
-    """A file that cloudpickle wrote. Reading it runs whatever its writer put there."""
+    """A file that cloudpickle wrote, here or at a URL. Reading it runs whatever its writer put
+    there."""
+    sha256: Checksum | None = None
+    """Of the file `pickle`; another content is not read."""
     trusted: bool = False
     """Allows `pickle` for this model."""
+    packages: Requirements = ()
+    """pip requirements of the function's own, e.g. `humanize==4.9.0`: installed once per machine,
+    seen by this model's replicas alone, and before what is installed for all."""
     instant: bool = False
     """Calls the function in the event loop, which saves the way to a thread and back: for one that
     takes microseconds. Should it hang, its callers get no default output at their deadline; Serve
@@ -42,6 +49,8 @@ class ClosureSettings(ModelSettings):
             raise ValueError("expected one of 'function' and 'pickle'")
         if self.pickle is not None and not self.trusted:
             raise ValueError("'pickle' runs code from a file: it needs 'trusted: true'")
+        if self.sha256 is not None and self.pickle is None:
+            raise ValueError("'sha256' is for 'pickle'")
         return self
 
 
@@ -61,8 +70,10 @@ class ClosureBackend(Backend):
 
     def load(self) -> None:
         settings = self._settings
+        if settings.packages:
+            _add_packages(settings.packages)
         if settings.pickle is not None:
-            function = _unpickle(Path(settings.pickle))
+            function = _unpickle(settings.pickle, settings.sha256)
         else:
             function = _import(settings.function or "")
         if not callable(function):
@@ -152,11 +163,22 @@ def _import(import_string: str) -> Any:
         ) from exc
 
 
-def _unpickle(path: Path) -> Any:
+def _add_packages(requirements: Requirements) -> None:
+    try:
+        packages.activate(packages.install(requirements))
+    except ServingError as exc:
+        raise exc.at("args.model.packages") from exc
+
+
+def _unpickle(location: str, sha256: str | None) -> Any:
     import cloudpickle
 
-    if not path.is_file():
-        raise LoadError(f"No such file: {path.absolute()}", path="args.model.pickle")
+    try:
+        path = fetch(location, sha256=sha256)
+    except ServingError as exc:
+        raise exc if exc.path else exc.at("args.model.pickle") from exc
+    if path.is_dir():
+        raise LoadError(f"Not a file: {path.absolute()}", path="args.model.pickle")
     try:
         return cloudpickle.loads(path.read_bytes())
     except Exception as exc:

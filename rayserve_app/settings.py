@@ -7,18 +7,28 @@ no framework. Units ride in the names.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from rayserve_app.errors import ConfigurationError
 
 InputType = Literal[
-    "bytes", "string", "integers", "floats", "doubles", "image", "tensor", "tensors"
+    "bytes", "string", "integers", "floats", "doubles", "image", "tensor", "tensors", "request"
 ]
 InputCodec = Literal["raw", "base64", "base64_urlsafe", "json_metadata", "packed_jpeg"]
 OutputCodec = Literal["json", "csv", "npy", "raw"]
+Interpolation = Literal["area", "nearest", "linear", "cubic", "lanczos"]
 
 LONGEST_DEADLINE_MS = 60_000
 """`RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S` in configs/serve.env is this plus 5 s."""
@@ -33,12 +43,23 @@ class Section(BaseModel):
 Triple = tuple[float, float, float]
 
 
+def _check_checksum(value: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}", value):
+        raise ValueError("Not a SHA-256 checksum of 64 hex digits")
+    return value.lower()
+
+
+Checksum = Annotated[str, AfterValidator(_check_checksum)]
+"""SHA-256 as `sha256sum` writes it."""
+
+
 class InputSettings(Section):
     """What one item is, and the form in which clients send it."""
 
     type: InputType
     """`bytes`, `string`, `integers`, `floats` and `doubles` are Clipper's; `image` is decoded to
-    pixels; `tensor` is one array; `tensors` a mapping of input name to array."""
+    pixels; `tensor` is one array; `tensors` a mapping of input name to array; `request` a whole
+    body with its headers, for user code that reads them itself."""
     codec: InputCodec = "raw"
     """The form of one payload; `packed_jpeg` carries many items."""
     strings_as: Literal["str", "bytes"] = "str"
@@ -49,6 +70,9 @@ class InputSettings(Section):
     """`stretch` resizes both sides; `short_side_crop` resizes the short side to `short_side` and
     cuts `size` from the centre."""
     short_side: Annotated[int, Field(gt=0)] | None = None
+    interpolation: Interpolation = "area"
+    """`area` averages where an image shrinks and is bilinear where it grows; the others are
+    OpenCV's, whichever way. MXNet's own image functions are `cubic` unless told otherwise."""
     color: Literal["RGB", "BGR", "gray"] = "RGB"
     layout: Literal["HWC", "CHW"] = "HWC"
     scale: float | None = None
@@ -79,6 +103,8 @@ class InputSettings(Section):
             given := [key for key in pixels if getattr(self, key) is not None]
         ):
             raise ValueError(f"{given[0]!r} is for type 'image', not {self.type!r}")
+        if self.interpolation != "area" and self.size is None:
+            raise ValueError("'interpolation' needs 'size'")
         if (self.resize == "short_side_crop") != (self.short_side is not None):
             raise ValueError("'resize: short_side_crop' and 'short_side' go together")
         if self.short_side is not None and self.size is None:
@@ -174,6 +200,17 @@ class ModelSettings(Section):
         return most or max(32 * self.batching.max_batch_size, self.limits.max_items)
 
 
+class FileSettings(ModelSettings):
+    """A model that lies in files: the base of the settings of backends that read some."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A directory, a file or an archive (`.tar`, `.tar.gz`, `.tgz`, `.zip`) on the replica's
+    machine, a relative one below its working directory; or one at `s3://`, `gs://` or
+    `https://`. rayserve_app/sources.py says how each is read."""
+    sha256: Checksum | None = None
+    """Of the file or the archive; another content is not loaded."""
+
+
 SettingsT = TypeVar("SettingsT", bound=ModelSettings)
 
 
@@ -212,7 +249,10 @@ def _fields_at(settings_type: type[BaseModel], keys: list[str]) -> list[str]:
     section = settings_type
     for key in keys:
         annotation = section.model_fields[key].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        # An optional section is a union with None.
+        kinds = [kind for kind in get_args(annotation) or (annotation,) if isinstance(kind, type)]
+        sections = [kind for kind in kinds if issubclass(kind, BaseModel)]
+        if not sections:
             return []
-        section = annotation
+        section = sections[0]
     return list(section.model_fields)

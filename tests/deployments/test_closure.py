@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -251,7 +252,7 @@ def test_a_closure_is_named_once(model: dict[str, Any]) -> None:
 
 
 def test_a_file_that_is_no_closure_is_told(tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match=r"No such file: /.*func.pkl - at `args.model.pickle`"):
+    with pytest.raises(LoadError, match=r"No such file or directory: /.*func.pkl - at `.*pickle`"):
         load(pickle=str(tmp_path / "func.pkl"), trusted=True)
     (tmp_path / "func.pkl").write_bytes(b"no pickle")
     with pytest.raises(
@@ -261,6 +262,32 @@ def test_a_file_that_is_no_closure_is_told(tmp_path: Path) -> None:
     (tmp_path / "func.pkl").write_bytes(cloudpickle.dumps([1]))
     with pytest.raises(LoadError, match="Not a function: got list"):
         load(pickle=str(tmp_path / "func.pkl"), trusted=True)
+
+
+def test_a_file_of_another_content_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "func.pkl"
+    file.write_bytes(cloudpickle.dumps(sizes))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert load(pickle=str(file), trusted=True, sha256=digest).predict(["ab"]) == [2]
+    with pytest.raises(LoadError, match=r"is another: expected f{64}, got .* - at `.*pickle`"):
+        load(pickle=str(file), trusted=True, sha256="f" * 64)
+    with pytest.raises(ConfigurationError, match="'sha256' is for 'pickle'"):
+        load(function="m:f", sha256="f" * 64)
+
+
+def test_a_closure_does_not_come_from_just_anywhere() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"no scheme that is known.*at `args.model.pickle`"
+    ):
+        load(pickle="ftp://host/func.pkl", trusted=True)
+
+
+def test_packages_that_cannot_be_installed_are_told_by_their_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYSERVE_CACHE", str(tmp_path))
+    with pytest.raises(LoadError, match=r"no-such-package-of-ours.* - at `args.model.packages`"):
+        load(function=f"{__name__}:sizes", packages=["no-such-package-of-ours==9"])
 
 
 def test_a_closure_is_loaded_and_released() -> None:

@@ -21,7 +21,7 @@ from starlette.types import Scope
 from deployments.metrics import MetricsExporter
 from rayserve_app.asgi import App, create_app
 from rayserve_app.backend import Backend
-from rayserve_app.batching import Result, as_error, check_outputs
+from rayserve_app.batching import Predict, Result, Target, as_error, check_outputs
 from rayserve_app.errors import (
     ConfigurationError,
     DeadlineExceeded,
@@ -33,7 +33,7 @@ from rayserve_app.model import Model
 from rayserve_app.recorder import Recorder
 from rayserve_app.settings import BatchingSettings, ModelSettings
 from rayserve_app.timing import Timing
-from rayserve_app.types import Item, Outputs
+from rayserve_app.types import Item
 
 SERVE_LOGGER_NAME = "ray.serve"
 
@@ -101,7 +101,7 @@ class ModelDeployment:
             backend,
             name=settings.name or context.app_name,
             recorder=recorder,
-            batcher=_stock_batcher(settings.batching, backend, recorder),
+            batcher=_stock_batcher(settings.batching, recorder),
         )
         await asyncio.to_thread(self.model.load)
         self._metrics = asyncio.create_task(MetricsExporter(recorder, _counter).run())
@@ -117,20 +117,24 @@ class ModelDeployment:
         ModelDeployment.is_here = True
         return create_app(self.model, takes_views=_is_own_server)
 
-    async def predict(self, items: Sequence[Any]) -> list[Any]:
+    async def predict(
+        self, items: Sequence[Any], *, version: str | None = None, signature: str | None = None
+    ) -> list[Any]:
         """Return one result per item: the model's object, its array, or a mapping of output name
         to array for several outputs.
 
         Args:
             items: what HTTP clients send as payloads, without the protocol: encoded images as
                 bytes, strings, arrays, mappings of input name to array.
+            version, signature: which of those that the model has; the default one if None.
 
         Raises:
             ServingError: the first fault; its path is the item's index.
         """
-        inputs = self.model.inputs
+        servable = self.model.select(version, signature)
+        inputs = servable.inputs
         encoded = [inputs.from_object(item, path=f"[{i}]") for i, item in enumerate(items)]
-        results = await self.model.predict(encoded)
+        results = await self.model.predict(encoded, servable=servable)
         return [_value(result, index) for index, result in enumerate(results)]
 
     async def check_health(self) -> None:
@@ -159,33 +163,42 @@ class StockBatcher:
 
     is_stalled = False
 
-    def __init__(self, settings: BatchingSettings, backend: Backend, recorder: Recorder) -> None:
+    def __init__(self, settings: BatchingSettings, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._predict: Callable[[Sequence[Item]], Outputs] = backend.predict
-        batch = serve.batch(
+        self._batch = serve.batch(
             max_batch_size=settings.max_batch_size,
             batch_wait_timeout_s=settings.batch_wait_timeout_s,
             max_concurrent_batches=settings.max_concurrent_batches,
         )
-        self._submit_one: Callable[[Item], Any] = batch(self._run)
+        self._submitters: dict[Predict, Callable[[Item], Any]] = {}
 
     async def submit(
-        self, items: Sequence[Item], *, timeout_s: float, timing: Timing
+        self, items: Sequence[Item], target: Target, *, timeout_s: float, timing: Timing
     ) -> list[Result]:
         """Return one result per item, as `Batcher.submit` does."""
+        submit_one = self._submitters.get(target.predict) or self._add(target.predict)
         try:
             async with asyncio.timeout(timeout_s):
-                return list(await asyncio.gather(*map(self._submit_one, items)))
+                return list(await asyncio.gather(*map(submit_one, items)))
         except TimeoutError as exc:
             raise DeadlineExceeded("The model gave no result within its deadline") from exc
 
     def close(self) -> None:
         return
 
-    async def _run(self, items: list[Item]) -> list[Result]:
+    def _add(self, predict: Predict) -> Callable[[Item], Any]:
+        """Make a batch queue of its own for what predicts by itself: a version or a signature."""
+
+        async def run(items: list[Item]) -> list[Result]:
+            return await self._run(predict, items)
+
+        self._submitters[predict] = self._batch(run)
+        return self._submitters[predict]
+
+    async def _run(self, predict: Predict, items: list[Item]) -> list[Result]:
         self._recorder.batch_items.observe(len(items))
         try:
-            outputs = await asyncio.to_thread(self._predict, items)
+            outputs = await asyncio.to_thread(predict, items)
         except Exception as exc:
             return [as_error(exc)] * len(items)
         return check_outputs(outputs, len(items))
@@ -195,12 +208,10 @@ def _counter(name: str, description: str, tags: tuple[str, ...]) -> Counter:
     return Counter(name, description=description, tag_keys=tags)  # type: ignore[arg-type]
 
 
-def _stock_batcher(
-    settings: BatchingSettings, backend: Backend, recorder: Recorder
-) -> StockBatcher | None:
+def _stock_batcher(settings: BatchingSettings, recorder: Recorder) -> StockBatcher | None:
     if settings.mode != "serve_batch":
         return None
-    return StockBatcher(settings, backend, recorder)
+    return StockBatcher(settings, recorder)
 
 
 def _check_ongoing_requests(context: ReplicaContext, batching: BatchingSettings) -> None:

@@ -1,344 +1,213 @@
-"""TensorFlow: SavedModels, called through one of their signatures."""
+"""TensorFlow: SavedModels and Keras files, in one version or several."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
+from deployments import keras_file, numbered_versions, saved_model
 from deployments.application import Application, build_application
-from rayserve_app import buffers
-from rayserve_app.backend import Backend
+from deployments.numbered_versions import Choice
+from deployments.signature import Signature, first_line, listed
+from rayserve_app.backend import DEFAULT_SIGNATURE, Backend
 from rayserve_app.cores import available_cores
-from rayserve_app.errors import (
-    InvalidRequest,
-    LoadError,
-    MissingDependency,
-    PredictError,
-    ShapeMismatch,
-)
-from rayserve_app.settings import ModelSettings, parse_settings
-from rayserve_app.types import Array, Item, Metadata, TensorSpec, describe
+from rayserve_app.errors import LoadError, MissingDependency, PredictError, ServingError
+from rayserve_app.settings import FileSettings, parse_settings
+from rayserve_app.sources import fetch
+from rayserve_app.types import Array, Item, Metadata
 
 logger = logging.getLogger(__name__)
 
 
-class TensorFlowSettings(ModelSettings):
-    """A SavedModel and the signature that answers."""
+class TensorFlowSettings(FileSettings):
+    """A SavedModel or a Keras file, or numbered directories of either.
 
-    path: str
-    """The SavedModel's directory; a relative one is below the replica's working directory."""
-    signature: str = "serving_default"
+    `path` is a SavedModel's directory, a `.keras` file, a directory with one such file, or one with
+    versions as TensorFlow Serving lays them out: `path/1`, `path/2`, and so on. `version` names a
+    model without a number. `output.outputs` is what `signature` answers; other signatures answer
+    the same if they have it, else all.
+    """
+
+    signature: str = DEFAULT_SIGNATURE
+    """The signature that answers requests which name none."""
+    versions: Choice = "latest"
+    """Which numbered versions to serve: `latest`, `all`, or a list of numbers. The newest of them
+    answers requests which name none."""
+    trusted: bool = False
+    """Allows a Keras file to run code of its own: `Lambda` layers, and custom objects, whose
+    modules must be importable in the replica."""
 
 
 def build(args: dict[str, Any]) -> Application:
-    """Return the application of a SavedModel; `args` is the YAML's, with one key, `model`."""
+    """Return the application of a TensorFlow model; `args` is the YAML's, with one key, `model`."""
     settings = parse_settings(TensorFlowSettings, args)
     create_backend = partial(
         TensorFlowBackend,
         path=settings.path,
+        sha256=settings.sha256,
+        version=settings.version,
+        versions=settings.versions,
         signature=settings.signature,
         outputs=settings.output.outputs,
         compute_threads=settings.threads.compute or 0,
+        trusted=settings.trusted,
     )
     return build_application(settings, create_backend)
 
 
 class TensorFlowBackend(Backend):
-    """One signature of a SavedModel.
-
-    An item is a tensor (or, for DT_STRING, a string) where the signature has one input, and a
-    mapping of input name to tensor where it has several; none carries the batch axis. Items are
-    stacked along axis 0, whatever batch size the signature was traced with: one that fixes it to
-    k runs in pieces of k items, the last one padded with its own last item, and one with a scalar
-    input runs item by item, because a scalar holds for a whole call.
-    """
+    """The versions of a model, each with all of its signatures."""
 
     def __init__(
         self,
         *,
         path: str,
-        signature: str = "serving_default",
+        sha256: str | None = None,
+        version: str = "1",
+        versions: Choice = "latest",
+        signature: str = DEFAULT_SIGNATURE,
         outputs: tuple[str, ...] = (),
         compute_threads: int = 0,
+        trusted: bool = False,
     ) -> None:
-        """Keep the settings.
+        """Keep the settings, which are TensorFlowSettings' but for these.
 
         Args:
-            outputs: which of the signature's outputs to answer, in this order; empty for all.
+            version: the name of a model that lies in no numbered directory.
+            outputs: what `signature` answers, in this order; empty for all.
             compute_threads: TensorFlow's threads in this process; 0 for as many as it may use
                 cores.
         """
         self.path = path
+        self.sha256 = sha256
+        self.version = version
+        self.choice = versions
         self.signature = signature
         self.outputs = outputs
         self.compute_threads = compute_threads
+        self.trusted = trusted
         self._tf: Any = None
-        self._model: Any = None  # owns the variables that the function only borrows
-        self._function: Any = None
-        self._inputs: dict[str, _Input] = {}
-        self._call_size = 0
-        self._metadata = Metadata("tensorflow")
+        self._versions: dict[str, dict[str, Signature]] = {}
 
     def load(self) -> None:
-        directory = Path(self.path)
-        self._check_directory(directory)
-        self._tf = self._import()
-        _configure(self._tf, self.compute_threads or available_cores())
-        try:
-            model = self._tf.saved_model.load(str(directory))
-        except Exception as exc:  # each of its readers raises in its own manner, even IndexError
+        path = fetch(self.path, sha256=self.sha256)
+        alone = _find_model(path)
+        if alone is not None and not isinstance(self.choice, str):
             raise LoadError(
-                f"The SavedModel in `{directory}` cannot be read",
-                got=f"{type(exc).__name__}: {_first_line(exc)}",
-            ) from exc
-        self._model = model
-        self._function = self._select_signature(model.signatures)
-        self._describe_signature()
+                "There are no numbered versions", got=f"one model, `{alone}`", path="versions"
+            )
+        numbered = {} if alone else self._find_versions(path)
+        self._tf = _import()
+        _configure(self._tf, self.compute_threads or available_cores())
+        if alone is not None:
+            self._versions = {self.version: self._load(alone)}
+        for version, file in numbered.items():
+            try:
+                self._versions[version] = self._load(file)
+            except ServingError as exc:
+                raise exc.at(f"versions[{version}]") from exc.__cause__
+
+    def versions(self) -> Mapping[str, Mapping[str, Signature]]:
+        return self._versions
 
     def predict(self, items: Sequence[Item]) -> dict[str, Array]:
-        """Run one batch.
-
-        Returns: the chosen outputs by name, in their order, axis 0 being the items. Numbers are
-            TensorFlow's own memory, read-only and not copied; DT_STRING comes as `bytes` in
-            object arrays.
-        Raises:
-            ShapeMismatch: an item's inputs, types or shapes are not the signature's; the path is
-                the input's name.
-            PredictError: the graph failed, or answered something without the batch axis.
-        """
-        if self._function is None:
-            raise PredictError("The model is not loaded")
-        rows = [self._row(item) for item in items]
-        size = self._call_size or len(rows)
-        pieces = [self._call(rows[start : start + size]) for start in range(0, len(rows), size)]
-        if len(pieces) == 1:
-            return pieces[0]
-        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        return self._default().predict(items)
 
     def metadata(self) -> Metadata:
-        """Describe the loaded signature; an input or output of unknown rank has the shape ()."""
-        return self._metadata
+        """Describe the default signature; an input or output of unknown rank has the shape ()."""
+        return self._default().metadata() if self._versions else Metadata("tensorflow")
 
     def close(self) -> None:
-        self._model = self._function = None
+        self._versions = {}
 
-    def _check_directory(self, directory: Path) -> None:
-        expected = "a SavedModel directory"
-        problem = f"Nothing to load from `{directory}`"
-        if not directory.exists():
-            raise LoadError(problem, expected=expected, got="no such directory")
-        if not directory.is_dir():
-            raise LoadError(
-                problem, expected=expected, got="a file", remedy="Keras: `model.export(path)`."
-            )
-        found = sorted(entry.name for entry in directory.iterdir())
-        if not {"saved_model.pb", "saved_model.pbtxt"} & set(found):
-            raise LoadError(
-                problem,
-                expected=f"{expected} with `saved_model.pb`",
-                got=_names(found),
-                remedy="Point `path` at one version." if any(map(str.isdigit, found)) else None,
-            )
+    def _default(self) -> Signature:
+        if not self._versions:
+            raise PredictError("The model is not loaded")
+        return next(iter(next(iter(self._versions.values())).values()))
 
-    def _import(self) -> Any:
-        # Its C++ part reads this once, when it is imported, and writes pages without it.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        try:
-            import tensorflow
-        except ImportError as exc:
-            if exc.name == "tensorflow":
-                raise MissingDependency(
-                    "The model needs TensorFlow",
-                    remedy='pip install "rayserve-app[tensorflow]"',
-                ) from exc
-            raise LoadError(
-                "TensorFlow is installed, but does not import",
-                got=f"{type(exc).__name__}: {_first_line(exc)}",
-            ) from exc
-        return tensorflow
+    def _find_versions(self, path: Path) -> dict[str, Path]:
+        """Return the SavedModel's directory or the Keras file of each version to be served."""
+        directories = numbered_versions.find(path) if path.is_dir() else {}
+        models = {number: _find_model(each) for number, each in directories.items()}
+        whole = {number: model for number, model in models.items() if model is not None}
+        if not whole:
+            raise _nothing_to_load(path)
+        return numbered_versions.choose(whole, self.choice)
 
-    def _select_signature(self, signatures: Mapping[str, Any]) -> Any:
-        if self.signature not in signatures:
+    def _load(self, path: Path) -> dict[str, Signature]:
+        """Return the signatures of one version, the default one first."""
+        if path.is_file():
+            functions = keras_file.load(self._tf, path, trusted=self.trusted)
+        else:
+            functions = saved_model.load(self._tf, path)
+        default = self.signature
+        if default not in functions:
             raise LoadError(
                 "Unknown signature",
-                expected=_names(signatures, "one of "),
-                got=f"`{self.signature}`",
+                expected=listed(functions, "one of "),
+                got=f"`{default}`",
                 path="signature",
             )
-        return signatures[self.signature]
-
-    def _describe_signature(self) -> None:
-        specs = self._function.structured_input_signature[1]
-        self._inputs = {name: _Input.of(name, spec) for name, spec in specs.items()}
-        answers = self._function.structured_outputs
-        names = self.outputs or tuple(answers)
-        for name in names:
-            if name not in answers:
-                raise LoadError(
-                    f"Signature `{self.signature}` has no such output",
-                    expected=_names(answers, "one of "),
-                    got=f"`{name}`",
-                    path="outputs",
-                )
-        self._metadata = Metadata(
-            "tensorflow",
-            inputs=tuple(_tensor_spec(name, spec) for name, spec in specs.items()),
-            outputs=tuple(_tensor_spec(name, answers[name]) for name in names),
-        )
-        self._call_size = self._fixed_batch_size()
-
-    def _fixed_batch_size(self) -> int:
-        """Return how many items one call takes; 0 for any number."""
-        sizes = {each.batch_size for each in self._inputs.values()} - {-1}
-        if len(sizes) > 1:
-            raise LoadError(
-                f"Signature `{self.signature}` cannot be batched",
-                expected="inputs of one batch size",
-                got=_names(each.describe(batched=True) for each in self._inputs.values()),
-            )
-        return sizes.pop() if sizes else 0
-
-    def _row(self, item: Item) -> dict[str, Array]:
-        """Return an item's checked value for each input, without the batch axis."""
-        if not isinstance(item, Mapping):
-            if len(self._inputs) != 1:
-                raise ShapeMismatch(
-                    "The signature takes several inputs",
-                    expected=_names(self._inputs, "a tensor for each of "),
-                    got="a single value",
-                )
-            item = dict.fromkeys(self._inputs, item)
-        item = self._with_image(item)
-        if item.keys() != self._inputs.keys():
-            odd = next(iter(item.keys() ^ self._inputs.keys()))
-            problem = "An input is missing" if odd in self._inputs else "There is no such input"
-            raise ShapeMismatch(
-                problem, expected=_names(self._inputs), got=_names(item), path=str(odd)
-            )
-        return {name: each.check(item[name]) for name, each in self._inputs.items()}
-
-    def _with_image(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Of an image with metadata, take the pixels for the one input that the metadata does not
-        name, and drop what no input is called."""
-        missing = self._inputs.keys() - item.keys()
-        if "data" not in item or "data" in self._inputs or len(missing) != 1:
-            return item
-        known = {name: value for name, value in item.items() if name in self._inputs}
-        return {**known, missing.pop(): item["data"]}
-
-    def _call(self, rows: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-        padding = max(self._call_size - len(rows), 0)
-        padded = [*rows, *[rows[-1]] * padding]
-        feed = {
-            name: self._tf.convert_to_tensor(each.stack([row[name] for row in padded]))
-            for name, each in self._inputs.items()
+        signatures = {
+            default: Signature(self._tf, default, functions.pop(default), outputs=self.outputs)
         }
-        try:
-            answers = self._function(**feed)
-            # `asarray` shares a tensor's memory where `.numpy()` would copy it; it stands inside
-            # `try` because a GPU's errors surface only here.
-            outputs = {spec.name: np.asarray(answers[spec.name]) for spec in self._metadata.outputs}
-        except self._tf.errors.InvalidArgumentError as exc:
-            # TensorFlow Serving calls it the caller's fault as well: 400 (api_rest.md).
-            raise InvalidRequest("The model refuses the input", got=_first_line(exc)) from exc
-        except self._tf.errors.OpError as exc:
-            raise PredictError(
-                "The model failed", got=f"{type(exc).__name__}: {_first_line(exc)}"
-            ) from exc
-        for name, array in outputs.items():
-            if array.shape[:1] != (len(padded),):
-                raise PredictError(
-                    "An output lacks the batch axis",
-                    expected=f"{len(padded)} along axis 0",
-                    got=describe(array),
-                    path=name,
-                )
-        return {name: array[: len(rows)] for name, array in outputs.items()}
+        for name, function in functions.items():
+            own = self.outputs if set(self.outputs) <= set(function.outputs) else ()
+            try:
+                signatures[name] = Signature(self._tf, name, function, outputs=own)
+            except LoadError as exc:
+                logger.warning("Signature `%s` of `%s` is not served: %s", name, path, exc)
+        return signatures
 
 
-class _Input(NamedTuple):
-    """One input of a signature."""
+def _find_model(path: Path) -> Path | None:
+    """Return the SavedModel's directory or the Keras file that a path is or holds."""
+    if path.is_file():
+        return path if path.suffix == keras_file.SUFFIX else None
+    if saved_model.is_saved_model(path):
+        return path
+    files = [entry for entry in path.glob(f"*{keras_file.SUFFIX}") if entry.is_file()]
+    return files[0] if len(files) == 1 else None
 
-    name: str
-    dtype: np.dtype[Any]  # object for DT_STRING
-    shape: tuple[int, ...] | None  # batch axis first, -1 where unknown; None for an unknown rank
 
-    @classmethod
-    def of(cls, name: str, spec: Any) -> _Input:
-        return cls(name, np.dtype(spec.dtype.as_numpy_dtype), _shape(spec))
-
-    @property
-    def batch_size(self) -> int:
-        """How many items one call takes; -1 for any number, 1 for a scalar."""
-        if self.shape is None:
-            return -1
-        return self.shape[0] if self.shape else 1
-
-    def describe(self, *, batched: bool = False) -> str:
-        dtype = "string" if self.dtype == object else self.dtype.name
-        if self.shape is None:
-            return f"{dtype} of any shape"
-        return f"{dtype} {self.shape if batched else self.shape[1:]}"
-
-    def check(self, value: Any) -> Array:
-        """Return one item's value as an array that fits, its type still to be cast."""
-        if isinstance(value, bytearray | memoryview):
-            value = bytes(value)
-        is_string = isinstance(value, bytes | str)
-        # numpy's own string types lose zero bytes at the end.
-        array = np.asarray(value, dtype=object if is_string else None)
-        if not (self._takes_type_of(array) and self._takes_shape_of(array)):
-            raise ShapeMismatch(
-                "The tensor does not fit the model's input",
-                expected=self.describe(),
-                got="a string" if is_string else describe(array),
-                path=self.name,
-            )
-        return array
-
-    def stack(self, arrays: Sequence[Array]) -> Array:
-        """Return one item's array each as a batch of the input's type; one alone as a view."""
-        if self.shape == ():
-            return arrays[0].astype(self.dtype, copy=False)
-        if len(arrays) == 1:
-            return arrays[0].astype(self.dtype, copy=False)[None]
-        shapes = {array.shape for array in arrays}
-        if len(shapes) > 1:
-            raise ShapeMismatch(
-                "The items of one batch are unlike",
-                expected="one shape",
-                got=_names(map(str, shapes)),
-                path=self.name,
-            )
-        if arrays[0].dtype == self.dtype and len({array.dtype for array in arrays}) == 1:
-            return buffers.stack(list(arrays))
-        return np.stack(arrays, dtype=self.dtype, casting="unsafe")
-
-    def _takes_shape_of(self, array: Array) -> bool:
-        if self.shape is None:
-            return True
-        dims = self.shape[1:]
-        return len(dims) == array.ndim and all(
-            dim in (-1, size) for dim, size in zip(dims, array.shape, strict=True)
+def _nothing_to_load(path: Path) -> LoadError:
+    problem = f"Nothing to load from `{path}`"
+    if path.is_file():
+        return LoadError(
+            problem,
+            expected="a SavedModel's directory or a `.keras` file",
+            got="another file",
+            remedy="Keras: `model.save('name.keras')`.",
         )
+    return LoadError(
+        problem,
+        expected="`saved_model.pb`, one `.keras` file, or numbered directories of either",
+        got=listed(sorted(entry.name for entry in path.iterdir())),
+    )
 
-    def _takes_type_of(self, array: Array) -> bool:
-        """Tell whether the values survive the cast: JSON's numbers come as int64 or float64, so
-        floats may lose precision and integers may narrow, if they stay what they are."""
-        if self.dtype == array.dtype != object:
-            return True
-        if self.dtype == object:
-            return array.dtype.kind in "SU" or all(isinstance(x, bytes | str) for x in array.flat)
-        if self.dtype.kind in "iu" and array.dtype.kind in "iu" and array.size:
-            limits = np.iinfo(self.dtype)
-            return bool(limits.min <= int(array.min()) and int(array.max()) <= limits.max)
-        return np.can_cast(array.dtype, self.dtype, "same_kind")
+
+def _import() -> Any:
+    # Its C++ part reads this once, when it is imported, and writes pages without it.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow imports Keras, which chooses its framework then.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    try:
+        import tensorflow
+    except ImportError as exc:
+        if exc.name == "tensorflow":
+            raise MissingDependency(
+                "The model needs TensorFlow",
+                remedy='pip install "rayserve-app[tensorflow]"',
+            ) from exc
+        raise LoadError(
+            "TensorFlow is installed, but does not import",
+            got=f"{type(exc).__name__}: {first_line(exc)}",
+        ) from exc
+    return tensorflow
 
 
 def _configure(tf: Any, threads: int) -> None:
@@ -361,26 +230,3 @@ def _configure(tf: Any, threads: int) -> None:
                 running or "its own choice of",
                 threads,
             )
-
-
-def _shape(spec: Any) -> tuple[int, ...] | None:
-    if spec.shape.rank is None:
-        return None
-    return tuple(-1 if size is None else int(size) for size in spec.shape)
-
-
-def _tensor_spec(name: str, spec: Any) -> TensorSpec:
-    shape = _shape(spec)
-    return TensorSpec(name, spec.dtype.name, shape or ())
-
-
-def _names(names: Iterable[object], prefix: str = "") -> str:
-    listed = ", ".join(map(str, names))
-    return prefix + listed if listed else "nothing"
-
-
-def _first_line(exc: Exception) -> str:
-    """Return the line that says what went wrong: graph errors begin with where it did."""
-    where = ("Graph execution error", "Detected at node", "<stack traces", "  File ", "    ")
-    lines = (line for line in str(getattr(exc, "message", exc)).splitlines() if line.strip())
-    return next((line for line in lines if not line.startswith(where)), type(exc).__name__)

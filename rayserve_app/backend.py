@@ -7,33 +7,24 @@ travels to a replica for free, and imports its framework only in `load`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
 from rayserve_app.types import Item, Metadata, Outputs
 
+DEFAULT_SIGNATURE: Final = "serving_default"
+"""What TensorFlow calls the signature of a model that has one, and its clients ask for."""
 
-class Backend(ABC):
-    """One model of one framework."""
 
-    is_instant: bool = False
-    """Whether `predict` takes microseconds and cannot hang: it then runs in the event loop, since
-    a thread would cost more than the work."""
-
-    @abstractmethod
-    def load(self) -> None:
-        """Import the framework and read the model.
-
-        Raises:
-            LoadError: the model cannot be used; the sentence says what was found.
-            MissingDependency: the framework is not installed.
-        """
+class Predictor(ABC):
+    """What runs a batch: a model, or one of several signatures of one of its versions."""
 
     @abstractmethod
     def predict(self, items: Sequence[Item]) -> Outputs:
         """Run one batch of items that share a `bucket`. Called in a thread of its own,
-        unless it `is_instant`.
+        unless the backend `is_instant`.
 
         Returns: N objects, or named arrays whose axis 0 is N, for N items in their order. An
             object that is an exception is that item's error.
@@ -52,8 +43,30 @@ class Backend(ABC):
         return None
 
     def metadata(self) -> Metadata:
-        """Describe the loaded model."""
+        """Describe what is loaded."""
         return Metadata(platform=type(self).__name__)
+
+
+class Backend(Predictor):
+    """One model of one framework; it predicts as its default version and signature do."""
+
+    is_instant: bool = False
+    """Whether `predict` takes microseconds and cannot hang: it then runs in the event loop, since
+    a thread would cost more than the work."""
+
+    @abstractmethod
+    def load(self) -> None:
+        """Import the framework and read the model.
+
+        Raises:
+            LoadError: the model cannot be used; the sentence says what was found.
+            MissingDependency: the framework is not installed.
+        """
+
+    def versions(self) -> Mapping[str, Mapping[str, Predictor]]:
+        """Return what is loaded by version and signature, the default ones first; nothing if it is
+        one version of one signature, which the backend itself is."""
+        return {}
 
     def close(self) -> None:
         """Release what `load` took. Called once, after the last `predict`."""

@@ -3,9 +3,10 @@
 A batch that is sealed before a slot is free stays small exactly when load is high. Here a batch
 closes at the moment it can run, so it holds all that has arrived by then, up to its limit.
 
-Items of unlike shape or type (`Backend.bucket`) never meet in one batch; the bucket whose first
-item is oldest goes first. A cancelled or expired request leaves the queue before it costs anything.
-If a batch fails, its halves are tried, so that one bad item fails alone.
+Items of unlike shape or type, or of another version or signature (`Servable.bucket`), never meet in
+one batch; the bucket whose first item is oldest goes first. A cancelled or expired request leaves
+the queue before it costs anything. If a batch fails, its halves are tried, so that one bad item
+fails alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from rayserve_app.errors import DeadlineExceeded, PredictError, ServingError
 from rayserve_app.recorder import Recorder
@@ -26,18 +27,33 @@ from rayserve_app.workers import NoWorkers, Workers
 
 Result: TypeAlias = Row | ServingError
 
+Predict: TypeAlias = Callable[[Sequence[Item]], Outputs]
+
 MISSED_DEADLINES = 3
 """A batch that runs so many times longer than the deadline is taken to hang, and so is one of which
 so many requests have seen a whole deadline pass. Mere load passes deadlines too, but in the queue,
 while batches come and go."""
 
 
+class Target(Protocol):
+    """What items are submitted for: whatever predicts them, and tells which may meet."""
+
+    @property
+    def predict(self) -> Predict: ...
+
+    @property
+    def bucket(self) -> Callable[[Item], Hashable]: ...
+
+
 class _Request:
     """The items of one caller, until the last of them has a result."""
 
-    __slots__ = ("entries", "future", "missing", "results", "timing")
+    __slots__ = ("entries", "future", "missing", "predict", "results", "timing")
 
-    def __init__(self, future: asyncio.Future[list[Result]], timing: Timing) -> None:
+    def __init__(
+        self, predict: Predict, future: asyncio.Future[list[Result]], timing: Timing
+    ) -> None:
+        self.predict = predict
         self.future = future
         self.timing = timing
         self.entries: list[_Entry] = []
@@ -73,7 +89,7 @@ _Queue: TypeAlias = "OrderedDict[_Entry, None]"
 
 
 class Batcher:
-    """Groups items of many requests into batches for one blocking `predict`.
+    """Groups items of many requests into batches for a blocking `predict`.
 
     Used from one event loop; `predict` runs in threads, `max_concurrent_batches` at most, unless
     it is instant.
@@ -81,10 +97,8 @@ class Batcher:
 
     def __init__(
         self,
-        predict: Callable[[Sequence[Item]], Outputs],
         settings: BatchingSettings,
         *,
-        bucket: Callable[[Item], Hashable],
         recorder: Recorder,
         deadline_s: float,
         is_instant: bool = False,
@@ -92,12 +106,9 @@ class Batcher:
         """Keep the settings.
 
         Args:
-            bucket: a key that items must share to meet in one batch.
             deadline_s: how long a caller waits at most.
             is_instant: `predict` runs in the event loop, not in a thread.
         """
-        self._predict = predict
-        self._bucket = bucket
         self._recorder = recorder
         self._deadline_s = deadline_s
         self._max_batch_size = settings.max_batch_size
@@ -128,11 +139,12 @@ class Batcher:
         )
 
     async def submit(
-        self, items: Sequence[Item], *, timeout_s: float, timing: Timing
+        self, items: Sequence[Item], target: Target, *, timeout_s: float, timing: Timing
     ) -> list[Result]:
         """Return one result per item, in order; an item's error stands in its place.
 
         Args:
+            target: what predicts the items. Items that share its `bucket` share its `predict`.
             timeout_s: what is left of the caller's deadline.
             timing: gets the seconds spent waiting and predicting.
         Raises:
@@ -141,8 +153,9 @@ class Batcher:
         if not items:
             return []
         loop = asyncio.get_running_loop()
-        request = _Request(loop.create_future(), timing)
-        self._enqueue(request, items, [self._bucket(item) for item in items])
+        request = _Request(target.predict, loop.create_future(), timing)
+        bucket = target.bucket
+        self._enqueue(request, items, [bucket(item) for item in items])
         if self._free_slots and (self._next_dispatch is None or self._is_waiting):
             # Not at once: what arrived in the same turn of the loop joins.
             self._dispatch_at(loop.call_soon(self._dispatch))
@@ -243,7 +256,8 @@ class Batcher:
         self._running.add(batch)
         self._free_slots -= 1
         items = [entry.item for entry in entries]
-        self._workers.start(partial(run_batch, self._predict, items), partial(self._finish, batch))
+        predict = entries[0].request.predict
+        self._workers.start(partial(run_batch, predict, items), partial(self._finish, batch))
 
     def _finish(
         self, batch: _Batch, results: list[Result] | None, error: BaseException | None
@@ -270,7 +284,7 @@ def _since(queue: _Queue) -> float:
     return next(iter(queue)).queued_at
 
 
-def run_batch(predict: Callable[[Sequence[Item]], Outputs], items: Sequence[Item]) -> list[Result]:
+def run_batch(predict: Predict, items: Sequence[Item]) -> list[Result]:
     """Run one batch; if it fails, its halves, so that one bad item fails alone.
 
     Some bad items are found in a few calls each; if most are bad, or the model is broken, the rest

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Any, Final, Protocol, TypeVar
 
-import numpy as np
-
 from rayserve_app import buffers
 from rayserve_app.backend import Backend
-from rayserve_app.batching import Batcher, Result
+from rayserve_app.batching import Batcher, Result, Target
+from rayserve_app.blanks import blank_item
 from rayserve_app.cores import available_cores
 from rayserve_app.errors import (
     DeadlineExceeded,
     ModelNotReady,
     Overloaded,
     ServingError,
-    VersionNotFound,
 )
 from rayserve_app.inputs import Encoded, Inputs
 from rayserve_app.recorder import Recorder
 from rayserve_app.settings import ModelSettings
 from rayserve_app.timing import Timing
-from rayserve_app.types import Array, Item, Metadata, TensorSpec
+from rayserve_app.types import Array, Item
+from rayserve_app.versions import Servable, Versions, describe_metadata
 from rayserve_app.workers import Workers
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -40,7 +42,7 @@ class BatchQueue(Protocol):
     def is_stalled(self) -> bool: ...
 
     async def submit(
-        self, items: Sequence[Item], *, timeout_s: float, timing: Timing
+        self, items: Sequence[Item], target: Target, *, timeout_s: float, timing: Timing
     ) -> list[Result]: ...
 
     def close(self) -> None: ...
@@ -65,13 +67,10 @@ class Model:
         self.name = name
         self.backend = backend
         self.recorder = recorder or Recorder()
-        self.inputs = Inputs(settings.input, settings.limits)
-        self.metadata = Metadata(platform="")
         self.is_warm = False
+        self._serve(Versions(name, settings, backend))
         self.batcher: BatchQueue = batcher or Batcher(
-            backend.predict,
             settings.batching,
-            bucket=backend.bucket,
             recorder=self.recorder,
             deadline_s=settings.deadline.latency_ms / 1e3,
             is_instant=backend.is_instant,
@@ -94,43 +93,64 @@ class Model:
             self.backend.load()
         except ServingError as exc:
             raise exc.at(self.name) from exc
-        self.metadata = self.backend.metadata()
-        settings = self.settings
-        self.inputs = Inputs(settings.input, settings.limits, self.metadata.inputs)
+        self._serve(Versions(self.name, self.settings, self.backend))
 
     def warm_up(self) -> None:
-        """Run blank batches of one and of `max_batch_size` items, where items have a known shape,
-        so that no request pays for what a framework does only once. Blocks."""
-        blank = self._blank_item() if self.settings.warm_up else None
-        if blank is not None:
-            for count in sorted({1, self.settings.batching.max_batch_size}):
-                self.backend.predict([blank] * count)
+        """Run blank batches of one and of `max_batch_size` items through every version and
+        signature for which there are blank items, so that no request pays for what a framework
+        does only once. Blocks."""
+        if self.settings.warm_up:
+            for servable in self.versions:
+                self._warm_up(servable)
         self.is_warm = True
 
+    def select(self, version: str | None = None, signature: str | None = None) -> Servable:
+        """Return what reads and predicts the items for a version and a signature, each the default
+        one if None.
+
+        Raises:
+            VersionNotFound, InvalidRequest: there is none; the sentence lists those that are.
+        """
+        return self.versions.select(version, signature)
+
     async def predict(
-        self, items: Sequence[Encoded], *, timing: Timing | None = None
+        self,
+        items: Sequence[Encoded],
+        *,
+        servable: Servable | None = None,
+        timing: Timing | None = None,
     ) -> list[Result]:
         """Return one result per item; what the model makes of one item never touches another.
 
+        Args:
+            servable: what `select` returned, whose `inputs` have read the items; the default one
+                if None.
         Raises:
             ModelNotReady, Overloaded: try again later.
             DecodeError: an item is not what the model takes; the path says which.
             DeadlineExceeded: not all results were there in time.
         """
         timing = timing or Timing()
+        servable = servable or self.versions.default
+        inputs = servable.inputs
         self._admit(len(items))
         if not items:
             return []
         timeout_s = self.settings.deadline.latency_ms / 1e3
         self._pending_items += len(items)
         try:
-            if not self.inputs.needs_decoding:
-                return await self.batcher.submit(items, timeout_s=timeout_s, timing=timing)  # type: ignore[arg-type]
-            self.inputs.check_pixels(items)
+            if not inputs.needs_decoding:
+                return await self.batcher.submit(
+                    items,  # type: ignore[arg-type]  # nothing is encoded that needs no decoding
+                    servable,
+                    timeout_s=timeout_s,
+                    timing=timing,
+                )
+            inputs.check_pixels(items)
             started_at = perf_counter()
-            decoded = await self._decode(items, timeout_s, timing)
+            decoded = await self._decode(items, inputs, timeout_s, timing)
             left_s = max(0.0, timeout_s - (perf_counter() - started_at))
-            return await self.batcher.submit(decoded, timeout_s=left_s, timing=timing)
+            return await self.batcher.submit(decoded, servable, timeout_s=left_s, timing=timing)
         finally:
             timing.predicted_at = perf_counter()
             self._pending_items -= len(items)
@@ -153,31 +173,20 @@ class Model:
         if self.batcher.is_stalled:
             raise ModelNotReady(f"Model {self.name!r} hangs and is about to be replaced")
 
-    def check_version(self, version: str | None) -> None:
-        """Raise VersionNotFound unless the version is None or the one served."""
-        if version is not None and version != self.settings.version:
-            raise VersionNotFound(
-                f"Model {self.name!r} has no such version",
-                expected=repr(self.settings.version),
-                got=repr(version),
-            )
-
     def describe(self) -> dict[str, Any]:
         """Return what a client may want to know, as JSON values."""
         settings = self.settings
-
-        def describe_spec(spec: TensorSpec) -> dict[str, Any]:
-            return {"name": spec.name, "datatype": spec.dtype, "shape": list(spec.shape)}
-
+        default = self.versions.default
         return {
             "name": self.name,
-            "version": settings.version,
+            "version": default.version,
+            "signature": default.signature,
             "platform": self.metadata.platform,
             "ready": self.is_warm and not self.is_stalled,
             "input": settings.input.model_dump(mode="json", exclude_defaults=True),
             "output": settings.output.model_dump(mode="json"),
-            "inputs": [describe_spec(spec) for spec in self.metadata.inputs],
-            "outputs": [describe_spec(spec) for spec in self.metadata.outputs],
+            **describe_metadata(default.metadata),
+            "versions": self.versions.describe(),
             "max_batch_size": settings.batching.max_batch_size,
             "deadline_ms": settings.deadline.latency_ms,
             "limits": settings.limits.model_dump(mode="json", exclude_none=True),
@@ -190,6 +199,30 @@ class Model:
         self._decoders.close()
         self.backend.close()
 
+    def _serve(self, versions: Versions) -> None:
+        self.versions = versions
+        self.inputs: Inputs = versions.default.inputs
+        self.metadata = versions.default.metadata
+
+    def _warm_up(self, servable: Servable) -> None:
+        blank = blank_item(servable.inputs, servable.metadata)
+        if blank is None:
+            return
+        try:
+            for count in sorted({1, self.settings.batching.max_batch_size}):
+                servable.predict([blank] * count)
+        except Exception as exc:
+            # An image may be refused for what it shows. Of what is no default, a request will tell.
+            if servable is self.versions.default and not isinstance(blank, str | bytes):
+                raise
+            logger.info(
+                "Model %r, version %s, signature %s: not warmed up: %s",
+                self.name,
+                servable.version,
+                servable.signature,
+                exc,
+            )
+
     def _admit(self, count: int) -> None:
         self.check_ready()
         self.inputs.check_count(count)
@@ -200,12 +233,12 @@ class Model:
             )
 
     async def _decode(
-        self, items: Sequence[Encoded], timeout_s: float, timing: Timing
+        self, items: Sequence[Encoded], inputs: Inputs, timeout_s: float, timing: Timing
     ) -> list[Item]:
         asked_at = perf_counter()
-        spaces = self._item_spaces(len(items))
+        spaces = _item_spaces(inputs, len(items))
         jobs = [
-            self._decoders.run(partial(self._decode_one, item, space))
+            self._decoders.run(partial(_decode, inputs, item, space))
             for item, space in zip(items, spaces, strict=True)
         ]
         try:
@@ -229,33 +262,15 @@ class Model:
         timing.decode = perf_counter() - first_start
         return decoded
 
-    def _item_spaces(self, count: int) -> Sequence[Array | None]:
-        """Return where to decode each item to: side by side, so that they are a batch already."""
-        preprocess = self.inputs.preprocess
-        if count == 1 or preprocess.shape is None:
-            return [None] * count
-        return list(buffers.empty((count, *preprocess.shape), preprocess.dtype))
 
-    def _decode_one(self, item: Encoded, space: Array | None) -> tuple[Item, float]:
-        started_at = perf_counter()
-        return self.inputs.decode(item, space), started_at
-
-    def _blank_item(self) -> Item | None:
-        """Return an item of zeros, or None where the input's shape is not known."""
-        settings = self.settings.input
-        specs = self.metadata.inputs
-        if settings.type == "image" and settings.size is not None:
-            height, width = settings.size
-            return self.inputs.preprocess(np.zeros((height, width, 3), np.uint8))
-        if settings.type in ("tensor", "tensors") and specs:
-            blanks = [_blank_tensor(spec) for spec in specs]
-            if all(blank is not None for blank in blanks):
-                named = {spec.name: blank for spec, blank in zip(specs, blanks, strict=True)}
-                return named if settings.type == "tensors" else blanks[0]
-        return None
+def _item_spaces(inputs: Inputs, count: int) -> Sequence[Array | None]:
+    """Return where to decode each item to: side by side, so that they are a batch already."""
+    preprocess = inputs.preprocess
+    if count == 1 or preprocess.shape is None:
+        return [None] * count
+    return list(buffers.empty((count, *preprocess.shape), preprocess.dtype))
 
 
-def _blank_tensor(spec: TensorSpec) -> np.ndarray[Any, Any] | None:
-    if not spec.shape or -1 in spec.shape[1:] or spec.dtype in ("", "string"):
-        return None
-    return np.zeros(spec.shape[1:], spec.dtype)
+def _decode(inputs: Inputs, item: Encoded, space: Array | None) -> tuple[Item, float]:
+    started_at = perf_counter()
+    return inputs.decode(item, space), started_at

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -36,6 +36,22 @@ class Gate:
         return [item * 2 for item in items]
 
 
+class Target(NamedTuple):
+    predict: Callable[[Sequence[Any]], Any]
+    bucket: Callable[[Any], Any] = lambda item: None
+
+
+class ModelBatcher(Batcher):
+    """A batcher whose items are for one target unless another is given."""
+
+    target: Target
+
+    async def submit(
+        self, items: Sequence[Any], target: Any = None, **options: Any
+    ) -> list[Result]:
+        return await super().submit(items, target or self.target, **options)
+
+
 def create_batcher(
     predict: Callable[[Sequence[Any]], Any],
     *,
@@ -44,15 +60,15 @@ def create_batcher(
     deadline_s: float = 10,
     is_instant: bool = False,
     **settings: Any,
-) -> Batcher:
-    return Batcher(
-        predict,
+) -> ModelBatcher:
+    batcher = ModelBatcher(
         BatchingSettings(**settings),
-        bucket=bucket,
         recorder=recorder or Recorder(),
         deadline_s=deadline_s,
         is_instant=is_instant,
     )
+    batcher.target = Target(predict, bucket)
+    return batcher
 
 
 def submit(batcher: Batcher, *items: Any, timeout_s: float = 10) -> Awaitable[list[Result]]:
@@ -140,6 +156,25 @@ async def test_items_of_unlike_shape_never_meet_and_the_oldest_goes_first() -> N
         [(2, 1), (2, 1)],
         [(1, 2), (1, 2), (1, 2)],
     ]
+
+
+async def test_items_of_two_targets_never_meet_and_each_is_predicted_by_its_own() -> None:
+    first, second = Gate(is_open=False), Gate()
+    batcher = create_batcher(first.predict, max_batch_size=8)
+    other = Target(second.predict, lambda item: "other")
+    blocker = submit(batcher, 0)
+    await until(lambda: first.batches)
+    pending = []
+    for item in range(1, 7):
+        target = batcher.target if item % 2 else other
+        coroutine = batcher.submit([item], target, timeout_s=10, timing=Timing())
+        pending.append(asyncio.ensure_future(coroutine))
+    await until(lambda: batcher.queued_items == 6)
+    first.opened.set()
+    await blocker
+    assert [values(await each) for each in pending] == [[2 * item] for item in range(1, 7)]
+    assert first.batches == [[0], [1, 3, 5]]
+    assert second.batches == [[2, 4, 6]]
 
 
 async def test_one_bad_item_fails_alone() -> None:

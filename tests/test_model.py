@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 import pickle
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from rayserve_app.backend import Predictor
 from rayserve_app.codecs.json_metadata import EncodedImage
 from rayserve_app.errors import (
     DeadlineExceeded,
     DecodeError,
+    InvalidRequest,
     LoadError,
     ModelNotReady,
     Overloaded,
@@ -308,12 +311,176 @@ async def test_whatever_a_model_raises_is_an_error_at_once(error: type[BaseExcep
     assert error.__name__ in str(result)
 
 
-def test_versions() -> None:
+class Recorded(Predictor):
+    """Answers each batch with its own name, and remembers the batches."""
+
+    def __init__(self, name: str, *specs: TensorSpec) -> None:
+        self.name = name
+        self.specs = specs
+        self.batches: list[list[Any]] = []
+
+    def predict(self, items: Sequence[Any]) -> list[str]:
+        self.batches.append(list(items))
+        return [self.name] * len(items)
+
+    def metadata(self) -> Metadata:
+        return Metadata("test", inputs=self.specs)
+
+
+class Versioned(FunctionBackend):
+    """A backend of several versions."""
+
+    def __init__(self, versions: Mapping[str, Mapping[str, Recorded]]) -> None:
+        super().__init__(echo)
+        self._versions = versions
+
+    def versions(self) -> Mapping[str, Mapping[str, Recorded]]:
+        return self._versions
+
+
+def create_versioned(
+    versions: Mapping[str, Mapping[str, Recorded]], *, input: Any = STRING, **settings: Any
+) -> Model:
+    declared = ModelSettings.model_validate({"input": input, **settings})
+    model = Model(declared, Versioned(versions), name="m")
+    model.load()
+    model.warm_up()
+    return model
+
+
+def test_a_model_of_one_version_and_signature_is_asked_for_by_their_names_or_none() -> None:
     model = create_model(echo, input=STRING, version="2")
-    model.check_version(None)
-    model.check_version("2")
-    with pytest.raises(VersionNotFound, match="expected '2', got '1'"):
-        model.check_version("1")
+    names: list[tuple[str | None, str | None]]
+    names = [(None, None), ("2", None), (None, "serving_default"), ("2", "serving_default")]
+    for version, signature in names:
+        assert model.select(version, signature).inputs is model.inputs
+    with pytest.raises(
+        VersionNotFound, match="Model 'm' has no such version: expected '2', got '1'"
+    ):
+        model.select("1")
+    sentence = "Model 'm' has no such signature: expected 'serving_default', got 'images'"
+    with pytest.raises(InvalidRequest, match=sentence):
+        model.select("2", "images")
+
+
+async def test_a_request_picks_a_version_and_a_signature() -> None:
+    names = ("b", "a")
+    model = create_versioned({n: {s: Recorded(f"{n}{s}") for s in names} for n in ("3", "1")})
+    for version, signature, expected in [
+        (None, None, "3b"),
+        ("1", None, "1b"),
+        (None, "a", "3a"),
+        ("1", "a", "1a"),
+    ]:
+        (row,) = await model.predict(["x"], servable=model.select(version, signature))
+        assert row.value == expected
+    with pytest.raises(VersionNotFound, match="expected one of '3', '1', got ''"):
+        model.select("")
+    with pytest.raises(InvalidRequest, match="expected one of 'b', 'a', got 'c'"):
+        model.select("1", "c")
+
+
+async def test_items_of_two_versions_or_signatures_never_meet_in_a_batch() -> None:
+    gate = threading.Event()
+
+    class Gated(Recorded):
+        def predict(self, items: Sequence[Any]) -> list[str]:
+            gate.wait(20)
+            return super().predict(items)
+
+    loaded = {version: {name: Gated(version + name) for name in "ab"} for version in "21"}
+    model = create_versioned(loaded, batching={"max_batch_size": 16})
+    asked = [
+        (version, name, f"{version}{name}{turn}")
+        for turn in range(4)
+        for version in "12"
+        for name in "ab"
+    ]
+    pending = [
+        asyncio.ensure_future(model.predict([item], servable=model.select(version, name)))
+        for version, name, item in asked
+    ]
+    await asyncio.sleep(0.05)
+    gate.set()
+    for (version, name, _), results in zip(asked, await asyncio.gather(*pending), strict=True):
+        assert [row.value for row in results] == [version + name]
+    for version, predictors in loaded.items():
+        for name, predictor in predictors.items():
+            items = [item for batch in predictor.batches for item in batch]
+            assert items == [f"{version}{name}{turn}" for turn in range(4)]
+    assert (
+        max(len(batch) for each in loaded.values() for p in each.values() for batch in p.batches)
+        > 1
+    )
+
+
+async def test_each_signature_reads_its_own_inputs() -> None:
+    both = {"one": Recorded("one", FLAT), "two": Recorded("two", COUNT, FLAT)}
+    older = {"one": Recorded("old", COUNT)}
+    settings = {"type": "tensor", "dtype": "float64"}
+    model = create_versioned({"2": both, "1": older}, input=settings, warm_up=False)
+
+    def read(value: Any, *names: str | None) -> Any:
+        return model.select(*names).inputs.from_json(value).items[0]
+
+    assert read([1, 2, 3]).dtype == np.float64
+    item = read({"n": 4, "x": [1, 2, 3]}, None, "two")
+    assert (item["n"].dtype, item["x"].dtype) == (np.int64, np.float32)
+    assert read(4, "1").shape == ()
+    with pytest.raises(InvalidRequest, match="Wrong input names"):
+        read({"x": [1, 2, 3]}, "2", "two")
+
+
+def test_all_versions_and_signatures_are_warmed_up() -> None:
+    loaded = {version: {name: Recorded(name, FLAT) for name in "ab"} for version in "21"}
+    create_versioned(loaded, input={"type": "tensor"}, batching={"max_batch_size": 8})
+    for predictors in loaded.values():
+        for predictor in predictors.values():
+            assert [len(batch) for batch in predictor.batches] == [1, 8]
+
+
+def test_a_signature_that_is_no_default_may_fail_while_it_warms_up() -> None:
+    class Broken(Recorded):
+        def predict(self, items: Sequence[Any]) -> list[str]:
+            raise PredictError("lost")
+
+    loaded = {"1": {"a": Recorded("a", FLAT), "b": Broken("b", FLAT)}}
+    assert create_versioned(loaded, input={"type": "tensor"}).is_warm
+    with pytest.raises(PredictError, match="lost"):
+        create_versioned({"1": {"b": Broken("b", FLAT)}}, input={"type": "tensor"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "decoded"),
+    [
+        ({"type": "bytes"}, bytes),
+        ({"type": "bytes", "codec": "packed_jpeg"}, bytes),
+        ({"type": "string", "codec": "base64"}, base64.b64decode),
+        ({"type": "string", "codec": "base64_urlsafe"}, base64.urlsafe_b64decode),
+        (
+            {"type": "string", "codec": "json_metadata"},
+            lambda text: base64.b64decode(json.loads(text)["data"]),
+        ),
+    ],
+)
+def test_a_model_that_decodes_images_itself_is_warmed_up_with_a_black_one(
+    settings: dict[str, Any], decoded: Callable[[Any], bytes]
+) -> None:
+    batches: list[Sequence[Any]] = []
+    metadata = Metadata("test", inputs=(TEXT,))
+    create_model(batches.append, metadata=metadata, input=settings, batching={"max_batch_size": 4})
+    assert [len(batch) for batch in batches] == [1, 4]
+    image = Image.open(io.BytesIO(decoded(batches[0][0])))
+    assert (image.size, image.mode) == ((8, 8), "RGB")
+    assert image.getextrema() == ((0, 0),) * 3
+
+
+def test_a_model_may_refuse_the_black_image() -> None:
+    def refuse(items: Sequence[Any]) -> Any:
+        raise InvalidRequest("too dark")
+
+    metadata = Metadata("test", inputs=(TEXT,))
+    assert create_model(refuse, metadata=metadata, input={"type": "bytes"}).is_warm
 
 
 def test_a_model_describes_itself_in_json() -> None:
@@ -326,7 +493,7 @@ def test_a_model_describes_itself_in_json() -> None:
     )
     described = json.loads(json.dumps(model.describe()))
     assert described["name"] == "m"
-    assert described["version"] == "1"
+    assert (described["version"], described["signature"]) == ("1", "serving_default")
     assert described["platform"] == "test"
     assert described["ready"] is True
     assert described["input"] == {"type": "tensors"}
@@ -335,6 +502,9 @@ def test_a_model_describes_itself_in_json() -> None:
         {"name": "n", "datatype": "int64", "shape": [-1]},
     ]
     assert described["outputs"] == [{"name": "x", "datatype": "float32", "shape": [-1, 3]}]
+    assert described["versions"] == {
+        "1": {"serving_default": {key: described[key] for key in ("inputs", "outputs")}}
+    }
     assert described["deadline_ms"] == 250
     assert described["limits"]["max_pixels"] == 50_000_000
     assert described["protocols"] == ["clipper", "sagemaker"]

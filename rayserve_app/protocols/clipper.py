@@ -6,7 +6,7 @@ containers/python/rpc.py (what becomes of a closure's results), commit 9f25e3f.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, ClassVar, Final, NamedTuple
@@ -78,20 +78,27 @@ class Prediction(NamedTuple):
     explanation: str | None = None
 
 
-def parse(body: Buffer, inputs: Inputs) -> Query:
+def parse(
+    body: Buffer, inputs: Inputs, *, inputs_of: Callable[[str], Inputs] | None = None
+) -> Query:
     """Read a prediction request; `Content-Type` plays no part (json_util.cpp).
 
     `input` wins over `input_batch`; other keys are ignored.
 
+    Args:
+        inputs: reads the items where the query names no version.
+        inputs_of: returns what reads them for the version that it names; `inputs` if None.
     Raises:
         MalformedQuery: with the cause as Clipper words it, where it has words for it.
         RequestTooLarge: more items or pixels than the model allows.
+        VersionNotFound: what `inputs_of` raises.
     """
     try:
         fields = json.decode_object(body)
         version = fields.get("version")
         if version is not None:
             _expect(version, "version", str)
+            inputs = inputs_of(version) if inputs_of is not None else inputs
         if "input" in fields:
             return Query([_read(fields["input"], "input", inputs)], False, version)
         if "input_batch" not in fields:
@@ -100,7 +107,7 @@ def parse(body: Buffer, inputs: Inputs) -> Query:
         inputs.check_count(len(batch))
         queries = [_read(v, f"input_batch[{i}]", inputs) for i, v in enumerate(batch)]
         inputs.check_count(sum(map(len, queries)))
-    except RequestTooLarge:
+    except (RequestTooLarge, VersionNotFound):
         raise
     except InvalidRequest as exc:
         raise MalformedQuery(str(exc)) from exc
@@ -169,12 +176,13 @@ class Clipper(Protocol):
     async def predict(self, request: Request) -> Response:
         self.model.check_admission()
         body = await request.body()
-        query = await self.model.offload(partial(parse, body, self.model.inputs), len(body))
-        self.model.check_version(query.version)
+        reading = partial(parse, body, self.model.inputs, inputs_of=self._inputs_of)
+        query = await self.model.offload(reading, len(body))
+        servable = self.model.select(query.version)
         items = [item for inputs in query.inputs for item in inputs]
         results: list[Result]
         try:
-            results = await self.model.predict(items, timing=request.timing)
+            results = await self.model.predict(items, servable=servable, timing=request.timing)
         except DeadlineExceeded as exc:
             results = [exc] * len(items)
         rows = [result for result in results if isinstance(result, Row)]
@@ -199,6 +207,9 @@ class Clipper(Protocol):
         return Response(
             body, status=status, media_type="application/json", headers=retry_headers(error)
         )
+
+    def _inputs_of(self, version: str) -> Inputs:
+        return self.model.select(version).inputs
 
     def _render(self, query: Query, results: Sequence[Result]) -> bytes:
         remaining = iter(results)

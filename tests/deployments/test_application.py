@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 import numpy as np
@@ -58,14 +58,18 @@ def replica(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "get_replica_context", lambda: context)
 
 
-def create_batcher(
-    backend: Backend, *, recorder: Recorder | None = None, **settings: Any
-) -> StockBatcher:
-    return StockBatcher(BatchingSettings(**settings), backend, recorder or Recorder())
+class Bound(NamedTuple):
+    batcher: StockBatcher
+    backend: Backend
 
 
-async def submit(batcher: StockBatcher, *words: str, timeout_s: float = 10) -> list[Any]:
-    results = await batcher.submit(words, timeout_s=timeout_s, timing=Timing())
+def create_batcher(backend: Backend, *, recorder: Recorder | None = None, **settings: Any) -> Bound:
+    return Bound(StockBatcher(BatchingSettings(**settings), recorder or Recorder()), backend)
+
+
+async def submit(bound: Bound, *words: str, timeout_s: float = 10) -> list[Any]:
+    batcher, backend = bound
+    results = await batcher.submit(words, backend, timeout_s=timeout_s, timing=Timing())
     return [result.value if isinstance(result, Row) else result for result in results]
 
 
@@ -110,6 +114,17 @@ async def test_what_a_model_raises_fails_the_whole_stock_batch() -> None:
     assert len(results) == 2
     assert backend.batches == [["raise", "a"]]
     assert await submit(batcher, "a", "b") == ["aa", "bb"]
+
+
+async def test_two_models_of_one_stock_batcher_never_meet() -> None:
+    first, second = Doubler(), Doubler()
+    bound = create_batcher(first, max_batch_size=2, batch_wait_timeout_s=0.05)
+    results = await asyncio.gather(
+        submit(bound, "a"), submit(bound._replace(backend=second), "b"), submit(bound, "c")
+    )
+    assert results == [["aa"], ["bb"], ["cc"]]
+    assert first.batches == [["a", "c"]]
+    assert second.batches == [["b"]]
 
 
 async def test_the_stock_batcher_keeps_the_deadline() -> None:

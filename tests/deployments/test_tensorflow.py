@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from deployments.tensorflow import TensorFlowBackend
+from deployments.tensorflow import TensorFlowBackend, TensorFlowSettings
 from rayserve_app.errors import (
+    ConfigurationError,
     InvalidRequest,
     LoadError,
     MissingDependency,
     PredictError,
     ShapeMismatch,
 )
+from rayserve_app.model import Model
+from rayserve_app.settings import parse_settings
 from rayserve_app.types import TensorSpec
 
 tf = pytest.importorskip("tensorflow")
@@ -284,26 +289,29 @@ def test_inputs_of_unlike_batch_sizes_cannot_be_batched(tmp_path: Path) -> None:
 
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
-    sentence = "Nothing to load from `.*absent`: expected a SavedModel directory, got no such"
-    with pytest.raises(LoadError, match=sentence):
+    with pytest.raises(LoadError, match="absent"):
         load(str(tmp_path / "absent"))
 
 
-def test_a_keras_file_is_told_from_a_saved_model(tmp_path: Path) -> None:
-    file = tmp_path / "model.keras"
-    file.touch()
-    with pytest.raises(LoadError, match=r"got a file\. Keras: `model\.export\(path\)`\."):
+def test_another_file_is_told_from_a_model(tmp_path: Path) -> None:
+    file = tmp_path / "model.h5"
+    file.write_bytes(b"\x89HDF")
+    with pytest.raises(LoadError, match=r"got another file\. Keras: `model\.save\('name.keras'\)`"):
         load(str(file))
 
 
-def test_a_directory_without_a_saved_model_is_listed(tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match=r"with `saved_model\.pb`, got nothing$"):
-        load(str(tmp_path))
+NEITHER = r"expected `saved_model\.pb`, one `\.keras` file, or numbered directories of either, got "
+
+
+def test_a_directory_without_a_model_is_listed(tmp_path: Path) -> None:
     (tmp_path / "weights.h5").touch()
-    with pytest.raises(LoadError, match=r"with `saved_model\.pb`, got weights\.h5$"):
-        load(str(tmp_path))
     (tmp_path / "0001").mkdir()
-    with pytest.raises(LoadError, match=r"got 0001, weights\.h5\. Point `path` at one version\."):
+    (tmp_path / "2").touch()
+    with pytest.raises(LoadError, match=NEITHER + r"0001, 2, weights\.h5$"):
+        load(str(tmp_path))
+    for name in ("a.keras", "b.keras"):
+        (tmp_path / name).touch()
+    with pytest.raises(LoadError, match=NEITHER + r"0001, 2, a\.keras, b\.keras, weights\.h5$"):
         load(str(tmp_path))
 
 
@@ -390,3 +398,169 @@ def test_an_image_with_metadata_feeds_the_inputs_that_are_named(tmp_path: Path) 
     path = save(tmp_path, brighten, pixels=((None, 2), tf.float32), gain=((None,), tf.float32))
     item = {"data": np.array([1.0, 2.0]), "gain": np.array(3.0), "format": "png"}
     np.testing.assert_array_equal(load(path).predict([item])["y"], [[3.0, 6.0]])
+
+
+@pytest.fixture(scope="module")
+def numbered_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Version n adds n; besides, what is no version: a name, a file, one without a graph."""
+    path = tmp_path_factory.mktemp("numbered")
+    for name, number in (("9", 9), ("10", 10), ("0002", 2)):
+        add = partial(lambda number, x: {"y": x + number}, float(number))
+        save(path / name, add, x=((None,), tf.float32))
+    for name in ("11/variables", "latest", "12.5", "-3"):
+        (path / name).mkdir(parents=True)
+    (path / "13").touch()
+    save(path / "export", lambda x: {"y": x}, x=((None,), tf.float32))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("choice", "served"),
+    [
+        ("latest", ["10"]),
+        ("all", ["10", "9", "2"]),
+        ([2, 9], ["9", "2"]),
+        ([2, 2], ["2"]),
+    ],
+)
+def test_the_chosen_versions_are_served_the_newest_first(
+    numbered_path: str, choice: Any, served: list[str]
+) -> None:
+    backend = load(numbered_path, versions=choice)
+    assert list(backend.versions()) == served
+    item = np.float32(0)
+    np.testing.assert_array_equal(backend.predict([item])["y"], [float(served[0])])
+    for version, signatures in backend.versions().items():
+        outputs = signatures["serving_default"].predict([item])
+        np.testing.assert_array_equal(outputs["y"], [float(version)])
+
+
+def test_a_version_that_is_not_there_lists_those_that_are(numbered_path: str) -> None:
+    sentence = "no such version: expected one of 10, 9, 2, got 11 - at `versions`"
+    with pytest.raises(LoadError, match=sentence):
+        load(numbered_path, versions=[9, 11])
+
+
+def test_a_model_without_numbers_has_no_numbered_versions(scale_path: str) -> None:
+    with pytest.raises(LoadError, match=r"no numbered versions: got one model, .* at `versions`"):
+        load(scale_path, versions=[1])
+    assert list(load(scale_path, version="blue").versions()) == ["blue"]
+
+
+def test_a_version_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    save(tmp_path / "1", Scale(), x=((None, 2), tf.float32))
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2" / "saved_model.pb").write_bytes(b"junk" * 99)
+    with pytest.raises(LoadError, match=r"cannot be read: got .* - at `versions\[2\]`$"):
+        load(str(tmp_path), versions="all")
+    with pytest.raises(LoadError, match=r"- at `versions\[1\]\.signature`$"):
+        load(str(tmp_path), versions=[1], signature="images")
+
+
+@pytest.mark.parametrize(
+    ("versions", "got"),
+    [("newest", "'newest'"), ([], r"\[\]"), ([-1], r"\[-1\]"), (3, "3"), ([True], "True")],
+)
+def test_the_setting_of_versions_is_checked(versions: Any, got: str) -> None:
+    sentence = rf"expected 'latest', 'all', or a list of numbers: got \[?{got}"
+    with pytest.raises(ConfigurationError, match=sentence) as caught:
+        parse_settings(
+            TensorFlowSettings,
+            {"model": {"path": "m", "input": {"type": "tensor"}, "versions": versions}},
+        )
+    assert caught.value.path == "args.model.versions"
+
+
+@pytest.fixture(scope="module")
+def signatures_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two signatures that can be batched, and one that cannot."""
+    path = tmp_path_factory.mktemp("signatures")
+    module = tf.Module()
+
+    def concrete(call: Callable[..., Any], **specs: Any) -> Any:
+        return tf.function(call).get_concrete_function(**specs)
+
+    vector = tf.TensorSpec((None, 2), tf.float32)
+    signatures = {
+        "serving_default": concrete(lambda x: {"y": 2 * x, "z": 3 * x}, x=vector),
+        "sum": concrete(lambda a, b: {"total": a + b}, a=vector, b=vector),
+        "odd": concrete(
+            lambda a, b: {"y": a + tf.reduce_sum(b)},
+            a=tf.TensorSpec((2,), tf.float32),
+            b=tf.TensorSpec((3,), tf.float32),
+        ),
+    }
+    tf.saved_model.save(module, str(path), signatures=signatures)
+    return str(path)
+
+
+def test_all_signatures_are_there_the_chosen_one_first(
+    signatures_path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (signatures,) = load(signatures_path, signature="sum").versions().values()
+    assert list(signatures) == ["sum", "serving_default"]
+    assert "Signature `odd` of" in caplog.text
+    assert "cannot be batched" in caplog.text
+    x = np.array([1, 2], np.float32)
+    outputs = signatures["sum"].predict([{"a": x, "b": x}])
+    np.testing.assert_array_equal(outputs["total"], [[2, 4]])
+    np.testing.assert_array_equal(signatures["serving_default"].predict([x])["z"], [[3, 6]])
+    assert {spec.name for spec in signatures["sum"].metadata().inputs} == {"a", "b"}
+    with pytest.raises(LoadError, match="`odd` cannot be batched"):
+        load(signatures_path, signature="odd")
+
+
+def test_other_signatures_answer_the_chosen_outputs_if_they_have_them(
+    signatures_path: str,
+) -> None:
+    (signatures,) = load(signatures_path, outputs=("z",)).versions().values()
+    x = np.array([1, 2], np.float32)
+    assert list(signatures["serving_default"].predict([x])) == ["z"]
+    assert list(signatures["sum"].predict([{"a": x, "b": x}])) == ["total"]
+
+
+async def test_requests_for_two_versions_at_once_each_get_their_own(numbered_path: str) -> None:
+    settings = TensorFlowSettings.model_validate(
+        {"path": numbered_path, "input": {"type": "tensor"}, "batching": {"max_batch_size": 8}}
+    )
+    model = Model(settings, TensorFlowBackend(path=numbered_path, versions="all"), name="m")
+    model.load()
+    await asyncio.to_thread(model.warm_up)
+    versions = ["10", "9", "2"] * 20
+    asked = [
+        model.predict([np.float32(number)], servable=model.select(version))
+        for number, version in enumerate(versions)
+    ]
+    answers = [row.value["y"] for (row,) in await asyncio.gather(*asked)]
+    model.close()
+    assert answers == [number + float(version) for number, version in enumerate(versions)]
+    assert model.recorder.batch_items.count < len(versions)
+    described = model.describe()
+    assert (described["version"], list(described["versions"])) == ("10", ["10", "9", "2"])
+
+
+async def test_a_model_of_base64_strings_is_warmed_up_with_a_black_image(tmp_path: Path) -> None:
+    def size(images: Any) -> dict[str, Any]:
+        def read(image: Any) -> Any:
+            return tf.shape(tf.io.decode_image(tf.io.decode_base64(image)))[:2]
+
+        return {"size": tf.map_fn(read, images, fn_output_signature=tf.int32)}
+
+    path = save(tmp_path, size, images=((None,), tf.string))
+    settings = TensorFlowSettings.model_validate(
+        {"path": path, "input": {"type": "string", "codec": "base64_urlsafe"}}
+    )
+
+    class Recorded(TensorFlowBackend):
+        def versions(self) -> Any:
+            return {"1": {"serving_default": self}} if self._versions else {}
+
+        def predict(self, items: Any) -> Any:
+            answered.append(super().predict(items)["size"].tolist())
+            return {"size": np.array(answered[-1])}
+
+    answered: list[Any] = []
+    model = Model(settings, Recorded(path=path), name="m")
+    model.load()
+    await asyncio.to_thread(model.warm_up)
+    assert answered == [[[8, 8]], [[8, 8]] * 10]

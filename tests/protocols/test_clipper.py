@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from rayserve_app.asgi import App, create_app
 from rayserve_app.errors import RequestTooLarge
 from rayserve_app.inputs import Inputs
+from rayserve_app.model import Model
 from rayserve_app.protocols.clipper import (
     MalformedQuery,
     Prediction,
@@ -26,8 +27,9 @@ from rayserve_app.protocols.clipper import (
     render,
     reparse,
 )
-from rayserve_app.settings import InputSettings, LimitSettings
-from tests.protocols import call, create_model
+from rayserve_app.settings import InputSettings, LimitSettings, ModelSettings
+from rayserve_app.types import Metadata, TensorSpec
+from tests.protocols import FunctionBackend, call, create_model
 
 SCHEMA = '\n  {\n   "input" := [double] | [int] | [string] | [byte] | [float],\n  }\n'
 
@@ -344,6 +346,52 @@ async def test_a_version_must_be_the_one_served() -> None:
     assert response.json() == {
         "error": "Query processing error",
         "cause": "Requested version: 1 does not exist for model: m",
+    }
+
+
+class TwoVersions(FunctionBackend):
+    """Version 2 takes one float, version 1 two integers; each answers its version's number."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda items: items)
+        specs = {"2": TensorSpec("x", "float32", (-1, 1)), "1": TensorSpec("x", "int32", (-1, 2))}
+        self._versions = {
+            version: {"serving_default": self._predictor(version, spec)}
+            for version, spec in specs.items()
+        }
+
+    def _predictor(self, version: str, spec: TensorSpec) -> FunctionBackend:
+        metadata = Metadata("function", inputs=(spec,))
+        return FunctionBackend(lambda items: [version] * len(items), metadata)
+
+    def versions(self) -> Any:
+        return self._versions
+
+
+async def test_a_query_picks_one_of_the_versions_served_by_its_name() -> None:
+    model = Model(
+        ModelSettings.model_validate({"input": {"type": "tensor"}}), TwoVersions(), name="m"
+    )
+    model.load()
+    model.warm_up()
+    app = create_app(model)
+    for body, output in [
+        ({"input": [0.5]}, 2),
+        ({"input": [0.5], "version": None}, 2),
+        ({"input": [0.5], "version": "2"}, 2),
+        ({"input": [1, 2], "version": "1"}, 1),
+    ]:
+        assert (await predict(app, body)).json()["output"] == output
+    reply = (await predict(app, {"input_batch": [[1, 2], [3, 4]], "version": "1"})).json()
+    assert [answer["output"] for answer in reply["batch_predictions"]] == [1, 1]
+    response = await predict(app, {"input": [1, 2], "version": "2"})
+    assert response.status_code == 400
+    assert response.json()["error"] == "Json error"
+    response = await predict(app, {"input": [1, 2], "version": "3"})
+    assert response.status_code == 400
+    assert response.json() == {
+        "error": "Query processing error",
+        "cause": "Requested version: 3 does not exist for model: m",
     }
 
 

@@ -1,0 +1,260 @@
+"""One signature of a TensorFlow model: named tensors in, named tensors out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rayserve_app import buffers
+from rayserve_app.backend import Predictor
+from rayserve_app.errors import InvalidRequest, LoadError, PredictError, ShapeMismatch
+from rayserve_app.types import Array, Item, Metadata, TensorSpec, describe
+
+
+class Function(NamedTuple):
+    """What a loaded model can be called through."""
+
+    call: Callable[[dict[str, Any]], Mapping[str, Any]]
+    """From tensors by name to tensors by name."""
+    inputs: Mapping[str, Any]
+    """A `tf.TensorSpec` of each input, the batch axis first."""
+    outputs: Mapping[str, Any]
+    """A `tf.TensorSpec` of each output."""
+    owner: Any
+    """The model: functions only borrow its variables."""
+
+
+class Signature(Predictor):
+    """Runs batches of items through one function.
+
+    An item is a tensor (or, for DT_STRING, a string) where the signature has one input, and a
+    mapping of input name to tensor where it has several; none carries the batch axis. Items are
+    stacked along axis 0, whatever batch size the signature was traced with: one that fixes it to
+    k runs in pieces of k items, the last one padded with its own last item, and one with a scalar
+    input runs item by item, because a scalar holds for a whole call.
+    """
+
+    def __init__(
+        self, tf: Any, name: str, function: Function, *, outputs: tuple[str, ...] = ()
+    ) -> None:
+        """Read the specifications.
+
+        Args:
+            outputs: which outputs to answer, in this order; empty for all.
+        Raises:
+            LoadError: there is no such output, or the inputs cannot be batched.
+        """
+        self._tf = tf
+        self._name = name
+        self._function = function
+        self._inputs = {each: _Input.of(each, spec) for each, spec in function.inputs.items()}
+        names = outputs or tuple(function.outputs)
+        for each in names:
+            if each not in function.outputs:
+                raise LoadError(
+                    f"Signature `{name}` has no such output",
+                    expected=listed(function.outputs, "one of "),
+                    got=f"`{each}`",
+                    path="outputs",
+                )
+        self._metadata = Metadata(
+            "tensorflow",
+            inputs=tuple(_tensor_spec(each, spec) for each, spec in function.inputs.items()),
+            outputs=tuple(_tensor_spec(each, function.outputs[each]) for each in names),
+        )
+        self._call_size = self._fixed_batch_size()
+
+    def predict(self, items: Sequence[Item]) -> dict[str, Array]:
+        """Run one batch.
+
+        Returns: the chosen outputs by name, in their order, axis 0 being the items. Numbers are
+            TensorFlow's own memory, read-only and not copied; DT_STRING comes as `bytes` in
+            object arrays.
+        Raises:
+            ShapeMismatch: an item's inputs, types or shapes are not the signature's; the path is
+                the input's name.
+            PredictError: the graph failed, or answered something without the batch axis.
+        """
+        rows = [self._row(item) for item in items]
+        size = self._call_size or len(rows)
+        pieces = [self._call(rows[start : start + size]) for start in range(0, len(rows), size)]
+        if len(pieces) == 1:
+            return pieces[0]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def metadata(self) -> Metadata:
+        """Describe the signature; an input or output of unknown rank has the shape ()."""
+        return self._metadata
+
+    def _fixed_batch_size(self) -> int:
+        """Return how many items one call takes; 0 for any number."""
+        sizes = {each.batch_size for each in self._inputs.values()} - {-1}
+        if len(sizes) > 1:
+            raise LoadError(
+                f"Signature `{self._name}` cannot be batched",
+                expected="inputs of one batch size",
+                got=listed(each.describe(batched=True) for each in self._inputs.values()),
+            )
+        return sizes.pop() if sizes else 0
+
+    def _row(self, item: Item) -> dict[str, Array]:
+        """Return an item's checked value for each input, without the batch axis."""
+        if not isinstance(item, Mapping):
+            if len(self._inputs) != 1:
+                raise ShapeMismatch(
+                    "The signature takes several inputs",
+                    expected=listed(self._inputs, "a tensor for each of "),
+                    got="a single value",
+                )
+            item = dict.fromkeys(self._inputs, item)
+        item = self._with_image(item)
+        if item.keys() != self._inputs.keys():
+            odd = next(iter(item.keys() ^ self._inputs.keys()))
+            problem = "An input is missing" if odd in self._inputs else "There is no such input"
+            raise ShapeMismatch(
+                problem, expected=listed(self._inputs), got=listed(item), path=str(odd)
+            )
+        return {name: each.check(item[name]) for name, each in self._inputs.items()}
+
+    def _with_image(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of an image with metadata, take the pixels for the one input that the metadata does not
+        name, and drop what no input is called."""
+        missing = self._inputs.keys() - item.keys()
+        if "data" not in item or "data" in self._inputs or len(missing) != 1:
+            return item
+        known = {name: value for name, value in item.items() if name in self._inputs}
+        return {**known, missing.pop(): item["data"]}
+
+    def _call(self, rows: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        padding = max(self._call_size - len(rows), 0)
+        padded = [*rows, *[rows[-1]] * padding]
+        feed = {
+            name: self._tf.convert_to_tensor(each.stack([row[name] for row in padded]))
+            for name, each in self._inputs.items()
+        }
+        try:
+            answers = self._function.call(feed)
+            # `asarray` shares a tensor's memory where `.numpy()` would copy it; it stands inside
+            # `try` because a GPU's errors surface only here.
+            outputs = {spec.name: np.asarray(answers[spec.name]) for spec in self._metadata.outputs}
+        except self._tf.errors.InvalidArgumentError as exc:
+            # TensorFlow Serving calls it the caller's fault as well: 400 (api_rest.md).
+            raise InvalidRequest("The model refuses the input", got=first_line(exc)) from exc
+        except self._tf.errors.OpError as exc:
+            raise PredictError(
+                "The model failed", got=f"{type(exc).__name__}: {first_line(exc)}"
+            ) from exc
+        for name, array in outputs.items():
+            if array.shape[:1] != (len(padded),):
+                raise PredictError(
+                    "An output lacks the batch axis",
+                    expected=f"{len(padded)} along axis 0",
+                    got=describe(array),
+                    path=name,
+                )
+        return {name: array[: len(rows)] for name, array in outputs.items()}
+
+
+class _Input(NamedTuple):
+    """One input of a signature."""
+
+    name: str
+    dtype: np.dtype[Any]  # object for DT_STRING
+    shape: tuple[int, ...] | None  # batch axis first, -1 where unknown; None for an unknown rank
+
+    @classmethod
+    def of(cls, name: str, spec: Any) -> _Input:
+        return cls(name, np.dtype(spec.dtype.as_numpy_dtype), _shape(spec))
+
+    @property
+    def batch_size(self) -> int:
+        """How many items one call takes; -1 for any number, 1 for a scalar."""
+        if self.shape is None:
+            return -1
+        return self.shape[0] if self.shape else 1
+
+    def describe(self, *, batched: bool = False) -> str:
+        dtype = "string" if self.dtype == object else self.dtype.name
+        if self.shape is None:
+            return f"{dtype} of any shape"
+        return f"{dtype} {self.shape if batched else self.shape[1:]}"
+
+    def check(self, value: Any) -> Array:
+        """Return one item's value as an array that fits, its type still to be cast."""
+        if isinstance(value, bytearray | memoryview):
+            value = bytes(value)
+        is_string = isinstance(value, bytes | str)
+        # numpy's own string types lose zero bytes at the end.
+        array = np.asarray(value, dtype=object if is_string else None)
+        if not (self._takes_type_of(array) and self._takes_shape_of(array)):
+            raise ShapeMismatch(
+                "The tensor does not fit the model's input",
+                expected=self.describe(),
+                got="a string" if is_string else describe(array),
+                path=self.name,
+            )
+        return array
+
+    def stack(self, arrays: Sequence[Array]) -> Array:
+        """Return one item's array each as a batch of the input's type; one alone as a view."""
+        if self.shape == ():
+            return arrays[0].astype(self.dtype, copy=False)
+        if len(arrays) == 1:
+            return arrays[0].astype(self.dtype, copy=False)[None]
+        shapes = {array.shape for array in arrays}
+        if len(shapes) > 1:
+            raise ShapeMismatch(
+                "The items of one batch are unlike",
+                expected="one shape",
+                got=listed(map(str, shapes)),
+                path=self.name,
+            )
+        if arrays[0].dtype == self.dtype and len({array.dtype for array in arrays}) == 1:
+            return buffers.stack(list(arrays))
+        return np.stack(arrays, dtype=self.dtype, casting="unsafe")
+
+    def _takes_shape_of(self, array: Array) -> bool:
+        if self.shape is None:
+            return True
+        dims = self.shape[1:]
+        return len(dims) == array.ndim and all(
+            dim in (-1, size) for dim, size in zip(dims, array.shape, strict=True)
+        )
+
+    def _takes_type_of(self, array: Array) -> bool:
+        """Tell whether the values survive the cast: JSON's numbers come as int64 or float64, so
+        floats may lose precision and integers may narrow, if they stay what they are."""
+        if self.dtype == array.dtype != object:
+            return True
+        if self.dtype == object:
+            return array.dtype.kind in "SU" or all(isinstance(x, bytes | str) for x in array.flat)
+        if self.dtype.kind in "iu" and array.dtype.kind in "iu" and array.size:
+            limits = np.iinfo(self.dtype)
+            return bool(limits.min <= int(array.min()) and int(array.max()) <= limits.max)
+        return np.can_cast(array.dtype, self.dtype, "same_kind")
+
+
+def _shape(spec: Any) -> tuple[int, ...] | None:
+    if spec.shape.rank is None:
+        return None
+    return tuple(-1 if size is None else int(size) for size in spec.shape)
+
+
+def _tensor_spec(name: str, spec: Any) -> TensorSpec:
+    shape = _shape(spec)
+    return TensorSpec(name, spec.dtype.name, shape or ())
+
+
+def listed(names: Iterable[object], prefix: str = "") -> str:
+    """Return names as a sentence needs them."""
+    listed = ", ".join(map(str, names))
+    return prefix + listed if listed else "nothing"
+
+
+def first_line(exc: Exception) -> str:
+    """Return the line that says what went wrong: graph errors begin with where it did."""
+    where = ("Graph execution error", "Detected at node", "<stack traces", "  File ", "    ")
+    lines = (line for line in str(getattr(exc, "message", exc)).splitlines() if line.strip())
+    return next((line for line in lines if not line.startswith(where)), type(exc).__name__)

@@ -19,10 +19,11 @@ from rayserve_app.errors import (
     ShapeMismatch,
     UnsupportedContentType,
 )
+from rayserve_app.image_arrays import ImageArrays, is_array
 from rayserve_app.preprocessing import Preprocessing
 from rayserve_app.settings import InputSettings, LimitSettings
 from rayserve_app.tensors import as_array, fit, shape_text, whole
-from rayserve_app.types import Array, Buffer, Item, TensorSpec, describe
+from rayserve_app.types import Array, Buffer, Invocation, Item, TensorSpec, describe
 
 Encoded: TypeAlias = Item | EncodedImage
 """An item before `Inputs.decode`: an image is still encoded."""
@@ -69,6 +70,8 @@ class Inputs:
         self._limits = limits
         self._specs = {spec.name: spec for spec in specs}
         self.preprocess = Preprocessing(settings)
+        self._image_arrays = ImageArrays(settings, self.preprocess)
+        self._takes_image_arrays = settings.type == "image" and settings.codec == "raw"
         self._carries_bytes = settings.type in ("bytes", "image") or settings.codec != "raw"
         self.needs_decoding = settings.type == "image"
         """Whether `decode` takes long enough to be worth a thread."""
@@ -81,6 +84,8 @@ class Inputs:
             UnsupportedContentType: the model takes no such body; the sentence lists the known.
             DecodeError, ShapeMismatch, RequestTooLarge: the body does not fit.
         """
+        if self.settings.type == "request":
+            return Payload([Invocation(body, content_type)], False)
         kind = media_type(content_type)
         reader = self._readers.get(kind)
         if reader is None and kind.startswith("image/") and self._carries_bytes:
@@ -98,6 +103,10 @@ class Inputs:
 
     def from_json(self, value: Any, *, path: str = "") -> Payload:
         """Read a parsed JSON value: one item, or a list of items."""
+        if self.settings.type == "request":
+            return Payload(self.from_json_item(value, path=path), False)
+        if self._takes_image_arrays and is_array(value):
+            return self._from_image_arrays(value, path)
         if self._carries_bytes or self.settings.type == "string" or self.settings.type == "tensors":
             is_batch = isinstance(value, list)
         else:
@@ -113,6 +122,10 @@ class Inputs:
     def from_json_item(self, value: Any, *, path: str) -> list[Encoded]:
         """Read one JSON value as one item, or as the many of a packed stream."""
         try:
+            if self.settings.type == "request":
+                return [_invocation(value)]
+            if self._takes_image_arrays and is_array(value):
+                return self._from_image_arrays(value, "").items
             if self._carries_bytes:
                 return self._from_json_bytes(value)
             if self.settings.type == "string":
@@ -124,11 +137,13 @@ class Inputs:
             raise exc.at(path) if path else exc from exc.__cause__
 
     def from_object(self, value: Any, *, path: str) -> Encoded:
-        """Read one item that a Python caller hands over: encoded bytes, an array (for an image
-        (H, W, 3) uint8 RGB pixels), a string, or a mapping."""
+        """Read one item that a Python caller hands over: encoded bytes, an array (for an image as
+        `ImageArrays` says), a string, a mapping, or an Invocation."""
+        if self.settings.type == "request":
+            return self.from_json_item(value, path=path)[0]
         try:
             if isinstance(value, np.ndarray) and self.settings.type == "image":
-                return self.preprocess(_pixels(value))
+                return self._image_arrays.read(value)
             if isinstance(value, np.ndarray) and not self._carries_bytes:
                 return self._array(value, self._only_spec())
             if isinstance(value, bytes | bytearray | memoryview) and self._carries_bytes:
@@ -187,6 +202,8 @@ class Inputs:
             if isinstance(item, EncodedImage):
                 size = own_size or image.read_size(item.data) or (0, 0)
                 total += size[0] * size[1]
+            elif isinstance(item, np.ndarray):
+                total += own_size[0] * own_size[1] if own_size else item.size // 3
         if total > most:
             raise RequestTooLarge(
                 "The images are too large together",
@@ -219,6 +236,8 @@ class Inputs:
                 readers[PACKED] = self._from_octets
             if self.settings.type == "string" or self.settings.codec == "base64":
                 readers[TEXT] = self._from_text
+            if self._takes_image_arrays:
+                readers[NPY] = lambda body: self._from_image_arrays(npy.decode(body), "")
             return readers
         if self.settings.type == "string":
             return {
@@ -257,6 +276,19 @@ class Inputs:
 
     def _from_npy(self, body: Buffer) -> Payload:
         return self._split(npy.decode(body), self._only_spec(), "")
+
+    def _from_image_arrays(self, value: Any, path: str) -> Payload:
+        arrays, is_batch = self._image_arrays.split(value)
+        self.check_count(len(arrays))
+        self.check_pixels(arrays)
+        items: list[Encoded] = []
+        for index, array in enumerate(arrays):
+            try:
+                items.append(self._image_arrays.read(array))
+            except ShapeMismatch as exc:
+                place = f"{path}[{index}]" if is_batch else path
+                raise exc.at(place) if place else exc from exc.__cause__
+        return Payload(items, is_batch)
 
     def _from_json_bytes(self, value: Any) -> list[Encoded]:
         """Read what stands for encoded bytes in JSON: base64, `{"b64": base64}`, or an image with
@@ -369,7 +401,15 @@ class Inputs:
         return TensorSpec(declared.name, settings.dtype or declared.dtype, shape)
 
 
-def _pixels(array: Array) -> Array:
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise ShapeMismatch("Not pixels", expected="uint8 (*, *, 3), RGB", got=describe(array))
-    return array
+def _invocation(value: Any) -> Invocation:
+    """Return the request that a value stands for: bytes are a body, a string is one in base64, like
+    `{"b64": base64}`, and anything else is a JSON document."""
+    if isinstance(value, Invocation):
+        return value
+    if isinstance(value, Mapping) and set(value) == {"b64"}:
+        value = value["b64"]
+    if isinstance(value, str):
+        value = base64.decode(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return Invocation(value, OCTETS)
+    return Invocation(json.encode(value), JSON)

@@ -13,9 +13,9 @@ from typing import Any, Final
 import numpy as np
 
 from rayserve_app.codecs import csv, json, npy, raw
-from rayserve_app.errors import NotAcceptable, PredictError
+from rayserve_app.errors import DecodeError, NotAcceptable, PredictError
 from rayserve_app.settings import OutputCodec
-from rayserve_app.types import Array, Buffer, Row
+from rayserve_app.types import Array, Buffer, Reply, Row
 
 MEDIA_TYPES: Final[Mapping[OutputCodec, str]] = {
     "json": "application/json",
@@ -101,8 +101,14 @@ def text_bytes(rows: Sequence[Row], codec: OutputCodec) -> int:
 
 
 def json_value(row: Row) -> Any:
-    """Return what a result is in JSON: an object for several named outputs, else the value."""
+    """Return what a result is in JSON: an object for several named outputs, else the value; of a
+    whole reply its body, parsed if it is JSON."""
     value = row.value
+    if isinstance(value, Reply):
+        try:
+            return json.decode(str(value))
+        except DecodeError:
+            return str(value)
     if isinstance(row.outputs, Mapping) and len(value) == 1:
         return next(iter(value.values()))
     return value

@@ -2,19 +2,61 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rayserve_app.errors import PredictError
+
 Array: TypeAlias = NDArray[Any]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
-Item: TypeAlias = Buffer | str | Array | Mapping[str, Any]
+
+class Invocation(NamedTuple):
+    """One request as it came, for user code that reads bodies and headers itself."""
+
+    body: Buffer
+    content_type: str | None = None
+    accept: str | None = None
+    custom_attributes: str | None = None
+    """`X-Amzn-SageMaker-Custom-Attributes`."""
+
+
+class Reply(NamedTuple):
+    """What such user code answers, to be sent as it is."""
+
+    body: bytes | str
+    content_type: str | None = None
+    status: int = 200
+
+    def __str__(self) -> str:
+        """Return the body as text, or in base64 where it is none: for protocols that carry only
+        text or JSON."""
+        if isinstance(self.body, str):
+            return self.body
+        try:
+            return self.body.decode()
+        except UnicodeDecodeError:
+            return b64encode(self.body).decode()
+
+
+class FailedInvocation(PredictError):
+    """User code failed on a request; `reply` is what its container answers then."""
+
+    def __init__(self, problem: str, reply: Reply) -> None:
+        super().__init__(problem)
+        self.args = (problem, reply)
+        self.reply = reply
+
+
+Item: TypeAlias = Buffer | str | Array | Mapping[str, Any] | Invocation
 """What one row of a batch holds: one encoded image, one string, one decoded image (H, W, C) or
-tensor, or a mapping of input name to tensor (or of `data` and metadata, for JSON with metadata)."""
+tensor, a mapping of input name to tensor (or of `data` and metadata, for JSON with metadata), or a
+whole request."""
 
 Outputs: TypeAlias = Mapping[str, Array] | Sequence[Any]
 """What a backend answers for a batch of N items: named tensors whose axis 0 is N, or N objects."""

@@ -15,8 +15,10 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 from skimage import data
 
+from deployments.torch import TorchBackend, TorchSettings
 from rayserve_app.errors import MissingDependency
-from rayserve_app.examples import build, darknet, digits, image_size
+from rayserve_app.examples import build, darknet, digits, digits_torch, image_size
+from rayserve_app.model import Model
 
 MADE = Path(__file__).parent.parent / "models"
 
@@ -191,6 +193,97 @@ def test_held_back_digits_are_a_fifth_of_the_data_in_ten_classes(
     assert set(labels) == set(range(10))
 
 
+@pytest.fixture(scope="session")
+def digits_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of `digits`: those of `make` where there are any."""
+    pytest.importorskip("torch")
+    made = MADE / "digits" / digits_torch.FILE
+    if made.exists():
+        return made
+    folder = tmp_path_factory.mktemp("models") / "digits"
+    digits_torch.build(folder)
+    return folder / digits_torch.FILE
+
+
+def test_digits_reads_digits_that_it_never_saw(digits_weights: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    network = digits_torch.create_network()
+    network.load_state_dict(load_file(digits_weights))
+    images, labels = digits_torch.held_back()
+    with torch.inference_mode():
+        logits = network.eval()(torch.from_numpy(images))
+    assert logits.shape == (450, 10)
+    assert (logits.argmax(1).numpy() == labels).mean() >= 0.97
+
+
+DIGITS_MODEL = {
+    "module": "rayserve_app.examples.digits_torch:create_network",
+    "input": {"type": "image", "color": "gray", "size": [8, 8], "layout": "CHW", "scale": 16 / 255},
+    "classes": {"labels": list("0123456789"), "top_n": 3, "softmax": True},
+}
+
+
+@pytest.mark.parametrize("form", ["image", "npy", "json"])
+async def test_digits_takes_tensors_or_images_and_names_three_classes(
+    digits_weights: Path, form: str
+) -> None:
+    settings = TorchSettings.model_validate(DIGITS_MODEL | {"path": str(digits_weights)})
+    model = Model(settings, TorchBackend(settings), name="digits")
+    model.load()
+    model.warm_up()
+    images, labels = digits_torch.held_back()
+    pixels = (images[:, 0] * (255 / 16)).round().astype(np.uint8)
+    if form == "image":
+        encoded = [encode(digit, "PNG") for digit in pixels]
+        payloads = [model.inputs.from_body(png, "image/png") for png in encoded]
+    elif form == "npy":
+        file = io.BytesIO()
+        np.save(file, images)
+        payloads = [model.inputs.from_body(file.getvalue(), "application/x-npy")]
+    else:
+        # 8 x 8 each, without the channel.
+        document = json.dumps(images[:, 0].tolist()).encode()
+        payloads = [model.inputs.from_body(document, "application/json")]
+    items = [item for payload in payloads for item in payload.items]
+    answers = [row.value for row in await model.predict(items)]
+    model.close()
+    best = [answer[0]["label"] for answer in answers]
+    assert len(best) == len(labels)
+    assert np.mean([label == str(digit) for label, digit in zip(best, labels, strict=True)]) >= 0.97
+    for answer in answers:
+        scores = [each["score"] for each in answer]
+        assert len({each["label"] for each in answer}) == 3
+        assert sorted(scores, reverse=True) == scores
+        assert 0 <= sum(scores) <= 1 + 1e-9
+
+
+def test_digits_held_back_are_a_quarter_of_the_data_in_ten_classes() -> None:
+    pytest.importorskip("sklearn")
+    from sklearn.datasets import load_digits
+
+    images, labels = digits_torch.held_back()
+    assert (images.shape, images.dtype) == ((450, 1, 8, 8), np.float32)
+    assert (images.min(), images.max()) == (0, 16)
+    assert set(labels) == set(range(10))
+    trained, _ = digits_torch._share(held_back=False)
+    whole = load_digits().images[:, None]
+    # None stands on both sides, and none is lost.
+    assert len(trained) + len(images) == len(whole) == 1797
+    sides = [{image.tobytes() for image in side} for side in (trained, images)]
+    assert sides[0] | sides[1] == {image.astype(np.float32).tobytes() for image in whole}
+    assert not sides[0] & sides[1]
+
+
+def test_the_same_seed_gives_the_same_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(digits_torch, "EPOCHS", 1)
+    first, again, other = (digits_torch.train(seed).dense.weight for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
 def test_a_model_that_fails_to_build_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,7 +309,8 @@ def test_a_model_that_fails_to_build_leaves_the_old_one(
 def test_examples_import_without_any_framework() -> None:
     script = (
         "import sys, rayserve_app.examples.build, rayserve_app.examples.image_size\n"
-        "print([name for name in ('tensorflow', 'keras', 'sklearn', 'ray') if name in sys.modules])"
+        "frameworks = {'tensorflow', 'keras', 'torch', 'sklearn', 'ray'}\n"
+        "print(sorted(frameworks & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"

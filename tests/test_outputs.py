@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rayserve_app.errors import NotAcceptable, PredictError
-from rayserve_app.outputs import encode, negotiate
-from rayserve_app.types import Outputs, Row
+from rayserve_app.outputs import encode, json_value, negotiate
+from rayserve_app.types import Outputs, Reply, Row
 
 
 def rows(outputs: Outputs, *positions: int) -> list[Row]:
@@ -223,3 +223,10 @@ def test_json_has_no_nan(outputs: Outputs, place: str) -> None:
     with pytest.raises(PredictError, match="NaN or infinity") as info:
         encode(rows(outputs, 0), "json", is_batch=True)
     assert info.value.path == place
+
+
+@pytest.mark.parametrize(
+    ("body", "value"), [(b"[1, 2]", [1, 2]), ("plain", "plain"), (b"\xff\xd8", "/9g=")]
+)
+def test_a_whole_reply_is_its_body_in_json(body: bytes | str, value: Any) -> None:
+    assert json_value(Row([Reply(body, "text/plain")], 0)) == value

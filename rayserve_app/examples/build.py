@@ -1,4 +1,4 @@
-"""Builds the example SavedModels: `python -m rayserve_app.examples.build models`."""
+"""Builds the example models: `python -m rayserve_app.examples.build models`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rayserve_app.errors import MissingDependency
-from rayserve_app.examples import darknet, digits
+from rayserve_app.examples import darknet, digits, digits_torch
 
 MODELS: dict[str, Callable[[Path], None]] = {
     "yolov3": darknet.build,
     "deep_image_model": digits.build,
+    "digits": digits_torch.build,
 }
 
 
 def build_models(directory: Path) -> None:
     """Build all examples anew, each in a folder of its name in `directory`.
 
-    Raises: MissingDependency: TensorFlow or scikit-learn is not installed.
+    Raises: MissingDependency: TensorFlow, PyTorch or scikit-learn is not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes on this machine's CPU
     directory.mkdir(parents=True, exist_ok=True)

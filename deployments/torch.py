@@ -1,0 +1,347 @@
+"""PyTorch: TorchScript, torch.export archives, state dicts, safetensors and pickled modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from deployments import torch_files
+from deployments.application import Application, build_application
+from deployments.torch_devices import Device, choose_device
+from deployments.torch_files import RUNS_CODE, Format, first_line
+from deployments.torch_program import Program
+from rayserve_app.backend import Backend
+from rayserve_app.classes import ClassSettings, best_classes, read_labels
+from rayserve_app.cores import available_cores
+from rayserve_app.errors import LoadError, MissingDependency, PredictError, ShapeMismatch
+from rayserve_app.settings import FileSettings, parse_settings
+from rayserve_app.sources import fetch
+from rayserve_app.tensors import fit
+from rayserve_app.types import Array, Item, Metadata, Outputs, TensorSpec, describe
+
+
+class TorchSettings(FileSettings):
+    """A file of PyTorch, or of safetensors.
+
+    `output.outputs` names the tensors of a tuple, or chooses among those of a mapping.
+    """
+
+    format: Format | None = None
+    """What the file is, if its contents should not tell."""
+    module: str | None = None
+    """For weights alone: `package.module:factory`, importable in the replica, makes the
+    `torch.nn.Module` that they are for."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the factory."""
+    trusted: bool = False
+    """Allows formats `pickle` and `export`, which can run whatever the file's writer put there."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights, and of inputs that are floats; integers stay integers. What the model
+    answers in half precision is sent as float32. torch.export archives keep their own types."""
+    channels_last: bool = False
+    """Keep images as NHWC in memory, which many convolutions are faster on; shapes stay NCHW."""
+    classes: ClassSettings | None = None
+    """Answer the best classes of the model's first output, by name."""
+
+    @model_validator(mode="after")
+    def _is_safe_and_whole(self) -> Self:
+        if self.format in RUNS_CODE and not self.trusted:
+            raise ValueError(
+                f"'format: {self.format}' can run code from a file: it needs 'trusted: true'"
+            )
+        if self.format in ("state_dict", "safetensors") and self.module is None:
+            raise ValueError(f"'format: {self.format}' is weights alone: it needs 'module'")
+        if self.input.type in ("bytes", "string"):
+            raise ValueError(f"PyTorch takes arrays, not input of type {self.input.type!r}")
+        return self
+
+
+def build(args: dict[str, Any]) -> Application:
+    """Return the application of a PyTorch model; `args` is the YAML's, with one key, `model`."""
+    settings = parse_settings(TorchSettings, args)
+    return build_application(settings, partial(TorchBackend, settings))
+
+
+class TorchBackend(Backend):
+    """One module in evaluation mode, on the replica's GPU if it has one.
+
+    An item is one array, which becomes the module's first argument, or a mapping of argument name
+    to array; none carries the batch axis. Items are stacked along axis 0. On a CPU, a module that
+    writes into its arguments writes into the items, which are used again if their batch fails.
+
+    A tensor is answered as `output`, a tuple as `output_0`, `output_1` and so on or as
+    `output.outputs` says, a mapping or a named tuple by its own names.
+    """
+
+    def __init__(self, settings: TorchSettings) -> None:
+        self._settings = settings
+        self._torch: Any = None
+        self._device: Device | None = None
+        self._module: Any = None
+        self._program: Program | None = None
+        self._labels: tuple[str, ...] = ()
+        self._arguments: dict[str, bool] | None = None
+
+    def load(self) -> None:
+        settings = self._settings
+        path = torch_files.find_file(fetch(settings.path, sha256=settings.sha256))
+        format = settings.format or torch_files.detect_format(path)
+        torch_files.check_trust(path, format, trusted=settings.trusted)
+        self._torch = torch = _import()
+        _set_threads(torch, settings.threads.compute or available_cores())
+        self._device = choose_device(torch)
+        if settings.classes is not None:
+            self._labels = read_labels(settings.classes.labels)
+        self._create(path, format, self._device.device)
+        self._device.synchronize()
+
+    def _create(self, path: Path, format: Format, device: Any) -> None:
+        torch, settings = self._torch, self._settings
+        if format == "export":
+            self._check_precision()
+            program = torch_files.load_program(torch, path, device)
+            self._program = Program(program, self._named)
+            self._module = program.module()
+            self._arguments = {spec.name: True for spec in self._program.inputs}
+            return
+        if format == "torchscript":
+            module = torch_files.load_torchscript(torch, path, device)
+        elif format == "pickle":
+            module = torch_files.load_pickle(torch, path, device)
+        else:
+            module = torch_files.load_weights(
+                torch, path, format, settings.module, settings.arguments
+            )
+        layout = torch.channels_last if settings.channels_last else torch.preserve_format
+        self._module = module.to(device, getattr(torch, settings.precision), memory_format=layout)
+        self._arguments = _arguments(torch, module)
+
+    def predict(self, items: Sequence[Item]) -> Outputs:
+        """Run one batch.
+
+        Returns: the outputs by name, axis 0 being the items, float32 where the model answers half
+            precision, otherwise of its own types; with `classes` a list of the best per item.
+        Raises:
+            ShapeMismatch: an item's arguments, types or shapes are not the model's.
+            PredictError: the model failed, or answered something without the batch axis.
+        """
+        if self._module is None:
+            raise PredictError("The model is not loaded")
+        rows = [self._row(item) for item in items]
+        most = (self._program and self._program.most_items) or len(rows)
+        pieces = [self._call(rows[start : start + most]) for start in range(0, len(rows), most)]
+        outputs = pieces[0]
+        if len(pieces) > 1:
+            outputs = {name: np.concatenate([each[name] for each in pieces]) for name in outputs}
+        classes = self._settings.classes
+        if classes is None:
+            return outputs
+        scores = next(iter(outputs.values()))
+        return best_classes(scores, self._labels, top_n=classes.top_n, softmax=classes.softmax)
+
+    def metadata(self) -> Metadata:
+        """Describe the loaded model: torch.export archives know their inputs and outputs, of other
+        files only the YAML says something."""
+        if self._program is None:
+            return Metadata("pytorch", inputs=self._declared_inputs())
+        outputs = () if self._settings.classes else self._program.outputs
+        return Metadata("pytorch", inputs=self._program.inputs, outputs=outputs)
+
+    def close(self) -> None:
+        self._module = self._program = None
+
+    def _declared_inputs(self) -> tuple[TensorSpec, ...]:
+        declared = self._settings.input
+        if declared.type != "tensor" or declared.shape is None:
+            return ()
+        return (TensorSpec("input", declared.dtype or "float32", (-1, *declared.shape)),)
+
+    def _check_precision(self) -> None:
+        if self._settings.precision != "float32":
+            raise LoadError(
+                "The types of a torch.export archive are fixed",
+                expected="no `precision`",
+                got=self._settings.precision,
+                path="args.model.precision",
+                remedy="Convert the module before `torch.export.export`.",
+            )
+
+    def _row(self, item: Item) -> dict[str, Array]:
+        """Return an item's checked array for each argument, without the batch axis; an array
+        alone has no name, or that of a program's one input."""
+        if isinstance(item, Mapping) and self._settings.input.type == "image":
+            item = item["data"]  # of an image with metadata
+        program = self._program
+        if isinstance(item, Mapping):
+            self._check_names(item)
+        elif program is not None and len(program.inputs) == 1:
+            item = {program.inputs[0].name: item}
+        elif program is not None:
+            raise ShapeMismatch(
+                "The program takes several inputs",
+                expected=f"an array for each of {', '.join(self._arguments or ())}",
+                got="a single value",
+            )
+        else:
+            item = {"": item}
+        if program is not None:
+            return program.row(item)
+        return {name: _number_array(name, value) for name, value in item.items()}
+
+    def _check_names(self, values: Mapping[str, Any]) -> None:
+        known = self._arguments
+        if known is None:
+            return
+        odd = [name for name in values if name not in known]
+        missing = [name for name, needed in known.items() if needed and name not in values]
+        if odd or missing:
+            raise ShapeMismatch(
+                "There is no such input" if odd else "An input is missing",
+                expected=", ".join(known),
+                got=", ".join(values) or "nothing",
+                path=(odd or missing)[0],
+            )
+
+    def _call(self, rows: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        assert self._device is not None
+        padding = max(self._program.least_items - len(rows), 0) if self._program else 0
+        padded = [*rows, *[rows[-1]] * padding]
+        torch = self._torch
+        try:
+            with self._device.stream(), torch.inference_mode():
+                feed = {name: self._send(name, padded) for name in rows[0]}
+                answers = self._named(self._forward(feed))
+                self._check_batch_axis(answers, len(padded))
+                outputs = self._device.fetch(
+                    {name: self._answerable(tensor) for name, tensor in answers.items()}
+                )
+        except (RuntimeError, torch.jit.Error) as exc:
+            raise PredictError(
+                "The model failed", got=f"{type(exc).__name__}: {first_line(exc)}"
+            ) from exc
+        return {name: array[: len(rows)] for name, array in outputs.items()}
+
+    def _forward(self, feed: Mapping[str, Any]) -> Any:
+        if self._program is not None:
+            args, kwargs = self._program.bind(feed)
+            return self._module(*args, **kwargs)
+        if "" in feed:
+            return self._module(feed[""])
+        return self._module(**feed)
+
+    def _send(self, name: str, rows: Sequence[Mapping[str, Array]]) -> Any:
+        assert self._device is not None
+        arrays = [row[name] for row in rows]
+        if len({(array.shape, array.dtype) for array in arrays}) > 1:
+            raise ShapeMismatch(
+                "The items of one batch are unlike",
+                expected="one shape and type",
+                got=", ".join(sorted({describe(array) for array in arrays})),
+                path=name,
+            )
+        tensor = self._device.send(arrays)
+        if self._program is None and tensor.is_floating_point():
+            tensor = tensor.to(getattr(self._torch, self._settings.precision))
+        if self._settings.channels_last and tensor.ndim == 4:
+            tensor = tensor.contiguous(memory_format=self._torch.channels_last)
+        return tensor
+
+    def _answerable(self, tensor: Any) -> Any:
+        is_half = tensor.dtype in (self._torch.bfloat16, self._torch.float16)
+        return (tensor.float() if is_half else tensor).detach()
+
+    def _named(self, result: Any) -> dict[str, Any]:
+        """Return what the module answered as tensors by name, those that are wanted."""
+        tensor_type, names = self._torch.Tensor, self._settings.output.outputs
+        if isinstance(result, tensor_type):
+            result = {names[0] if len(names) == 1 else "output": result}
+        elif isinstance(result, tuple | list):
+            own = getattr(result, "_fields", None)
+            if own is None:
+                own = [f"output_{index}" for index in range(len(result))]
+                if len(names) == len(result):
+                    own = names
+            result = dict(zip(own, result, strict=True))
+        if not isinstance(result, Mapping):
+            raise _no_tensors(type(result).__name__)
+        if lacking := [name for name in names if name not in result]:
+            raise PredictError(
+                "The model has no such output",
+                expected=f"one of {', '.join(result)}",
+                got=lacking[0],
+                path="args.model.output.outputs",
+            )
+        chosen = {name: result[name] for name in names or result}
+        for name, value in chosen.items():
+            if not isinstance(value, tensor_type):
+                raise _no_tensors(f"{type(value).__name__} as `{name}`")
+        return chosen
+
+    def _check_batch_axis(self, answers: Mapping[str, Any], count: int) -> None:
+        for name, tensor in answers.items():
+            if tuple(tensor.shape[:1]) != (count,):
+                raise PredictError(
+                    "An output lacks the batch axis",
+                    expected=f"{count} along axis 0",
+                    got=str(tuple(tensor.shape)),
+                    path=name,
+                )
+
+
+def _import() -> Any:
+    try:
+        import torch
+    except ImportError as exc:
+        if exc.name == "torch":
+            raise MissingDependency(
+                "The model needs PyTorch", remedy='pip install "rayserve-app[torch]"'
+            ) from exc
+        raise LoadError(
+            "PyTorch is installed, but does not import",
+            got=f"{type(exc).__name__}: {first_line(exc)}",
+        ) from exc
+    return torch
+
+
+def _set_threads(torch: Any, count: int) -> None:
+    """Set the threads of this process: `count` for one operation, one for operations side by side,
+    as batches run in threads of ours."""
+    torch.set_num_threads(count)
+    with suppress(RuntimeError):  # can be set once only, before the first operation
+        torch.set_num_interop_threads(1)
+
+
+def _arguments(torch: Any, module: Any) -> dict[str, bool] | None:
+    """Return a module's arguments and whether each is required; None if it takes any."""
+    if isinstance(module, torch.jit.ScriptModule):  # whose Python signature takes anything
+        schema = module.forward.schema.arguments[1:]
+        return {each.name: not each.has_default_value() for each in schema}
+    parameters = signature(module.forward).parameters.values()
+    if any(each.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD) for each in parameters):
+        return None
+    return {each.name: each.default is Parameter.empty for each in parameters}
+
+
+def _number_array(name: str, value: Any) -> Array:
+    """Return an item's value as an array of floats, which are float32, or of integers."""
+    array = np.asarray(value)
+    spec = TensorSpec(name, "float32" if array.dtype.kind == "f" else "", ())
+    fitted = fit(array, spec)
+    if fitted.dtype.kind == "c":
+        raise ShapeMismatch("The model takes no complex numbers", got=describe(array), path=name)
+    return fitted.astype(fitted.dtype.newbyteorder("="), copy=False)
+
+
+def _no_tensors(got: str) -> PredictError:
+    return PredictError(
+        "The model's answer is none that can be sent",
+        expected="a tensor, or a tuple or a mapping of tensors",
+        got=got,
+    )

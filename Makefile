@@ -4,11 +4,22 @@
 # make bench   measure: a table, and bench.json
 # make clean   remove what the others made
 #
-# The first call makes .venv with everything that constraints.txt pins: some minutes, 2 GB.
+# The first call makes .venv with everything that constraints.txt pins, and .venv-mxnet, which MXNet
+# needs for itself, with what constraints-mxnet.txt pins: some minutes, 4 GB.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CONFIG ?= configs/app.yaml
 ARGS ?=
+
+PACKAGES := -e .[serve,tensorflow,examples,test,lint] safetensors
+MXNET_PACKAGES := -e .[serve,mxnet,test]
+
+# The pip of .venv, or where Debian gave it none, Python's.
+PIP = "$$(.venv/bin/python -c 'import pip, sys; print(sys.executable)' 2>/dev/null || echo '$(PYTHON)')" \
+  -m pip --python
+# $(call install,ENVIRONMENT,PACKAGES,CONSTRAINTS)
+install = .venv/bin/uv pip install -q --compile-bytecode --python $(1)/bin/python $(2) -c $(3) \
+  || { echo "uv failed; trying pip ..."; $(PIP) $(1)/bin/python install -q $(2) -c $(3); }
 
 .PHONY: serve test lint bench clean
 .DELETE_ON_ERROR:
@@ -32,13 +43,14 @@ bench: models/.built
 	@.venv/bin/rayserve-app bench --json bench.json $(ARGS)
 
 clean:
-	rm -rf .venv models dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-mxnet models dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-models/.built: $(wildcard rayserve_app/examples/*.py) | .venv/.installed
+models/.built: $(wildcard rayserve_app/examples/*.py) | .venv/.installed .venv-mxnet/.installed
 	@echo "Building the example models in models/ ..."
 	@mkdir -p models
 	@.venv/bin/rayserve-app build-models
+	@.venv-mxnet/bin/python -m rayserve_app.examples.resnet models/resnet-embedding
 	@touch $@
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -52,10 +64,14 @@ models/.built: $(wildcard rayserve_app/examples/*.py) | .venv/.installed
 	  else echo "No venv for $(PYTHON): apt-get install python3-venv"; exit 1; fi; \
 	fi
 	@echo "Installing what constraints.txt pins into .venv (first time: minutes) ..."
-	@if .venv/bin/python -c 'import pip' 2>/dev/null; then pip='.venv/bin/python -m pip'; \
-	else pip='$(PYTHON) -m pip --python .venv/bin/python'; fi; \
-	packages='-e .[serve,tensorflow,examples,test,lint] -c constraints.txt'; \
-	$$pip install -qq -c constraints.txt uv \
-	&& { .venv/bin/uv pip install -q --compile-bytecode --python .venv/bin/python $$packages \
-	     || { echo "uv failed; trying pip ..."; $$pip install -q $$packages; }; }
+	@$(PIP) .venv/bin/python install -qq -c constraints.txt uv
+	@$(call install,.venv,$(PACKAGES),constraints.txt)
+	@# With pip, which finds a build for CPUs where its configuration names one; uv would not.
+	@$(PIP) .venv/bin/python install -q -c constraints.txt torch
+	@touch $@
+
+.venv-mxnet/.installed: pyproject.toml constraints-mxnet.txt | .venv/.installed
+	@echo "Installing what constraints-mxnet.txt pins into .venv-mxnet ..."
+	@test -x .venv-mxnet/bin/python || .venv/bin/python -m venv --without-pip .venv-mxnet
+	@$(call install,.venv-mxnet,$(MXNET_PACKAGES),constraints-mxnet.txt)
 	@touch $@

@@ -38,6 +38,49 @@ def test_images_shrink_by_area_and_grow_bilinearly(height: int, width: int, meth
     np.testing.assert_array_equal(preprocess(size=[height, width]), expected, strict=True)
 
 
+@pytest.mark.parametrize("size", [(60, 80), (240, 320), (60, 320)])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("nearest", cv2.INTER_NEAREST),
+        ("linear", cv2.INTER_LINEAR),
+        ("cubic", cv2.INTER_CUBIC),
+        ("lanczos", cv2.INTER_LANCZOS4),
+    ],
+)
+def test_another_interpolation_holds_both_ways(
+    name: str, method: int, size: tuple[int, int]
+) -> None:
+    actual = preprocess(size=size, interpolation=name)
+    expected = cv2.resize(PHOTO, size[::-1], interpolation=method)
+    assert actual.dtype == np.uint8
+    # Cubic, OpenCV's own code and Intel's round otherwise.
+    np.testing.assert_allclose(actual.astype(int), expected, atol=1 if name == "cubic" else 0)
+
+
+@pytest.mark.parametrize("size", [(60, 80), (240, 320), (71, 97)])
+def test_cubic_pixels_are_the_same_with_and_without_intels_library(size: tuple[int, int]) -> None:
+    results = []
+    before = cv2.ipp.useIPP()
+    try:
+        for uses_ipp in (True, False):
+            cv2.ipp.setUseIPP(uses_ipp)
+            results.append(preprocess(size=size, interpolation="cubic"))
+            assert cv2.ipp.useIPP() == (uses_ipp and before)
+    finally:
+        cv2.ipp.setUseIPP(before)
+    np.testing.assert_array_equal(*results)
+
+
+def test_the_short_side_is_interpolated_as_asked_for() -> None:
+    actual = preprocess(
+        size=[60, 60], resize="short_side_crop", short_side=60, interpolation="cubic"
+    )
+    np.testing.assert_array_equal(
+        actual, preprocess(size=[60, 80], interpolation="cubic")[:, 10:70], strict=True
+    )
+
+
 def test_halving_by_area_is_the_mean_of_four_pixels() -> None:
     expected = PHOTO.reshape(60, 2, 80, 2, 3).mean(axis=(1, 3))
     np.testing.assert_allclose(preprocess(size=[60, 80]), expected, atol=1)

@@ -5,6 +5,8 @@ The YAML is Serve's own to validate; here only ports and names are read from it.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,4 +110,7 @@ def serve_environment(path: Path, inherited: Mapping[str, str]) -> dict[str, str
     """The environment of Serve on this machine; what the user has already set wins."""
     launcher = haproxy.launcher()
     own = {} if launcher is None else {haproxy.VARIABLE: launcher}
-    return {**ONE_MACHINE, **own, **read_environment_file(path), **inherited}
+    # Where the YAML names a program, like MXNet's Python, it is this environment's first.
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', os.defpath)}"
+    file = read_environment_file(path)
+    return {**ONE_MACHINE, **own, **file, **inherited, "PATH": programs}

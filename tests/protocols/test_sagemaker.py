@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import pickle
 import struct
 import threading
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rayserve_app.asgi import App, create_app
-from rayserve_app.types import Metadata, TensorSpec
+from rayserve_app.types import FailedInvocation, Invocation, Metadata, Reply, TensorSpec
 from tests.protocols import call, create_model
 
 
@@ -213,6 +214,92 @@ async def test_the_order_of_a_request_outlives_its_batches() -> None:
             else np.load(io.BytesIO(response.content)).tolist()
         )
         assert answer == list(range(20))
+
+
+def create_whole(answer: Any, seen: list[Any] | None = None) -> App:
+    """Return the app of a model that takes whole requests and gives this answer."""
+
+    def invoke_all(items: Sequence[Any]) -> list[Any]:
+        if seen is not None:
+            seen.extend(items)
+        return [answer] * len(items)
+
+    return create_app(create_model(invoke_all, input={"type": "request"}))
+
+
+async def test_user_code_gets_body_and_headers_as_they_came() -> None:
+    seen: list[Any] = []
+    headers = {
+        "content-type": "application/JSON; charset=utf-8",
+        "accept": "a/b, c/d;q=0.5",
+        "x-amzn-sagemaker-custom-attributes": "tfs-model-name=a",
+    }
+    app = create_whole(Reply("ok"), seen)
+    await call(app, "POST", "/invocations", content=b"{\xff", headers=headers)
+    await invoke(app, b"")
+    assert [bytes(item.body) for item in seen] == [b"{\xff", b""]
+    assert [item[1:] for item in seen] == [tuple(headers.values()), (None, None, None)]
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "content_type", "body"),
+    [
+        (Reply("größe", "text/x"), 200, "text/x", "größe".encode()),
+        (Reply(b"\0\xff", "a/b, c/d"), 200, "a/b, c/d", b"\0\xff"),
+        (Reply(b"", None), 200, None, b""),
+        (Reply("no", "text/x", 418), 418, "text/x", b"no"),
+        (
+            FailedInvocation("Failed", Reply("why\nTraceback", None, 500)),
+            500,
+            None,
+            b"why\nTraceback",
+        ),
+    ],
+)
+async def test_its_reply_is_sent_as_it_is(
+    reply: Any, status: int, content_type: str | None, body: bytes
+) -> None:
+    response = await invoke(create_whole(reply), b"x", accept="image/png")
+    assert (response.status_code, response.content) == (status, body)
+    assert response.headers.get("content-type") == content_type
+    assert response.headers["content-length"] == str(len(body))
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ("text", "Not a reply: expected Reply, got str"),
+        (Reply("", "a\r\nset-cookie: b"), "Not a Content-Type"),
+        (Reply("", "a\u2014b"), "Not a Content-Type"),
+    ],
+)
+async def test_an_answer_that_is_no_reply_is_the_models_fault(answer: Any, sentence: str) -> None:
+    response = await invoke(create_whole(answer), b"")
+    assert response.status_code == 500
+    assert sentence in response.json()["error"]
+
+
+def test_a_failed_invocation_crosses_processes() -> None:
+    error = FailedInvocation("Failed", Reply(b"why", "text/x", 500))
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.reply) == (str(error), error.reply)
+    assert copy.at("[1]").path == "[1]"
+
+
+@pytest.mark.parametrize(
+    ("value", "invocation"),
+    [
+        (b"\xff", Invocation(b"\xff", "application/octet-stream")),
+        ("/w==", Invocation(b"\xff", "application/octet-stream")),
+        ({"b64": "/w=="}, Invocation(b"\xff", "application/octet-stream")),
+        ([1, {"a": None}], Invocation(b'[1,{"a":null}]', "application/json")),
+        (np.ones((1, 2)), Invocation(b"[[1.0,1.0]]", "application/json")),
+        (Invocation(b"a", "b", "c", "d"), Invocation(b"a", "b", "c", "d")),
+    ],
+)
+def test_a_value_without_headers_is_a_request_too(value: Any, invocation: Invocation) -> None:
+    model = create_model(len, input={"type": "request"})
+    assert model.inputs.from_object(value, path="[0]") == invocation
 
 
 CONTENT_TYPES = [

@@ -1,0 +1,1 @@
+"""SageMaker's containers as user code sees them: the inference toolkit, and TensorFlow's."""

@@ -1,0 +1,76 @@
+"""The code of a model package: its environment, its directories on the import path, its module."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from rayserve_app.errors import LoadError
+
+
+class UserCode:
+    """Directories whose modules can be imported, and variables that they read, until `close`.
+
+    Both belong to the whole process, as they do in a SageMaker container: a replica has one model.
+    """
+
+    def __init__(self, directories: Sequence[Path], environment: Mapping[str, str]) -> None:
+        """Keep the settings.
+
+        Args:
+            directories: the first one is searched first.
+            environment: variables of `os.environ`.
+        """
+        self._directories = [str(directory.resolve()) for directory in directories]
+        self._environment = environment
+        self._before: dict[str, str | None] = {}
+
+    def open(self) -> None:
+        """Set the variables and make the directories' modules importable."""
+        for name, value in self._environment.items():
+            self._before[name] = os.environ.get(name)
+            os.environ[name] = value
+        sys.path[:0] = self._directories
+        importlib.invalidate_caches()
+
+    def load(self, program: str) -> ModuleType:
+        """Import a file of the first directory by its name, `inference.py`.
+
+        Raises:
+            LoadError: its code raises while it is imported; the sentence says what.
+        """
+        name = program.removesuffix(".py")
+        if name in sys.modules and not self._owns(sys.modules[name]):
+            # `inference` or `predict` may well be another module's name too.
+            del sys.modules[name]
+        try:
+            return importlib.import_module(name)
+        except Exception as exc:
+            is_missing = isinstance(exc, ModuleNotFoundError)
+            raise LoadError(
+                f"`{self._directories[0]}/{program}` fails to import",
+                got=f"{type(exc).__name__}: {exc}",
+                remedy="Name its package in `code/requirements.txt`." if is_missing else None,
+            ) from exc
+
+    def close(self) -> None:
+        """Forget the modules, and set everything to what it was."""
+        for name in [name for name, module in sys.modules.items() if self._owns(module)]:
+            del sys.modules[name]
+        for directory in self._directories:
+            if directory in sys.path:
+                sys.path.remove(directory)
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        self._before.clear()
+
+    def _owns(self, module: ModuleType) -> bool:
+        file = getattr(module, "__file__", None) or ""
+        return any(file.startswith(directory + os.sep) for directory in self._directories)

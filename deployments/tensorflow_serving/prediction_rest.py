@@ -1,0 +1,167 @@
+"""TensorFlow Serving's REST API for the SavedModels of a package: `:predict`, status and metadata.
+
+Source: tensorflow/serving, http_rest_api_handler.cc, http_rest_api_util.cc. `:classify` and
+`:regress` are not offered, nor are version labels.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar, Final
+from urllib.parse import unquote
+
+from deployments.tensorflow_serving import predict_reply, predict_request
+from deployments.tensorflow_serving.model_server import ModelServer, ServedModel, StatusError
+from rayserve_app.backend import DEFAULT_SIGNATURE
+from rayserve_app.types import Reply
+
+logger = logging.getLogger(__name__)
+
+JSON: Final = "application/json"
+
+# http_rest_api_util.cc, kPathRegex; names are case-sensitive, the rest is not.
+PATH: Final = re.compile(
+    r"(?i)/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+))?"
+    r"(?P<rest>:predict|:classify|:regress|/metadata)?"
+)
+
+HTTP_STATUS: Final = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "OUT_OF_RANGE": 400,
+    "NOT_FOUND": 404,
+    "UNIMPLEMENTED": 501,
+    "INTERNAL": 500,
+}
+
+
+class PredictionRest:
+    """The API as a function of a request's line and body."""
+
+    def __init__(self, models: ModelServer) -> None:
+        self._models = models
+
+    def answer(self, method: str, path: str, body: bytes | str = b"") -> Reply:
+        """Answer one request; failures are answers too."""
+        try:
+            return Reply(self._answer(method, path, body), JSON)
+        except StatusError as exc:
+            return Reply(predict_reply.render_error(exc.message), JSON, HTTP_STATUS[exc.code])
+
+    def _answer(self, method: str, path: str, body: bytes | str) -> str:
+        match = PATH.fullmatch(path.partition("?")[0])
+        rest = (match["rest"] or "").lower() if match else ""
+        if match is None or (method == "POST") != rest.startswith(":"):
+            if path.rstrip("/") == "/v1/models":
+                raise StatusError("INVALID_ARGUMENT", "Missing model name in request.")
+            raise StatusError("INVALID_ARGUMENT", f"Malformed request: {method} {path}")
+        name = unquote(match["name"])
+        version = int(match["version"]) if match["version"] else None
+        if rest == ":predict":
+            return self._predict(self._models.find(name, version), body)
+        if rest == "/metadata":
+            return _render_metadata(self._models.find(name, version))
+        if not rest:
+            chosen = None if version is None else [self._models.find(name, version)]
+            return _render_status(chosen or self._models.versions(name))
+        raise StatusError("UNIMPLEMENTED", f"No {rest[1:]} here, only predict")
+
+    def _predict(self, model: ServedModel, body: bytes | str) -> str:
+        document = predict_request.parse_document(body)
+        signature = predict_request.signature_name(document, DEFAULT_SIGNATURE)
+        if signature not in model.signature_defs:
+            raise StatusError(
+                "INVALID_ARGUMENT",
+                f'Serving signature name: "{signature}" not found in signature def',
+            )
+        parsed = predict_request.parse(document, model.metadata(signature).inputs)
+        outputs = model.predict(parsed.inputs, signature=signature)
+        return predict_reply.render(outputs, is_row=parsed.is_row)
+
+
+class RestServer:
+    """The API on a port of the loopback interface."""
+
+    def __init__(self, api: PredictionRest) -> None:
+        handler = type("Handler", (_Handler,), {"api": api})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="prediction-rest", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    api: ClassVar[PredictionRest]
+
+    def do_GET(self) -> None:
+        self._send(self.api.answer("GET", self.path))
+
+    def do_POST(self) -> None:
+        try:
+            body = self._read()
+        except ValueError:
+            self.close_connection = True
+            self._send(Reply(predict_reply.render_error("The body has no length"), JSON, 411))
+            return
+        self._send(self.api.answer("POST", self.path, body))
+
+    def _read(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", "")))
+        pieces: list[bytes] = []
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            pieces.append(self.rfile.read(size))
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            continue
+        return b"".join(pieces)
+
+    def _send(self, reply: Reply) -> None:
+        body = reply.body.encode() if isinstance(reply.body, str) else reply.body
+        self.send_response(reply.status)
+        self.send_header("Content-Type", reply.content_type or JSON)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        logger.debug(format, *args)
+
+
+def _render_status(models: list[ServedModel]) -> str:
+    status = {"error_code": "OK", "error_message": ""}
+    versions = [
+        {"version": str(model.version), "state": "AVAILABLE", "status": status} for model in models
+    ]
+    return json.dumps({"model_version_status": versions}, indent=1)
+
+
+def _render_metadata(model: ServedModel) -> str:
+    from google.protobuf.json_format import MessageToDict
+    from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+
+    signatures = {
+        name: MessageToDict(
+            SignatureDef.FromString(definition),
+            preserving_proto_field_name=True,
+            always_print_fields_with_no_presence=True,
+        )
+        for name, definition in model.signature_defs.items()
+    }
+    spec = {"name": model.name, "signature_name": "", "version": str(model.version)}
+    metadata = {"signature_def": {"signature_def": signatures}}
+    return json.dumps({"model_spec": spec, "metadata": metadata}, indent=1)

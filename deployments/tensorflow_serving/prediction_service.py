@@ -1,0 +1,135 @@
+"""TensorFlow Serving's gRPC services for the SavedModels of a package, on the loopback interface:
+`PredictionService.Predict` and `GetModelMetadata`, `ModelService.GetModelStatus`.
+
+Source: tensorflow/serving, apis/prediction_service.proto, model_service.proto, predict_impl.cc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import grpc
+
+from deployments.tensorflow_serving import prediction_messages as messages
+from deployments.tensorflow_serving import tensor_message
+from deployments.tensorflow_serving.model_server import ModelServer, ServedModel, StatusError
+from rayserve_app.backend import DEFAULT_SIGNATURE
+from rayserve_app.types import Array, Buffer
+
+THREADS: Final = 8
+
+# Messages of any size: 5 MB for one image is usual, and nobody but this process calls.
+OPTIONS: Final = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+
+
+class PredictionService:
+    """The services on a port of their own, in this process."""
+
+    def __init__(self, models: ModelServer) -> None:
+        self._models = models
+        self._server = grpc.server(
+            ThreadPoolExecutor(THREADS, thread_name_prefix="prediction-grpc"), options=OPTIONS
+        )
+        methods: dict[str, dict[str, tuple[Callable[[Any], Any], Any]]] = {
+            "PredictionService": {
+                "Predict": (self._predict, messages.PredictRequest),
+                "GetModelMetadata": (self._get_metadata, messages.GetModelMetadataRequest),
+            },
+            "ModelService": {
+                "GetModelStatus": (self._get_status, messages.GetModelStatusRequest),
+            },
+        }
+        for service, calls in methods.items():
+            handlers = {name: _handler(call, kind) for name, (call, kind) in calls.items()}
+            generic = grpc.method_handlers_generic_handler(
+                f"tensorflow.serving.{service}", handlers
+            )
+            self._server.add_generic_rpc_handlers((generic,))
+        self.port: int = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+
+    def close(self) -> None:
+        self._server.stop(grace=None).wait()
+
+    def _predict(self, request: Any) -> bytes:
+        model = self._find(request)
+        signature = request.model_spec.signature_name or DEFAULT_SIGNATURE
+        inputs = {name: tensor_message.decode(data) for name, data in request.inputs.items()}
+        outputs = model.predict(inputs, signature=signature, outputs=tuple(request.output_filter))
+        response = messages.PredictResponse()
+        self._echo(request, response, model)
+        response.model_spec.signature_name = signature
+        return b"".join([response.SerializeToString(), *_write_outputs(outputs)])
+
+    def _get_metadata(self, request: Any) -> Any:
+        if list(request.metadata_field) != ["signature_def"]:
+            raise StatusError(
+                "INVALID_ARGUMENT", "GetModelMetadataRequest must specify metadata_field"
+            )
+        model = self._find(request)
+        signatures = messages.SignatureDefMap()
+        for name, definition in model.signature_defs.items():
+            signatures.signature_def[name] = definition
+        response = messages.GetModelMetadataResponse()
+        self._echo(request, response, model)
+        field = response.metadata["signature_def"]
+        field.type_url = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+        field.value = signatures.SerializeToString()
+        return response
+
+    def _get_status(self, request: Any) -> Any:
+        response = messages.GetModelStatusResponse()
+        has_version = request.model_spec.HasField("version")
+        name = request.model_spec.name
+        models = [self._find(request)] if has_version else self._models.versions(name)
+        for model in models:
+            status = response.model_version_status.add(
+                version=model.version, state=messages.AVAILABLE
+            )
+            status.status.error_code = 0
+        return response
+
+    def _find(self, request: Any) -> ServedModel:
+        spec = request.model_spec
+        version = spec.version.value if spec.HasField("version") else None
+        return self._models.find(spec.name, version)
+
+    def _echo(self, request: Any, response: Any, model: ServedModel) -> None:
+        """Name the model that answers, with the version that was resolved."""
+        response.model_spec.name = model.name
+        response.model_spec.version.value = model.version
+
+
+def _write_outputs(outputs: Mapping[str, Array]) -> Iterator[Buffer]:
+    """Write the map `PredictResponse.outputs` from the arrays' own memory: protobuf would copy
+    what may be 50 MB three times."""
+    for name, array in outputs.items():
+        tensor = tensor_message.encode(array)
+        length = sum(map(len, tensor))
+        # An entry of a map is a message of two fields, the key and the value.
+        key = name.encode()
+        entry = tensor_message.field_head(1, len(key)) + key + tensor_message.field_head(2, length)
+        yield tensor_message.field_head(messages.OUTPUTS, len(entry) + length) + entry
+        yield from tensor
+
+
+def _serialize(response: Any) -> bytes:
+    if isinstance(response, bytes):
+        return response
+    return bytes(response.SerializeToString())
+
+
+def _handler(call: Callable[[Any], Any], kind: Any) -> Any:
+    def answer(request: Any, context: Any) -> Any:
+        try:
+            return call(request)
+        except StatusError as exc:
+            context.abort(getattr(grpc.StatusCode, exc.code), exc.message)
+
+    return grpc.unary_unary_rpc_method_handler(
+        answer,
+        request_deserializer=kind.FromString,
+        response_serializer=_serialize,
+    )

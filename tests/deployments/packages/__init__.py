@@ -1,0 +1,57 @@
+"""Model packages as their users write them, and a way to serve one without Ray."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.sagemaker import SageMakerBackend, SageMakerSettings
+from rayserve_app.asgi import App, create_app
+from rayserve_app.errors import LoadError
+from rayserve_app.model import Model
+from rayserve_app.settings import parse_settings
+
+HERE = Path(__file__).parent
+
+
+@contextmanager
+def served(path: Path | str, **settings: Any) -> Iterator[App]:
+    """Serve a package, or one of this directory by its name, under the prefix `/m`."""
+    where = HERE / path if isinstance(path, str) else path
+    parsed = parse_settings(SageMakerSettings, {"model": {"path": str(where), **settings}})
+    model = Model(parsed, SageMakerBackend(parsed), name="m")
+    try:
+        model.load()
+        model.warm_up()
+        yield create_app(model)
+    finally:
+        model.close()
+
+
+def write(directory: Path, **files: str) -> Path:
+    """Write a package with these files in `code/`; `inference_py` is `inference.py`."""
+    code = directory / "code"
+    code.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        stem, _, suffix = name.rpartition("_")
+        (code / f"{stem}.{suffix}").write_text(text)
+    return directory
+
+
+def combine(directory: Path, package: str, *models: Path) -> Path:
+    """Copy one of this directory's packages and put models beside its code."""
+    shutil.copytree(HERE / package, directory)
+    for model in models:
+        shutil.copytree(model, directory / model.name)
+    return directory
+
+
+def check_refused(path: Path | str, sentence: str, **settings: Any) -> None:
+    """Check that a package does not load, and that this pattern is in what is told."""
+    with pytest.raises(LoadError, match=f"(?s){sentence}"), served(path, **settings):
+        pytest.fail("The package is served")

@@ -112,7 +112,7 @@ def test_workers_hold_the_replicas_of_the_example_models() -> None:
     (group,) = groups("app.yaml")
     assert (group["minReplicas"], group["maxReplicas"]) == (1, 1)
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-    assert limits == {"cpu": "2", "memory": "8Gi"}
+    assert limits == {"cpu": "2", "memory": "12Gi"}
 
 
 def test_gpu_workers_follow_the_replicas_that_autoscale() -> None:

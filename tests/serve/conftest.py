@@ -91,6 +91,33 @@ CLOSURES: list[dict[str, Any]] = [
 ]
 
 
+FRAMEWORKS: list[dict[str, Any]] = [
+    {
+        "name": "doubling",
+        "route_prefix": "/doubling",
+        "import_path": "deployments.sagemaker:build",
+        "args": {"model": {"path": "tests/deployments/packages/doubling"}},
+        "deployments": [{"name": "Model", "ray_actor_options": {"num_cpus": 0.05}}],
+    },
+    *(
+        {
+            "name": f"humanize-{version.replace('.', '-')}",
+            "route_prefix": f"/humanize-{version.replace('.', '-')}",
+            "import_path": "deployments.closure:build",
+            "args": {
+                "model": {
+                    "function": "tests.serve.closures:humanize_version",
+                    "packages": [f"humanize=={version}"],
+                    "input": {"type": "string"},
+                }
+            },
+            "deployments": [{"name": "Model", "ray_actor_options": {"num_cpus": 0.05}}],
+        }
+        for version in ("4.9.0", "4.11.0")
+    ),
+]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -177,7 +204,7 @@ def server() -> Iterator[Server]:
     for application in config["applications"]:
         for deployment in application["deployments"]:
             deployment["ray_actor_options"]["num_cpus"] = 0.1
-    config["applications"] += CLOSURES
+    config["applications"] += CLOSURES + FRAMEWORKS
     # Not pytest's own folder: Ray's sockets lie below it, and their paths end at 107 bytes.
     with tempfile.TemporaryDirectory(prefix="rs", ignore_cleanup_errors=True) as folder:
         running = Server(config, Path(folder))

@@ -12,6 +12,9 @@ import yaml
 from rayserve_app.bench.models import HEADS, MAX_IMAGES
 from rayserve_app.errors import ConfigurationError
 
+TWICE: Final = "{}-twice"
+"""The name of a declared application with two replicas."""
+
 NUM_CPUS: Final = 0.05
 """For placement only: with the YAML's own, all must fit on one core."""
 
@@ -26,6 +29,7 @@ def build_config(names: Collection[str], declared_in: Path, port: int) -> dict[s
     """
     config = _read(declared_in)
     known = {each.get("name"): each for each in config.get("applications", [])}
+    known |= {twice["name"]: twice for twice in map(_twice, list(known.values()))}
     known |= {each["name"]: each for each in _own_applications()}
     missing = sorted(set(names) - known.keys())
     if missing:
@@ -48,6 +52,19 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ConfigurationError(f"{path} is no Serve configuration")
     return config
+
+
+def _twice(application: dict[str, Any]) -> dict[str, Any]:
+    name = TWICE.format(application.get("name"))
+    deployments = [
+        {
+            **each,
+            "num_replicas": 2,
+            "ray_actor_options": {**each.get("ray_actor_options", {}), "num_cpus": NUM_CPUS},
+        }
+        for each in application.get("deployments", [])
+    ]
+    return {**application, "name": name, "route_prefix": f"/{name}", "deployments": deployments}
 
 
 def _own_applications() -> list[dict[str, Any]]:

@@ -40,6 +40,8 @@ class Instance:
     def __init__(self, config: dict[str, Any], environment_path: Path) -> None:
         self._config = config
         self._environment_path = environment_path
+        self.config_path = Path()
+        """The Serve YAML of this run, while it runs."""
         self._exits = ExitStack()
         self._child: processes.Child | None = None
 
@@ -76,10 +78,10 @@ class Instance:
     def __enter__(self) -> Self:
         # Short, for Ray's sockets lie below it and their paths end at 107 bytes.
         folder = tempfile.TemporaryDirectory(prefix="rb", ignore_cleanup_errors=True)
-        path = Path(self._exits.enter_context(folder)) / "bench.yaml"
-        path.write_text(yaml.safe_dump(self._config))
+        self.config_path = Path(self._exits.enter_context(folder)) / "bench.yaml"
+        self.config_path.write_text(yaml.safe_dump(self._config))
         try:
-            self._start(path)
+            self._start(self.config_path)
         except BaseException:
             self._exits.close()
             raise

@@ -6,7 +6,14 @@ the order of `FIGURES`: the memory of idle replicas first.
 
 from __future__ import annotations
 
-from rayserve_app.bench.figures import batching, image_example, memory, packed_stream, yolov3
+from rayserve_app.bench.figures import (
+    batching,
+    frameworks,
+    image_example,
+    memory,
+    packed_stream,
+    yolov3,
+)
 from rayserve_app.bench.figures.figure import Figure
 
 FIGURES: dict[str, Figure] = {
@@ -17,5 +24,7 @@ FIGURES: dict[str, Figure] = {
         batching.FIGURE,
         packed_stream.FIGURE,
         yolov3.FIGURE,
+        frameworks.FRAMEWORKS,
+        frameworks.NEIGHBOURS,
     )
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from starlette.types import Receive, Scope, Send
 
@@ -15,7 +15,8 @@ from rayserve_app.http import BodyBudget, ClientDisconnected, Handler, Request, 
 from rayserve_app.importing import import_from_string
 from rayserve_app.model import Model
 from rayserve_app.protocols import PROTOCOLS
-from rayserve_app.protocols.protocol import Protocol, Route
+from rayserve_app.protocols.protocol import Declined, Protocol
+from rayserve_app.routing import Claims, Router
 from rayserve_app.watch import watched
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 _JSON = "application/json"
 
 Endpoint: TypeAlias = tuple[Handler, Protocol | None]
+
+Claimants: TypeAlias = list[tuple[Endpoint, Mapping[str, str]]]
 
 
 def create_app(model: Model, *, takes_views: Callable[[Scope], bool] = lambda _: False) -> App:
@@ -37,8 +40,9 @@ def create_app(model: Model, *, takes_views: Callable[[Scope], bool] = lambda _:
 
 
 class App:
-    """Routes requests by exact path below the model's prefix, with or without a final slash at the
-    prefix itself."""
+    """Routes requests by their path below the model's prefix, which is the same with or without a
+    final slash. Where several protocols claim a path, the first in the model's order gets the
+    request, and the next ones if it declines."""
 
     def __init__(
         self, model: Model, protocols: list[Protocol], takes_views: Callable[[Scope], bool]
@@ -46,12 +50,12 @@ class App:
         self._model = model
         self._takes_views = takes_views
         self._budget = BodyBudget(model.settings.limits)
-        self._routes: dict[str, dict[str, Endpoint]] = {}
-        for path in ("", "/"):
-            self._add(Route("GET", path, self._describe), None)
+        self._router: Router[Endpoint] = Router()
+        self._router.add("GET", "/", (self._describe, None))
         for protocol in protocols:
-            for route in protocol.routes():
-                self._add(route, protocol)
+            for route in protocol.ROUTES:
+                handler = getattr(protocol, route.handler)
+                self._router.add(route.method, route.path, (handler, protocol))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -61,39 +65,52 @@ class App:
         else:
             await self._answer(scope, receive, send)
 
-    def _add(self, route: Route, protocol: Protocol | None) -> None:
-        self._routes.setdefault(route.path, {})[route.method] = (route.handler, protocol)
-
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        verbs = self._routes.get(path)
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        claims = self._router.find(path)
+        claimants = claims.get("GET" if scope["method"] == "HEAD" else scope["method"])
         protocol: Protocol | None = None
         request = Request(scope, receive, self._model.settings.limits, self._budget)
-        if verbs is None:
-            response = _no_such_path(path, sorted(self._routes))
-        elif method not in verbs:
-            response = _no_such_verb(scope["method"], verbs)
-        else:
-            handler, protocol = verbs[method]
-            try:
-                response = await watched(handler, request)
-            except ClientDisconnected:
-                return
-            except ServingError as exc:
-                response = self._render_error(exc, protocol)
-            except Exception:
-                logger.exception("Model %r: %s failed", self._model.name, path)
-                error = BackendError("Internal error; the replica's log has the details")
-                response = self._render_error(error, protocol)
-            finally:
-                request.close()
+        try:
+            if claimants:
+                response, protocol = await self._ask(claimants, request)
+            elif claims:
+                response = _no_such_verb(scope["method"], claims)
+            else:
+                response = _no_such_path(path, self._router.paths)
+        except ClientDisconnected:
+            return
+        finally:
+            request.close()
         self._record(request, response, protocol)
         await response.send(
             send,
             takes_views=self._takes_views(scope),
             with_body=scope["method"] != "HEAD",
         )
+
+    async def _ask(
+        self, claimants: Claimants, request: Request
+    ) -> tuple[Response, Protocol | None]:
+        """Return the answer of the first claimant that does not decline, and who that is."""
+        refusal: tuple[ServingError, Protocol | None] | None = None
+        for (handler, protocol), request.path_params in claimants:
+            try:
+                if protocol is not None and "model" in request.path_params:
+                    protocol.check_name(request.path_params["model"])
+                return await watched(handler, request), protocol
+            except Declined as exc:
+                refusal = refusal or (exc.error, protocol)
+            except ServingError as exc:
+                return self._render_error(exc, protocol), protocol
+            except ClientDisconnected:
+                raise
+            except Exception:
+                logger.exception("Model %r: %s failed", self._model.name, request.path)
+                error = BackendError("Internal error; the replica's log has the details")
+                return self._render_error(error, protocol), protocol
+        assert refusal is not None
+        return self._render_error(*refusal), refusal[1]
 
     def _record(self, request: Request, response: Response, protocol: Protocol | None) -> None:
         recorder = self._model.recorder
@@ -114,12 +131,12 @@ class App:
 
 
 def _no_such_path(path: str, known: list[str]) -> Response:
-    error = f"No such path {path!r}; this model answers {', '.join(filter(None, known))}"
+    error = f"No such path {path!r}; this model answers {', '.join(known)}"
     return Response(json.encode({"error": error}), status=404, media_type=_JSON)
 
 
-def _no_such_verb(method: str, verbs: Mapping[str, Any]) -> Response:
-    known = ", ".join(sorted(verbs))
+def _no_such_verb(method: str, claims: Claims[Endpoint]) -> Response:
+    known = ", ".join(sorted(claims))
     return Response(
         json.encode({"error": f"No {method} here, only {known}"}),
         status=405,

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from rayserve_app.errors import LoadError, PredictError
-from rayserve_app.settings import Section
+from rayserve_app.section import Section
 from rayserve_app.sources import fetch
 from rayserve_app.types import Array, describe
 

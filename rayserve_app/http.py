@@ -4,15 +4,17 @@ several buffers, and the one table of status codes."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from time import perf_counter
 from typing import Final, TypeAlias
+from urllib.parse import parse_qsl
 
 import numpy as np
 from starlette.types import Message, Receive, Scope, Send
 
 from rayserve_app import buffers, errors
 from rayserve_app.errors import (
+    InvalidRequest,
     Overloaded,
     RequestTooLarge,
     ServingError,
@@ -37,9 +39,15 @@ STATUS: Final[Mapping[type[ServingError], int]] = {
     errors.ConfigurationError: 500,
 }
 
+MAX_QUERY_PAIRS: Final = 1000
+
 CHUNK_BYTES: Final = 1 << 20
 """Large answers are handed over in pieces of this size, so that the server's flow control works
 and nothing copies a whole answer."""
+
+_SMALL_PIECE_BYTES: Final = 1 << 10
+"""Smaller pieces of a body are kept together: each by itself takes some 60 bytes more than the
+budget counts."""
 
 
 class ClientDisconnected(Exception):
@@ -89,8 +97,11 @@ class Request:
         budget: BodyBudget | None = None,
     ) -> None:
         self.method: str = scope["method"]
+        self.path: str = scope.get("path", "/")
+        self.path_params: Mapping[str, str] = {}
+        """What stands for `{name}` in the route's path."""
+        self._query: bytes = scope.get("query_string", b"")
         self._headers: dict[bytes, bytes] = dict(scope.get(CLIENT_HEADERS) or scope["headers"])
-        self.path_params: Mapping[str, str] = scope.get("path_params", {})
         self.limits = limits
         self.timing = Timing()
         self.started_at = self.progressed_at = perf_counter()
@@ -100,14 +111,35 @@ class Request:
         self.body_read = asyncio.Event()
         self._receive = receive
         self._budget = budget or BodyBudget(limits)
+        self._body: Buffer | None = None
 
     def header(self, name: str) -> str | None:
         """Return a header's value by its name in lower case; of a repeated one the last."""
         value = self._headers.get(name.encode())
         return None if value is None else value.decode("latin-1")
 
-    async def body(self) -> Buffer:
-        """Read the whole body; nobody else holds it.
+    def query(self) -> list[tuple[str, str]]:
+        """Return the pairs of the query string, decoded, in their order.
+
+        Raises:
+            InvalidRequest: more than MAX_QUERY_PAIRS.
+        """
+        text = self._query.decode("latin-1")
+        try:
+            return parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_QUERY_PAIRS)
+        except ValueError as exc:
+            raise InvalidRequest(f"The query string: {exc}") from exc
+
+    @property
+    def content_coding(self) -> str:
+        """The body's `Content-Encoding`, `identity` for none."""
+        return (self.header("content-encoding") or "identity").strip().lower()
+
+    async def body(self, codings: Collection[str] = ()) -> Buffer:
+        """Read the whole body; a second call returns the same again.
+
+        Args:
+            codings: the content codings that the caller decodes itself.
 
         Raises:
             RequestTooLarge: more bytes than `max_body_mb`; raised before the first byte is read if
@@ -116,11 +148,15 @@ class Request:
             ClientDisconnected: the client left before the body's end.
             UnsupportedContentType: a content coding.
         """
-        coding = (self.header("content-encoding") or "identity").strip().lower()
-        if coding != "identity":
+        coding = self.content_coding
+        if coding != "identity" and coding not in codings:
             raise UnsupportedContentType(
-                "Unsupported Content-Encoding", expected="identity", got=repr(coding)
+                "Unsupported Content-Encoding",
+                expected=" or ".join(("identity", *codings)),
+                got=repr(coding),
             )
+        if self._body is not None:
+            return self._body
         most = int(self.limits.max_body_mb * 1e6)
         announced = self.header("content-length")
         if announced is not None and announced.isdecimal() and int(announced) > most:
@@ -131,12 +167,14 @@ class Request:
         if message.get("more_body", False) or len(body) > most:
             body = await self._rest(message, most)
         self.body_read.set()
+        self._body = body
         return body
 
     def close(self) -> None:
         """Give back what the body held of the replica's budget."""
         self._budget.give_back(self.received)
         self.received = 0
+        self._body = None
 
     def _reserve(self, count: int) -> None:
         """Hold the bytes that have come; what the body only announces costs nothing."""
@@ -144,16 +182,15 @@ class Request:
         self.received += count
 
     async def _rest(self, message: Message, most: int) -> memoryview:
-        pieces: list[Buffer] = [message.get("body", b"")]
+        pieces: list[Buffer] = []
         while True:
+            _append(pieces, message.get("body", b""))
             if self.received > most:
                 raise _too_large(most, f"{self.received} bytes so far")
             if not message.get("more_body", False):
                 return _joined(pieces, self.received)
             message = await self._next()
-            piece = message.get("body", b"")
-            self._reserve(len(piece))
-            pieces.append(piece)
+            self._reserve(len(message.get("body", b"")))
 
     async def disconnected(self) -> None:
         """Return when the client has left; call it after the body."""
@@ -166,6 +203,15 @@ class Request:
             raise ClientDisconnected
         self.progressed_at = perf_counter()
         return message
+
+
+def _append(pieces: list[Buffer], piece: Buffer) -> None:
+    if len(piece) >= _SMALL_PIECE_BYTES:
+        pieces.append(piece)
+    elif pieces and isinstance(pieces[-1], bytearray):
+        pieces[-1] += piece
+    else:
+        pieces.append(bytearray(piece))
 
 
 def _joined(pieces: Sequence[Buffer], length: int) -> memoryview:

@@ -11,8 +11,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from rayserve_app.codecs import base64, csv, image, json, json_metadata, npy, packed_jpeg
+from rayserve_app.codecs import base64, csv, image, json, npy
 from rayserve_app.codecs.json_metadata import EncodedImage
+from rayserve_app.encoded_inputs import Encoded, EncodedInputs
 from rayserve_app.errors import (
     DecodeError,
     RequestTooLarge,
@@ -22,13 +23,8 @@ from rayserve_app.errors import (
 from rayserve_app.image_arrays import ImageArrays, is_array
 from rayserve_app.preprocessing import Preprocessing
 from rayserve_app.settings import InputSettings, LimitSettings
-from rayserve_app.tensors import as_array, fit, shape_text, whole
+from rayserve_app.tensor_inputs import TensorInputs
 from rayserve_app.types import Array, Buffer, Invocation, Item, TensorSpec, describe
-
-Encoded: TypeAlias = Item | EncodedImage
-"""An item before `Inputs.decode`: an image is still encoded."""
-
-VECTOR_DTYPES: Final = {"integers": np.int32, "floats": np.float32, "doubles": np.float64}
 
 JSON: Final = "application/json"
 CSV: Final = "text/csv"
@@ -37,15 +33,11 @@ TEXT: Final = "text/plain"
 OCTETS: Final = "application/octet-stream"
 PACKED: Final = "application/x-packed-jpeg"
 
-IMAGE_SIGNATURES: Final = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
-"""A packed stream cannot begin with these: read as a length each is over 1 GiB, the largest
-`max_body_mb`. So a model of packed streams takes single images too."""
-
 
 class Payload(NamedTuple):
     """The items of one request; `is_batch` says whether a list was sent, if only of one."""
 
-    items: list[Encoded]
+    items: Sequence[Encoded]
     is_batch: bool
 
 
@@ -68,7 +60,8 @@ class Inputs:
     ) -> None:
         self.settings = settings
         self._limits = limits
-        self._specs = {spec.name: spec for spec in specs}
+        self._encoded = EncodedInputs(settings, limits)
+        self._tensors = TensorInputs(settings, specs, self.check_count)
         self.preprocess = Preprocessing(settings)
         self._image_arrays = ImageArrays(settings, self.preprocess)
         self._takes_image_arrays = settings.type == "image" and settings.codec == "raw"
@@ -110,7 +103,7 @@ class Inputs:
         if self._carries_bytes or self.settings.type == "string" or self.settings.type == "tensors":
             is_batch = isinstance(value, list)
         else:
-            return self._from_nested(value, path)
+            return Payload(*self._tensors.nested(value, path))
         if not is_batch:
             return Payload(self.from_json_item(value, path=path), False)
         self.check_count(len(value))
@@ -120,21 +113,54 @@ class Inputs:
         return Payload(items, True)
 
     def from_json_item(self, value: Any, *, path: str) -> list[Encoded]:
-        """Read one JSON value as one item, or as the many of a packed stream."""
+        """Read one JSON value as one item, or as the many of a packed stream. `bytes` may stand
+        where a protocol has its own form of them."""
         try:
             if self.settings.type == "request":
                 return [_invocation(value)]
+            if isinstance(value, bytes | memoryview) and self._carries_bytes:
+                return self._encoded.read_bytes(value)
             if self._takes_image_arrays and is_array(value):
-                return self._from_image_arrays(value, "").items
+                return list(self._from_image_arrays(value, "").items)
             if self._carries_bytes:
-                return self._from_json_bytes(value)
+                return self._encoded.read_json(value)
             if self.settings.type == "string":
                 return [self._string(value)]
             if self.settings.type == "tensors":
-                return [self._tensors(value)]
-            return [self._array(value, self._only_spec())]
+                return [self._tensors.mapping(value)]
+            return [self._tensors.one(value)]
         except (DecodeError, ShapeMismatch, RequestTooLarge) as exc:
             raise exc.at(path) if path else exc from exc.__cause__
+
+    def from_columns(self, columns: Mapping[str, Any], *, path: str = "") -> Payload:
+        """Read named inputs of many items each: nested lists, lists of bytes, or arrays whose
+        axis 0 counts the items.
+
+        Raises:
+            ShapeMismatch: another name than the model's, or columns of unlike length.
+        """
+        if self.settings.type == "tensors":
+            items = self._tensors.rows_of(columns, path)
+            self.check_count(len(items))
+            return Payload(items, True)
+        if len(columns) != 1 or not columns.keys() & set(self.names):
+            raise ShapeMismatch(
+                "Wrong input names", expected=str(list(self.names)), got=str(sorted(columns))
+            )
+        ((name, value),) = columns.items()
+        place = f"{path}.{name}" if path else name
+        if isinstance(value, np.ndarray):
+            return self._from_array(value, place)
+        return self.from_json(value, path=place)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the inputs, where a protocol has names: the model's own; one input also
+        answers to its type's, which is the first where the model says none."""
+        if self.settings.type == "tensors":
+            return tuple(self._tensors.specs)
+        own = tuple(self._tensors.specs) if len(self._tensors.specs) == 1 else ()
+        return tuple(dict.fromkeys((*own, self.settings.type)))
 
     def from_object(self, value: Any, *, path: str) -> Encoded:
         """Read one item that a Python caller hands over: encoded bytes, an array (for an image as
@@ -145,9 +171,9 @@ class Inputs:
             if isinstance(value, np.ndarray) and self.settings.type == "image":
                 return self._image_arrays.read(value)
             if isinstance(value, np.ndarray) and not self._carries_bytes:
-                return self._array(value, self._only_spec())
+                return self._tensors.one(value)
             if isinstance(value, bytes | bytearray | memoryview) and self._carries_bytes:
-                return self._encoded_item(EncodedImage(bytes(value), {}))
+                return self._encoded.item(EncodedImage(bytes(value), {}))
         except (DecodeError, ShapeMismatch, RequestTooLarge) as exc:
             raise exc.at(path) from exc.__cause__
         items = self.from_json_item(value, path=path)
@@ -157,19 +183,7 @@ class Inputs:
 
     def from_encoded(self, data: Buffer) -> list[Encoded]:
         """Read encoded bytes: one image, or the many of a packed stream."""
-        if self.settings.codec != "packed_jpeg" or bytes(data[:4]).startswith(IMAGE_SIGNATURES):
-            return [self._encoded_item(EncodedImage(data, {}))]
-        try:
-            images = packed_jpeg.decode(data, max_items=self._limits.max_items)
-        except DecodeError as exc:
-            raise exc.at("images") from exc.__cause__
-        items = []
-        for index, jpeg in enumerate(images):
-            try:
-                items.append(self._encoded_item(EncodedImage(jpeg, {})))
-            except RequestTooLarge as exc:
-                raise exc.at(f"images[{index}]") from exc.__cause__
-        return items
+        return self._encoded.read(data)
 
     def decode(self, encoded: Encoded, out: Array | None = None) -> Item:
         """Decode an image to the model's array, into `out` if there is one; everything else is an
@@ -252,30 +266,23 @@ class Inputs:
         return readers
 
     def _from_octets(self, body: Buffer) -> Payload:
-        items = self.from_encoded(body)
-        is_stream = self.settings.codec == "packed_jpeg"
-        return Payload(items, is_stream and not bytes(body[:4]).startswith(IMAGE_SIGNATURES))
+        return Payload(self._encoded.read(body), self._encoded.is_stream(body))
 
     def _from_text(self, body: Buffer) -> Payload:
-        try:
-            text = bytes(body).decode()
-        except UnicodeDecodeError as exc:
-            raise DecodeError("Not text", expected="UTF-8", got=f"byte {exc.start}") from exc
-        return Payload(self.from_json_item(text, path=""), False)
+        return Payload(self.from_json_item(_text(body), path=""), False)
 
     def _from_csv(self, body: Buffer) -> Payload:
         rows = csv.decode(body)
-        spec = self._only_spec()
         items: list[Encoded] = []
         for index, row in enumerate(rows):
             try:
-                items.append(fit(whole(as_array(row, spec), spec), spec))
+                items.append(self._tensors.row(row))
             except (DecodeError, ShapeMismatch) as exc:
                 raise exc.at(f"rows[{index}]") from exc.__cause__
         return Payload(items, True)
 
     def _from_npy(self, body: Buffer) -> Payload:
-        return self._split(npy.decode(body), self._only_spec(), "")
+        return Payload(*self._tensors.split(npy.decode(body), ""))
 
     def _from_image_arrays(self, value: Any, path: str) -> Payload:
         arrays, is_batch = self._image_arrays.split(value)
@@ -290,115 +297,31 @@ class Inputs:
                 raise exc.at(place) if place else exc from exc.__cause__
         return Payload(items, is_batch)
 
-    def _from_json_bytes(self, value: Any) -> list[Encoded]:
-        """Read what stands for encoded bytes in JSON: base64, `{"b64": base64}`, or an image with
-        metadata as an object or as JSON text."""
-        if isinstance(value, Mapping):
-            if set(value) == {"b64"} and isinstance(value["b64"], str):
-                return self.from_encoded(base64.decode(value["b64"]))
-            return self._with_metadata(value)
-        if not isinstance(value, str):
-            raise DecodeError(
-                "Not an image in JSON",
-                expected="a base64 string or an object with `data`",
-                got=type(value).__name__,
-            )
-        if value.lstrip()[:1] == "{":
-            return self._with_metadata(value)
-        return self.from_encoded(base64.decode(value))
-
-    def _with_metadata(self, value: str | Mapping[str, Any]) -> list[Encoded]:
-        encoded = json_metadata.decode(value)
-        if self.settings.codec != "json_metadata":
-            return self.from_encoded(encoded.data)
-        if self.settings.type == "string" and isinstance(value, str):
-            self._check_pixels(encoded.data)
-            return [value]
-        return [self._encoded_item(encoded)]
-
-    def _encoded_item(self, encoded: EncodedImage) -> Encoded:
-        """Return the item that encoded bytes become for this model's type."""
-        self._check_pixels(encoded.data)
-        settings = self.settings
-        if settings.type == "image":
-            return encoded
-        if settings.type == "bytes":
-            if settings.codec == "json_metadata":
-                return {"data": encoded.data, **encoded.metadata}
-            return encoded.data
-        if settings.codec == "json_metadata":
-            return json_metadata.encode(encoded)
-        return base64.encode(encoded.data, urlsafe=settings.codec == "base64_urlsafe")
-
-    def _check_pixels(self, data: Buffer) -> None:
-        size = image.check_size(data, max_pixels=self._limits.max_pixels)
-        is_decoded = self.settings.type != "bytes"
-        if size is None and is_decoded and bytes(data[:4]).startswith(IMAGE_SIGNATURES):
-            # A decoder might read what we cannot, at any size.
-            raise DecodeError("The image's header cannot be read")
+    def _from_array(self, array: Array, path: str) -> Payload:
+        """Read an array of numbers; encoded images may come as one row of uint8."""
+        if self.settings.type == "image" and array.ndim > 1:
+            return self._from_image_arrays(array, path)
+        if not self._carries_bytes and self.settings.type not in ("string", "request"):
+            return Payload(*self._tensors.split(array, path))
+        if self._carries_bytes and array.dtype == np.uint8 and array.ndim == 1:
+            return Payload(self.from_json_item(array.tobytes(), path=path), False)
+        raise ShapeMismatch(
+            "Not bytes", expected=self.settings.type, got=describe(array), path=path
+        )
 
     def _string(self, value: Any) -> str:
+        if isinstance(value, bytes | memoryview):
+            return _text(value)
         if not isinstance(value, str):
             raise DecodeError("Not a string", expected="a string", got=type(value).__name__)
         return value
 
-    def _from_nested(self, value: Any, path: str) -> Payload:
-        """Read a nested list as one array, or as a batch if it has one axis more."""
-        spec = self._only_spec()
-        try:
-            return self._split(as_array(value, spec), spec, path)
-        except (DecodeError, ShapeMismatch):
-            if not isinstance(value, list) or not value or not isinstance(value[0], list):
-                raise
-        # Rows of unlike length are a batch of vectors.
-        items = [
-            item
-            for index, element in enumerate(value)
-            for item in self.from_json_item(element, path=f"{path}[{index}]")
-        ]
-        self.check_count(len(items))
-        return Payload(items, True)
 
-    def _split(self, array: Array, spec: TensorSpec, path: str) -> Payload:
-        rank = len(spec.shape) - 1
-        if not spec.shape or array.ndim == rank:
-            return Payload([fit(array, spec)], False)
-        if array.ndim != rank + 1:
-            raise ShapeMismatch(
-                "Wrong rank",
-                expected=shape_text(spec),
-                got=describe(array),
-                path=path or spec.name,
-            )
-        self.check_count(len(array))
-        return Payload([fit(row, spec) for row in array], True)
-
-    def _tensors(self, value: Any) -> Item:
-        if not isinstance(value, Mapping):
-            raise DecodeError(
-                "Not a mapping of input names", expected="an object", got=type(value).__name__
-            )
-        if self._specs and set(value) != set(self._specs):
-            raise ShapeMismatch(
-                "Wrong input names", expected=str(sorted(self._specs)), got=str(sorted(value))
-            )
-        return {
-            name: self._array(element, self._specs.get(name, TensorSpec(name, "", ())))
-            for name, element in value.items()
-        }
-
-    def _array(self, value: Any, spec: TensorSpec) -> Array:
-        return fit(as_array(value, spec), spec)
-
-    def _only_spec(self) -> TensorSpec:
-        """Return what one array of this model is: Clipper's vectors, else what the YAML says, else
-        what the model says of its one input."""
-        settings = self.settings
-        if settings.type in VECTOR_DTYPES:
-            return TensorSpec("input", np.dtype(VECTOR_DTYPES[settings.type]).name, (-1, -1))
-        declared = next(iter(self._specs.values()), TensorSpec("input", "", ()))
-        shape = declared.shape if settings.shape is None else (-1, *settings.shape)
-        return TensorSpec(declared.name, settings.dtype or declared.dtype, shape)
+def _text(data: Buffer) -> str:
+    try:
+        return bytes(data).decode()
+    except UnicodeDecodeError as exc:
+        raise DecodeError("Not text", expected="UTF-8", got=f"byte {exc.start}") from exc
 
 
 def _invocation(value: Any) -> Invocation:

@@ -14,13 +14,14 @@ from rayserve_app.backend import Backend
 from rayserve_app.batching import Batcher, Result, Target
 from rayserve_app.blanks import blank_item
 from rayserve_app.cores import available_cores
+from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
     DeadlineExceeded,
     ModelNotReady,
     Overloaded,
     ServingError,
 )
-from rayserve_app.inputs import Encoded, Inputs
+from rayserve_app.inputs import Inputs
 from rayserve_app.recorder import Recorder
 from rayserve_app.settings import ModelSettings
 from rayserve_app.timing import Timing

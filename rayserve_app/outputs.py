@@ -25,6 +25,11 @@ MEDIA_TYPES: Final[Mapping[OutputCodec, str]] = {
 }
 
 
+ONLY_OUTPUT: Final = "output"
+"""The name of the one output of a model that names none."""
+
+NUMBERS: Final = (bool, int, float, np.number, np.bool_, np.ndarray)
+
 MAX_TEXT_BYTES: Final = 16_000_000
 """Arrays of so many bytes are written as JSON or CSV; larger ones would take many seconds."""
 
@@ -75,6 +80,29 @@ def encode(rows: Sequence[Row], codec: OutputCodec, *, is_batch: bool) -> list[B
     if codec == "npy":
         return _npy(columns, is_batch=is_batch)
     return [buffer for runs in columns.values() for array in runs for buffer in _raw(array)]
+
+
+def named_arrays(rows: Sequence[Row]) -> dict[str, Array]:
+    """Return results as one array per output, items along axis 0, for protocols that name outputs.
+
+    Objects of a backend that names none are one output, ONLY_OUTPUT: numbers and arrays of one
+    shape make an array of numbers, everything else an array of objects, (N,).
+
+    Raises:
+        PredictError: an output's arrays are not of one shape.
+    """
+    if isinstance(rows[0].outputs, Mapping):
+        return {name: _joined(name, runs) for name, runs in _columns(rows).items()}
+    values = [json_value(row) for row in rows]
+    if all(isinstance(value, NUMBERS) for value in values):
+        try:
+            return {ONLY_OUTPUT: np.asarray(values)}
+        except ValueError:
+            pass
+    objects = np.empty(len(values), dtype=object)
+    for index, value in enumerate(values):
+        objects[index] = value
+    return {ONLY_OUTPUT: objects}
 
 
 def text_bytes(rows: Sequence[Row], codec: OutputCodec) -> int:
@@ -162,6 +190,15 @@ def _columns(rows: Sequence[Row]) -> dict[str, list[Array]]:
             assert isinstance(row.outputs, Mapping)
             columns[name].append(row.outputs[name][row.position : row.position + length])
     return columns
+
+
+def _joined(name: str, runs: Sequence[Array]) -> Array:
+    if len(runs) == 1:
+        return runs[0]
+    try:
+        return np.concatenate(runs)
+    except ValueError as exc:
+        raise PredictError(f"Output {name!r} has results of unlike shapes: {exc}") from exc
 
 
 def _object_array(values: list[Any]) -> Array:

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -22,6 +21,8 @@ from pydantic import (
 )
 
 from rayserve_app.errors import ConfigurationError
+from rayserve_app.protocol_settings import ProtocolSettings
+from rayserve_app.section import Section
 
 InputType = Literal[
     "bytes", "string", "integers", "floats", "doubles", "image", "tensor", "tensors", "request"
@@ -32,12 +33,6 @@ Interpolation = Literal["area", "nearest", "linear", "cubic", "lanczos"]
 
 LONGEST_DEADLINE_MS = 60_000
 """`RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S` in configs/serve.env is this plus 5 s."""
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 Triple = tuple[float, float, float]
@@ -188,7 +183,9 @@ class ModelSettings(Section):
     threads: ThreadSettings = ThreadSettings()
     deadline: DeadlineSettings = DeadlineSettings()
     protocols: tuple[str, ...] = ("clipper", "sagemaker")
-    """The protocols spoken under the model's prefix."""
+    """The protocols spoken under the model's prefix. Where two claim one path, the first answers,
+    and the next one what that declines."""
+    protocol_settings: ProtocolSettings = ProtocolSettings()
     warm_up: bool = True
     """Run the model on blank items of the smallest and the largest batch before it is ready;
     models whose input has no known shape have nothing to run."""

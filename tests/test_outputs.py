@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rayserve_app.errors import NotAcceptable, PredictError
-from rayserve_app.outputs import encode, json_value, negotiate
+from rayserve_app.outputs import encode, json_value, named_arrays, negotiate
 from rayserve_app.types import Outputs, Reply, Row
 
 
@@ -230,3 +230,36 @@ def test_json_has_no_nan(outputs: Outputs, place: str) -> None:
 )
 def test_a_whole_reply_is_its_body_in_json(body: bytes | str, value: Any) -> None:
     assert json_value(Row([Reply(body, "text/plain")], 0)) == value
+
+
+def test_rows_of_several_batches_are_one_array_per_output() -> None:
+    first = {"a": np.arange(6.0).reshape(3, 2), "b": np.array([1, 2, 3])}
+    second = {"a": np.ones((1, 2)), "b": np.array([9])}
+    found = named_arrays([Row(first, 1), Row(first, 2), Row(second, 0)])
+    np.testing.assert_array_equal(found["a"], [[2, 3], [4, 5], [1, 1]])
+    np.testing.assert_array_equal(found["b"], [2, 3, 9])
+
+
+def test_outputs_of_unlike_shapes_make_no_array() -> None:
+    rows = [Row({"a": np.ones((1, 2))}, 0), Row({"a": np.ones((1, 3))}, 0)]
+    with pytest.raises(PredictError, match="'a' has results of unlike shapes"):
+        named_arrays(rows)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "shape"),
+    [
+        ([1, 2], "i", (2,)),
+        ([1.5, 2], "f", (2,)),
+        ([np.ones(3), np.zeros(3)], "f", (2, 3)),
+        ([np.ones(3), np.zeros(2)], "O", (2,)),
+        (["a", "b"], "O", (2,)),
+        ([[1, 2], {"a": 1}], "O", (2,)),
+        ([(1, 2)], "O", (1,)),
+        ([None], "O", (1,)),
+    ],
+)
+def test_objects_are_one_output(values: list[object], kind: str, shape: tuple[int, ...]) -> None:
+    rows = [Row(values, index) for index in range(len(values))]
+    (found,) = named_arrays(rows).values()
+    assert (found.dtype.kind, found.shape) == (kind, shape)

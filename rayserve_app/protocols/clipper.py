@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 from rayserve_app.batching import Result
 from rayserve_app.codecs import json
+from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
     DeadlineExceeded,
     DecodeError,
@@ -23,7 +24,7 @@ from rayserve_app.errors import (
     VersionNotFound,
 )
 from rayserve_app.http import Request, Response, retry_headers, status_of
-from rayserve_app.inputs import Encoded, Inputs
+from rayserve_app.inputs import Inputs
 from rayserve_app.model import Model
 from rayserve_app.outputs import json_value, text_bytes
 from rayserve_app.protocols.protocol import Protocol, Route
@@ -161,17 +162,16 @@ class Clipper(Protocol):
 
     name: ClassVar[str] = "clipper"
 
+    # query_frontend.hpp: "^/<app>/predict[/]?$"
+    ROUTES: ClassVar = (
+        Route("POST", "/predict", "predict"),
+        Route("POST", "/predict/", "predict"),
+    )
+
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         # query_processor.cpp: one counter per process, from 0.
         self._query_ids = count()
-
-    def routes(self) -> Sequence[Route]:
-        # query_frontend.hpp: "^/<app>/predict[/]?$"
-        return [
-            Route("POST", "/predict", self.predict),
-            Route("POST", "/predict/", self.predict),
-        ]
 
     async def predict(self, request: Request) -> Response:
         self.model.check_admission()

@@ -6,31 +6,65 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
-from rayserve_app.errors import ServingError
-from rayserve_app.http import Handler, Response
+from rayserve_app.batching import Result
+from rayserve_app.errors import ModelNotFound, ServingError
+from rayserve_app.http import Response
 from rayserve_app.model import Model
+from rayserve_app.types import Row
 
 
 class Route(NamedTuple):
-    """One path below the model's prefix, and the verb that it answers."""
+    """One path, the verb that it answers, and the method of the protocol that does.
+
+    `{name}` in a path stands for a part of one segment, which the handler finds in
+    `Request.path_params`; `{model}` is checked by `Protocol.check_name` before it is called.
+    """
 
     method: str
     path: str
-    handler: Handler
+    handler: str
+
+
+class Declined(Exception):
+    """A request is another protocol's, which claims the same path. If none takes it, `error` is
+    the answer."""
+
+    def __init__(self, error: ServingError) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class Protocol(ABC):
-    """One protocol on one model."""
+    """One protocol on one model, below the model's prefix."""
 
     name: ClassVar[str]
+
+    ROUTES: ClassVar[Sequence[Route]]
+    """A handler takes a `Request` and returns a `Response`; it raises ServingError where it cannot
+    answer, and Declined where another protocol should."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
 
     @abstractmethod
-    def routes(self) -> Sequence[Route]:
-        """Return the routes; a handler raises ServingError where it cannot answer."""
-
-    @abstractmethod
     def render_error(self, error: ServingError) -> Response:
         """Return the protocol's own error answer."""
+
+    def check_name(self, name: str) -> None:
+        """Raise ModelNotFound unless a path's `{model}` is this model."""
+        if name != self.model.name:
+            raise ModelNotFound("No such model", expected=repr(self.model.name), got=repr(name))
+
+
+def rows(results: Sequence[Result]) -> list[Row]:
+    """Return the rows of results without an error.
+
+    Raises:
+        ServingError: the first error; of several items its path says which.
+    """
+    found: list[Row] = []
+    for index, result in enumerate(results):
+        if isinstance(result, ServingError):
+            raise result.at(f"[{index}]") if len(results) > 1 else result
+        found.append(result)
+    return found

@@ -10,17 +10,15 @@ and its answer is sent as it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar, Final
 
-from rayserve_app.batching import Result
 from rayserve_app.codecs import json
 from rayserve_app.errors import DecodeError, NotAcceptable, PredictError, ServingError
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.outputs import MEDIA_TYPES, encode, negotiate, text_bytes
-from rayserve_app.protocols.protocol import Protocol, Route
-from rayserve_app.types import FailedInvocation, Invocation, Reply, Row
+from rayserve_app.protocols.protocol import Protocol, Route, rows
+from rayserve_app.types import FailedInvocation, Invocation, Reply
 
 NO_HEADER_VALUE: Final = r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]"
 
@@ -30,11 +28,10 @@ class SageMaker(Protocol):
 
     name: ClassVar[str] = "sagemaker"
 
-    def routes(self) -> Sequence[Route]:
-        return [
-            Route("GET", "/ping", self.ping),
-            Route("POST", "/invocations", self.invocations),
-        ]
+    ROUTES: ClassVar = (
+        Route("GET", "/ping", "ping"),
+        Route("POST", "/invocations", "invocations"),
+    )
 
     async def ping(self, _: Request) -> Response:
         self.model.check_ready()
@@ -99,17 +96,3 @@ def render(reply: Reply) -> Response:
         raise PredictError("Not a Content-Type", got=repr(reply.content_type))
     body = reply.body.encode() if isinstance(reply.body, str) else reply.body
     return Response(body, status=reply.status, media_type=reply.content_type)
-
-
-def rows(results: Sequence[Result]) -> list[Row]:
-    """Return the rows of results without an error.
-
-    Raises:
-        ServingError: the first error; of several items its path says which.
-    """
-    found: list[Row] = []
-    for index, result in enumerate(results):
-        if isinstance(result, ServingError):
-            raise result.at(f"[{index}]") if len(results) > 1 else result
-        found.append(result)
-    return found

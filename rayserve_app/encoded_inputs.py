@@ -1,0 +1,115 @@
+"""Encoded bytes on their way to a model: images, packed streams, base64 and JSON with metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
+
+from rayserve_app.codecs import base64, image, json_metadata, packed_jpeg
+from rayserve_app.codecs.json_metadata import EncodedImage
+from rayserve_app.errors import DecodeError, RequestTooLarge
+from rayserve_app.settings import InputSettings, LimitSettings
+from rayserve_app.types import Buffer, Item
+
+Encoded: TypeAlias = Item | EncodedImage
+"""An item before `Inputs.decode`: an image is still encoded."""
+
+IMAGE_SIGNATURES: Final = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+"""A packed stream cannot begin with these: read as a length each is over 1 GiB, the largest
+`max_body_mb`. So a model of packed streams takes single images too."""
+
+
+class EncodedInputs:
+    """Reads encoded bytes, and what stands for them in JSON, for one model."""
+
+    def __init__(self, settings: InputSettings, limits: LimitSettings) -> None:
+        self._settings = settings
+        self._limits = limits
+
+    def read(self, data: Buffer) -> list[Encoded]:
+        """Return the items of encoded bytes: one image, or the many of a packed stream.
+
+        Raises:
+            DecodeError: not a packed stream, or an image of which nobody can tell the size.
+            RequestTooLarge: too many items or pixels; the path says which item.
+        """
+        if not self.is_stream(data):
+            return [self.item(EncodedImage(data, {}))]
+        try:
+            images = packed_jpeg.decode(data, max_items=self._limits.max_items)
+        except DecodeError as exc:
+            raise exc.at("images") from exc.__cause__
+        items = []
+        for index, jpeg in enumerate(images):
+            try:
+                items.append(self.item(EncodedImage(jpeg, {})))
+            except RequestTooLarge as exc:
+                raise exc.at(f"images[{index}]") from exc.__cause__
+        return items
+
+    def read_json(self, value: Any) -> list[Encoded]:
+        """Return the items of a JSON value: base64, `{"b64": base64}`, or an image with metadata
+        as an object or as JSON text."""
+        if isinstance(value, Mapping):
+            if set(value) == {"b64"} and isinstance(value["b64"], str):
+                return self.read_bytes(base64.decode(value["b64"]))
+            return self._with_metadata(value)
+        if not isinstance(value, str):
+            raise DecodeError(
+                "Not an image in JSON",
+                expected="a base64 string or an object with `data`",
+                got=type(value).__name__,
+            )
+        if value.lstrip()[:1] == "{":
+            return self._with_metadata(value)
+        return self.read(base64.decode(value))
+
+    def read_bytes(self, data: Buffer) -> list[Encoded]:
+        """Return the items of an element of type bytes, as binary tensors and `{"b64"}` carry
+        them: the encoded bytes themselves, or the model's own form of them as text."""
+        if self._settings.codec == "raw" or is_image(data) or self.is_stream(data):
+            return self.read(data)
+        try:
+            text = bytes(data).decode()
+        except UnicodeDecodeError:
+            return self.read(data)
+        return self.read_json(text)
+
+    def item(self, encoded: EncodedImage) -> Encoded:
+        """Return the item that encoded bytes become for this model's type."""
+        self._check_pixels(encoded.data)
+        settings = self._settings
+        if settings.type == "image":
+            return encoded
+        if settings.type == "bytes":
+            if settings.codec == "json_metadata":
+                return {"data": encoded.data, **encoded.metadata}
+            return encoded.data
+        if settings.codec == "json_metadata":
+            return json_metadata.encode(encoded)
+        return base64.encode(encoded.data, urlsafe=settings.codec == "base64_urlsafe")
+
+    def is_stream(self, data: Buffer) -> bool:
+        """Return whether the bytes are a packed stream for this model."""
+        return self._settings.codec == "packed_jpeg" and not is_image(data)
+
+    def _with_metadata(self, value: str | Mapping[str, Any]) -> list[Encoded]:
+        encoded = json_metadata.decode(value)
+        if self._settings.codec != "json_metadata":
+            return self.read(encoded.data)
+        if self._settings.type == "string" and isinstance(value, str):
+            self._check_pixels(encoded.data)
+            return [value]
+        return [self.item(encoded)]
+
+    def _check_pixels(self, data: Buffer) -> None:
+        size = image.check_size(data, max_pixels=self._limits.max_pixels)
+        is_decoded = self._settings.type != "bytes"
+        if size is None and is_decoded and is_image(data):
+            # A decoder might read what we cannot, at any size.
+            raise DecodeError("The image's header cannot be read")
+
+
+def is_image(data: Buffer) -> bool:
+    """Return whether the bytes begin as an image file does."""
+    return bytes(data[:4]).startswith(IMAGE_SIGNATURES)

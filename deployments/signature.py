@@ -84,6 +84,23 @@ class Signature(Predictor):
             return pieces[0]
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Run whole tensors in one call, as they are: nothing is cut to pieces or padded.
+
+        Args:
+            feed: a tensor for each input, with the batch axis that the signature has.
+
+        Returns: the chosen outputs by name, in their order, each as the graph gives it, of whatever
+            shape. Their memory and DT_STRING as `predict` has them.
+        Raises:
+            ShapeMismatch: the tensors, their types or shapes are not the signature's; the path is
+                the input's name.
+            InvalidRequest: the graph refuses their values.
+            PredictError: the graph failed.
+        """
+        self._check_names(feed)
+        return self._execute({name: each.fit(feed[name]) for name, each in self._inputs.items()})
+
     def metadata(self) -> Metadata:
         """Describe the signature; an input or output of unknown rank has the shape ()."""
         return self._metadata
@@ -110,13 +127,17 @@ class Signature(Predictor):
                 )
             item = dict.fromkeys(self._inputs, item)
         item = self._with_image(item)
-        if item.keys() != self._inputs.keys():
-            odd = next(iter(item.keys() ^ self._inputs.keys()))
-            problem = "An input is missing" if odd in self._inputs else "There is no such input"
-            raise ShapeMismatch(
-                problem, expected=listed(self._inputs), got=listed(item), path=str(odd)
-            )
+        self._check_names(item)
         return {name: each.check(item[name]) for name, each in self._inputs.items()}
+
+    def _check_names(self, given: Mapping[str, Any]) -> None:
+        if given.keys() == self._inputs.keys():
+            return
+        odd = next(iter(given.keys() ^ self._inputs.keys()))
+        problem = "An input is missing" if odd in self._inputs else "There is no such input"
+        raise ShapeMismatch(
+            problem, expected=listed(self._inputs), got=listed(given), path=str(odd)
+        )
 
     def _with_image(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
         """Of an image with metadata, take the pixels for the one input that the metadata does not
@@ -130,22 +151,9 @@ class Signature(Predictor):
     def _call(self, rows: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
         padding = max(self._call_size - len(rows), 0)
         padded = [*rows, *[rows[-1]] * padding]
-        feed = {
-            name: self._tf.convert_to_tensor(each.stack([row[name] for row in padded]))
-            for name, each in self._inputs.items()
-        }
-        try:
-            answers = self._function.call(feed)
-            # `asarray` shares a tensor's memory where `.numpy()` would copy it; it stands inside
-            # `try` because a GPU's errors surface only here.
-            outputs = {spec.name: np.asarray(answers[spec.name]) for spec in self._metadata.outputs}
-        except self._tf.errors.InvalidArgumentError as exc:
-            # TensorFlow Serving calls it the caller's fault as well: 400 (api_rest.md).
-            raise InvalidRequest("The model refuses the input", got=first_line(exc)) from exc
-        except self._tf.errors.OpError as exc:
-            raise PredictError(
-                "The model failed", got=f"{type(exc).__name__}: {first_line(exc)}"
-            ) from exc
+        outputs = self._execute(
+            {name: each.stack([row[name] for row in padded]) for name, each in self._inputs.items()}
+        )
         for name, array in outputs.items():
             if array.shape[:1] != (len(padded),):
                 raise PredictError(
@@ -155,6 +163,22 @@ class Signature(Predictor):
                     path=name,
                 )
         return {name: array[: len(rows)] for name, array in outputs.items()}
+
+    def _execute(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Call the function with arrays of its inputs' types and shapes."""
+        try:
+            tensors = {name: self._tf.convert_to_tensor(array) for name, array in feed.items()}
+            answers = self._function.call(tensors)
+            # `asarray` shares a tensor's memory where `.numpy()` would copy it; it stands inside
+            # `try` because a GPU's errors surface only here.
+            return {spec.name: np.asarray(answers[spec.name]) for spec in self._metadata.outputs}
+        except self._tf.errors.InvalidArgumentError as exc:
+            # TensorFlow Serving calls it the caller's fault as well: 400 (api_rest.md).
+            raise InvalidRequest("The model refuses the input", got=first_line(exc)) from exc
+        except self._tf.errors.OpError as exc:
+            raise PredictError(
+                "The model failed", got=f"{type(exc).__name__}: {first_line(exc)}"
+            ) from exc
 
 
 class _Input(NamedTuple):
@@ -188,14 +212,16 @@ class _Input(NamedTuple):
         is_string = isinstance(value, bytes | str)
         # numpy's own string types lose zero bytes at the end.
         array = np.asarray(value, dtype=object if is_string else None)
-        if not (self._takes_type_of(array) and self._takes_shape_of(array)):
-            raise ShapeMismatch(
-                "The tensor does not fit the model's input",
-                expected=self.describe(),
-                got="a string" if is_string else describe(array),
-                path=self.name,
-            )
+        dims = None if self.shape is None else self.shape[1:]
+        if not (self._takes_type_of(array) and _takes_shape_of(dims, array)):
+            raise self._misfit("a string" if is_string else describe(array))
         return array
+
+    def fit(self, tensor: Array) -> Array:
+        """Return a whole tensor, the batch axis included, as one of the input's type."""
+        if not (self._takes_type_of(tensor) and _takes_shape_of(self.shape, tensor)):
+            raise self._misfit(describe(tensor), batched=True)
+        return tensor.astype(self.dtype, copy=False)
 
     def stack(self, arrays: Sequence[Array]) -> Array:
         """Return one item's array each as a batch of the input's type; one alone as a view."""
@@ -215,12 +241,12 @@ class _Input(NamedTuple):
             return buffers.stack(list(arrays))
         return np.stack(arrays, dtype=self.dtype, casting="unsafe")
 
-    def _takes_shape_of(self, array: Array) -> bool:
-        if self.shape is None:
-            return True
-        dims = self.shape[1:]
-        return len(dims) == array.ndim and all(
-            dim in (-1, size) for dim, size in zip(dims, array.shape, strict=True)
+    def _misfit(self, got: str, *, batched: bool = False) -> ShapeMismatch:
+        return ShapeMismatch(
+            "The tensor does not fit the model's input",
+            expected=self.describe(batched=batched),
+            got=got,
+            path=self.name,
         )
 
     def _takes_type_of(self, array: Array) -> bool:
@@ -234,6 +260,14 @@ class _Input(NamedTuple):
             limits = np.iinfo(self.dtype)
             return bool(limits.min <= int(array.min()) and int(array.max()) <= limits.max)
         return np.can_cast(array.dtype, self.dtype, "same_kind")
+
+
+def _takes_shape_of(dims: tuple[int, ...] | None, array: Array) -> bool:
+    if dims is None:
+        return True
+    return len(dims) == array.ndim and all(
+        dim in (-1, size) for dim, size in zip(dims, array.shape, strict=True)
+    )
 
 
 def _shape(spec: Any) -> tuple[int, ...] | None:

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from deployments.containers import toolkit_formats as formats
 from deployments.containers.toolkit_context import Context
+from deployments.containers.user_code import import_remedy
 from rayserve_app.errors import LoadError
 from rayserve_app.types import FailedInvocation, Invocation, Reply
 
@@ -150,6 +151,7 @@ class InferenceToolkit:
             raise LoadError(
                 f"`{name}` of `{self._file}` failed",
                 got=f"{type(exc).__name__}: {exc}",
+                remedy=import_remedy(exc, Path(self._file).parent),
             ) from exc
 
     def _set_defaults(self, defaults: Defaults) -> None:

@@ -8,8 +8,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Final
 
 from rayserve_app.errors import LoadError
+
+# What SageMaker's containers have installed, so that packages do not name it.
+CONTAINERS_OWN: Final = {
+    "sagemaker_inference": (
+        '`pip install "rayserve-app[sagemaker]"`, or `sagemaker-inference` in `{place}`.'
+    ),
+    "tensorflow_serving": (
+        "`pip install --no-deps tensorflow-serving-api`: its dependencies would bring another"
+        " TensorFlow."
+    ),
+}
 
 
 class UserCode:
@@ -50,11 +62,10 @@ class UserCode:
         try:
             return importlib.import_module(name)
         except Exception as exc:
-            is_missing = isinstance(exc, ModuleNotFoundError)
             raise LoadError(
                 f"`{self._directories[0]}/{program}` fails to import",
                 got=f"{type(exc).__name__}: {exc}",
-                remedy="Name its package in `code/requirements.txt`." if is_missing else None,
+                remedy=import_remedy(exc, Path(self._directories[0])),
             ) from exc
 
     def close(self) -> None:
@@ -74,3 +85,17 @@ class UserCode:
     def _owns(self, module: ModuleType) -> bool:
         file = getattr(module, "__file__", None) or ""
         return any(file.startswith(directory + os.sep) for directory in self._directories)
+
+
+def import_remedy(exc: Exception, code: Path) -> str | None:
+    """Return what to do about a module that a package's code does not find; None for another error.
+
+    Args:
+        code: the package's directory of code.
+    """
+    if not isinstance(exc, ModuleNotFoundError) or exc.name is None:
+        return None
+    # What a package brings along in lib/ stands for its requirements (sagemaker.py).
+    place = "code/lib" if (code / "lib").is_dir() else "code/requirements.txt"
+    remedy = CONTAINERS_OWN.get(exc.name.partition(".")[0], "Its package belongs in `{place}`.")
+    return remedy.format(place=place)

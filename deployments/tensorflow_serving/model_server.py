@@ -10,25 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from deployments.signature import Signature
 from deployments.tensorflow import TensorFlowBackend
 from deployments.tensorflow_serving import prediction_messages
+from deployments.tensorflow_serving.status import StatusError, invalid
 from rayserve_app.backend import DEFAULT_SIGNATURE
 from rayserve_app.errors import InvalidRequest, LoadError, ServingError
 from rayserve_app.types import Array, Metadata
-
-
-class StatusError(Exception):
-    """A failed call: a gRPC status code's name, and the sentence."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
 
 
 class ServedModel:
@@ -70,7 +61,7 @@ class ServedModel:
     def predict(
         self, inputs: Mapping[str, Array], *, signature: str, outputs: Sequence[str] = ()
     ) -> dict[str, Array]:
-        """Run a signature on whole tensors, axis 0 being the batch.
+        """Run a signature on whole tensors, in one call.
 
         Args:
             outputs: which of the outputs to return; empty for all.
@@ -82,9 +73,9 @@ class ServedModel:
         _check_inputs(inputs, [spec.name for spec in metadata.inputs])
         _check_outputs(outputs, [spec.name for spec in metadata.outputs])
         try:
-            answers = found.predict(_rows(inputs))
+            answers = found.run(inputs)
         except InvalidRequest as exc:
-            raise StatusError("INVALID_ARGUMENT", str(exc)) from exc
+            raise invalid(str(exc)) from exc
         except ServingError as exc:
             raise StatusError("INTERNAL", str(exc)) from exc
         return {name: answers[name] for name in outputs or answers}
@@ -134,12 +125,18 @@ class ModelServer:
             for model in versions.values():
                 model.load()
 
-    def find(self, name: str, version: int | None = None) -> ServedModel:
+    def find(self, name: str, version: int | None = None, label: str | None = None) -> ServedModel:
         """Return a version of a model, the latest one if None.
+
+        Args:
+            label: another name of a version. The container's configuration of TensorFlow Serving
+                gives none (tfs_utils.py), so that there is no version of that label.
 
         Raises:
             StatusError: there is no such model or version.
         """
+        if label:
+            raise invalid(f"Unrecognized servable version label: {label}")
         versions = self._models.get(name, {})
         if versions and version is None:
             return versions[max(versions)]
@@ -184,37 +181,22 @@ def _check_inputs(inputs: Mapping[str, Array], known: Sequence[str]) -> None:
         return
     extra = inputs.keys() - set(known)
     missing = set(known) - inputs.keys()
-    raise StatusError(
-        "INVALID_ARGUMENT",
+    raise invalid(
         f"input size does not match signature: {len(inputs)}!={len(known)}"
         f" len({_set(inputs)}) != len({_set(known)}). Sent extra: {_set(extra)}."
-        f" Missing but required: {_set(missing)}.",
+        f" Missing but required: {_set(missing)}."
     )
 
 
 def _check_outputs(outputs: Sequence[str], known: Sequence[str]) -> None:
     for index, name in enumerate(outputs):
         if name not in known:
-            raise StatusError(
-                "INVALID_ARGUMENT",
+            raise invalid(
                 f"output tensor alias not found in signature: {name}"
-                f" Outputs expected to be in the set {_set(known)}.",
+                f" Outputs expected to be in the set {_set(known)}."
             )
         if name in outputs[:index]:
-            raise StatusError("INVALID_ARGUMENT", f"duplicate output tensor alias: {name}")
-
-
-def _rows(inputs: Mapping[str, Array]) -> list[Any]:
-    """Return whole tensors as the items that a signature takes."""
-    if any(tensor.ndim == 0 for tensor in inputs.values()):
-        return [dict(inputs)]
-    lengths = {name: len(tensor) for name, tensor in inputs.items()}
-    if len(set(lengths.values())) > 1:
-        raise StatusError("INVALID_ARGUMENT", f"Inputs of unlike batch sizes: {lengths}")
-    count = next(iter(lengths.values()), 0)
-    if not count:
-        raise StatusError("INVALID_ARGUMENT", "An empty batch")
-    return [{name: tensor[index] for name, tensor in inputs.items()} for index in range(count)]
+            raise invalid(f"duplicate output tensor alias: {name}")
 
 
 def _set(names: Iterable[str]) -> str:

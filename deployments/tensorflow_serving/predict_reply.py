@@ -1,4 +1,4 @@
-"""Answers to predict requests as TensorFlow Serving's REST API writes them, to the byte.
+"""Answers to requests as TensorFlow Serving's REST API writes them, to the byte.
 
 Source: tensorflow/serving, util/json_tensor.cc; the layout is RapidJSON's PrettyWriter's.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from deployments.tensorflow_serving.model_server import StatusError
+from deployments.tensorflow_serving.status import invalid
 from rayserve_app.types import Array
 
 
@@ -36,6 +36,20 @@ def render(outputs: Mapping[str, Array], *, is_row: bool) -> str:
         rows = [_write_row({n: column[i] for n, column in columns.items()}) for i in range(count)]
         listed = f"[\n        {(',' + chr(10) + ' ' * 8).join(rows)}\n    ]" if rows else "[]"
     return f'{{\n    "predictions": {listed}\n}}'
+
+
+def render_classifications(labels: Array, scores: Array) -> str:
+    """Write the classes of each example: (N, K) strings and (N, K) float32."""
+    pairs = zip(_leaves(labels, "classes"), _leaves(scores, "scores"), strict=True)
+    rows = [
+        _write([list(pair) for pair in zip(*row, strict=True)], 2, is_inline=True) for row in pairs
+    ]
+    return f'{{\n    "results": [{", ".join(rows)}\n    ]\n}}'
+
+
+def render_regressions(values: Array) -> str:
+    """Write the value of each example: (N,) float32."""
+    return f'{{\n    "results": [{", ".join(_decimals(values))}]\n}}'
 
 
 def render_error(message: str) -> str:
@@ -87,12 +101,10 @@ def _check_rows(columns: Mapping[str, Any]) -> None:
     count: int | None = None
     for name, column in columns.items():
         if not isinstance(column, list):
-            raise StatusError("INVALID_ARGUMENT", f"Tensor name: {name} has no shape information ")
+            raise invalid(f"Tensor name: {name} has no shape information ")
         if count is not None and len(column) != count:
-            raise StatusError(
-                "INVALID_ARGUMENT",
-                f"Tensor name: {name} has inconsistent batch size: {len(column)}"
-                f" expecting: {count}",
+            raise invalid(
+                f"Tensor name: {name} has inconsistent batch size: {len(column)} expecting: {count}"
             )
         count = len(column)
 

@@ -1,9 +1,10 @@
 """The messages of TensorFlow Serving's gRPC services.
 
-Source: tensorflow/serving, apis/model.proto, predict.proto, get_model_metadata.proto,
-get_model_status.proto. They live in a descriptor pool of their own, because user code may import
-`tensorflow_serving.apis`, which registers the same names in the default one. Tensors and signatures
-are declared as `bytes`, which is the same on the wire: TensorFlow's own classes read them.
+Source: tensorflow/serving, apis/model.proto, predict.proto, input.proto, classification.proto,
+regression.proto, get_model_metadata.proto, get_model_status.proto. They live in a descriptor pool
+of their own, because user code may import `tensorflow_serving.apis`, which registers the same names
+in the default one. Tensors and signatures are declared as `bytes`, which is the same on the wire:
+TensorFlow's own classes read them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _TYPES: Final = {
     "bytes": _Field.TYPE_BYTES,
     "int64": _Field.TYPE_INT64,
     "int32": _Field.TYPE_INT32,
+    "float": _Field.TYPE_FLOAT,
 }
 
 # A message's fields as `(number, name, type)`; `repeated` and `map` as in a .proto file. Enums are
@@ -38,6 +40,25 @@ _MESSAGES: Final = {
         (3, "output_filter", "repeated string"),
     ],
     "PredictResponse": [(2, "model_spec", "ModelSpec")],
+    # An example stays serialised, and a label may be no UTF-8.
+    "ExampleList": [(1, "examples", "repeated bytes")],
+    "ExampleListWithContext": [(1, "examples", "repeated bytes"), (2, "context", "bytes")],
+    "Input": [
+        (1, "example_list", "ExampleList"),
+        (2, "example_list_with_context", "ExampleListWithContext"),
+    ],
+    "ClassificationRequest": [(1, "model_spec", "ModelSpec"), (2, "input", "Input")],
+    "Class": [(1, "label", "bytes"), (2, "score", "float")],
+    "Classifications": [(1, "classes", "repeated Class")],
+    "ClassificationResult": [(1, "classifications", "repeated Classifications")],
+    "ClassificationResponse": [
+        (1, "result", "ClassificationResult"),
+        (2, "model_spec", "ModelSpec"),
+    ],
+    "RegressionRequest": [(1, "model_spec", "ModelSpec"), (2, "input", "Input")],
+    "Regression": [(1, "value", "float")],
+    "RegressionResult": [(1, "regressions", "repeated Regression")],
+    "RegressionResponse": [(1, "result", "RegressionResult"), (2, "model_spec", "ModelSpec")],
     "GetModelMetadataRequest": [
         (1, "model_spec", "ModelSpec"),
         (2, "metadata_field", "repeated string"),
@@ -111,6 +132,10 @@ def _message(name: str) -> Any:
 
 PredictRequest: Final = _message("PredictRequest")
 PredictResponse: Final = _message("PredictResponse")
+ClassificationRequest: Final = _message("ClassificationRequest")
+ClassificationResponse: Final = _message("ClassificationResponse")
+RegressionRequest: Final = _message("RegressionRequest")
+RegressionResponse: Final = _message("RegressionResponse")
 GetModelMetadataRequest: Final = _message("GetModelMetadataRequest")
 GetModelMetadataResponse: Final = _message("GetModelMetadataResponse")
 SignatureDefMap: Final = _message("SignatureDefMap")

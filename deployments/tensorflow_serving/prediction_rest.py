@@ -1,7 +1,7 @@
-"""TensorFlow Serving's REST API for the SavedModels of a package: `:predict`, status and metadata.
+"""TensorFlow Serving's REST API for the SavedModels of a package: `:predict`, `:classify`,
+`:regress`, status and metadata.
 
-Source: tensorflow/serving, http_rest_api_handler.cc, http_rest_api_util.cc. `:classify` and
-`:regress` are not offered, nor are version labels.
+Source: tensorflow/serving, http_rest_api_handler.cc, http_rest_api_util.cc.
 """
 
 from __future__ import annotations
@@ -14,8 +14,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote
 
-from deployments.tensorflow_serving import predict_reply, predict_request
-from deployments.tensorflow_serving.model_server import ModelServer, ServedModel, StatusError
+from deployments.tensorflow_serving import (
+    estimators,
+    example_request,
+    predict_reply,
+    predict_request,
+)
+from deployments.tensorflow_serving.model_server import ModelServer, ServedModel
+from deployments.tensorflow_serving.status import StatusError, invalid
 from rayserve_app.backend import DEFAULT_SIGNATURE
 from rayserve_app.types import Reply
 
@@ -25,16 +31,17 @@ JSON: Final = "application/json"
 
 # http_rest_api_util.cc, kPathRegex; names are case-sensitive, the rest is not.
 PATH: Final = re.compile(
-    r"(?i)/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+))?"
+    r"(?i)/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
     r"(?P<rest>:predict|:classify|:regress|/metadata)?"
 )
+
+MAX_VERSION: Final = 2**63 - 1
 
 HTTP_STATUS: Final = {
     "INVALID_ARGUMENT": 400,
     "FAILED_PRECONDITION": 400,
     "OUT_OF_RANGE": 400,
     "NOT_FOUND": 404,
-    "UNIMPLEMENTED": 501,
     "INTERNAL": 500,
 }
 
@@ -57,30 +64,21 @@ class PredictionRest:
         rest = (match["rest"] or "").lower() if match else ""
         if match is None or (method == "POST") != rest.startswith(":"):
             if path.rstrip("/") == "/v1/models":
-                raise StatusError("INVALID_ARGUMENT", "Missing model name in request.")
-            raise StatusError("INVALID_ARGUMENT", f"Malformed request: {method} {path}")
+                raise invalid("Missing model name in request.")
+            raise invalid(f"Malformed request: {method} {path}")
         name = unquote(match["name"])
-        version = int(match["version"]) if match["version"] else None
+        version = _version(match["version"])
+        label = unquote(match["label"]) if match["label"] else None
+        model = self._models.find(name, version, label)
         if rest == ":predict":
-            return self._predict(self._models.find(name, version), body)
+            return _predict(model, body)
+        if rest == ":classify":
+            return _classify(model, body)
+        if rest == ":regress":
+            return _regress(model, body)
         if rest == "/metadata":
-            return _render_metadata(self._models.find(name, version))
-        if not rest:
-            chosen = None if version is None else [self._models.find(name, version)]
-            return _render_status(chosen or self._models.versions(name))
-        raise StatusError("UNIMPLEMENTED", f"No {rest[1:]} here, only predict")
-
-    def _predict(self, model: ServedModel, body: bytes | str) -> str:
-        document = predict_request.parse_document(body)
-        signature = predict_request.signature_name(document, DEFAULT_SIGNATURE)
-        if signature not in model.signature_defs:
-            raise StatusError(
-                "INVALID_ARGUMENT",
-                f'Serving signature name: "{signature}" not found in signature def',
-            )
-        parsed = predict_request.parse(document, model.metadata(signature).inputs)
-        outputs = model.predict(parsed.inputs, signature=signature)
-        return predict_reply.render(outputs, is_row=parsed.is_row)
+            return _render_metadata(model)
+        return _render_status(self._models.versions(name) if version is None else [model])
 
 
 class RestServer:
@@ -140,6 +138,39 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         logger.debug(format, *args)
+
+
+def _version(digits: str | None) -> int | None:
+    if digits is None:
+        return None
+    # Python itself refuses to read thousands of digits.
+    if len(digits.lstrip("0")) > len(str(MAX_VERSION)) or int(digits) > MAX_VERSION:
+        raise invalid(f"Failed to convert version: {digits} to numeric.")
+    return int(digits)
+
+
+def _predict(model: ServedModel, body: bytes | str) -> str:
+    document = predict_request.parse_document(body)
+    signature = predict_request.signature_name(document, DEFAULT_SIGNATURE)
+    if signature not in model.signature_defs:
+        raise invalid(f'Serving signature name: "{signature}" not found in signature def')
+    parsed = predict_request.parse(document, model.metadata(signature).inputs)
+    outputs = model.predict(parsed.inputs, signature=signature)
+    return predict_reply.render(outputs, is_row=parsed.is_row)
+
+
+def _classify(model: ServedModel, body: bytes | str) -> str:
+    document = predict_request.parse_document(body)
+    signature = predict_request.signature_name(document, DEFAULT_SIGNATURE)
+    labels, scores = estimators.classify(model, signature, example_request.parse(document))
+    return predict_reply.render_classifications(labels, scores)
+
+
+def _regress(model: ServedModel, body: bytes | str) -> str:
+    document = predict_request.parse_document(body)
+    signature = predict_request.signature_name(document, DEFAULT_SIGNATURE)
+    values = estimators.regress(model, signature, example_request.parse(document))
+    return predict_reply.render_regressions(values)
 
 
 def _render_status(models: list[ServedModel]) -> str:

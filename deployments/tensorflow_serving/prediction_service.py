@@ -1,7 +1,9 @@
 """TensorFlow Serving's gRPC services for the SavedModels of a package, on the loopback interface:
-`PredictionService.Predict` and `GetModelMetadata`, `ModelService.GetModelStatus`.
+`PredictionService.Predict`, `Classify`, `Regress` and `GetModelMetadata`,
+`ModelService.GetModelStatus`.
 
 Source: tensorflow/serving, apis/prediction_service.proto, model_service.proto, predict_impl.cc.
+Left out: `MultiInference`, and `HandleReloadConfigRequest`, since a package is what it is.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from typing import Any, Final
 
 import grpc
 
+from deployments.tensorflow_serving import estimators, tensor_message
 from deployments.tensorflow_serving import prediction_messages as messages
-from deployments.tensorflow_serving import tensor_message
-from deployments.tensorflow_serving.model_server import ModelServer, ServedModel, StatusError
+from deployments.tensorflow_serving.model_server import ModelServer, ServedModel
+from deployments.tensorflow_serving.status import StatusError, invalid
 from rayserve_app.backend import DEFAULT_SIGNATURE
 from rayserve_app.types import Array, Buffer
 
@@ -35,6 +38,8 @@ class PredictionService:
         methods: dict[str, dict[str, tuple[Callable[[Any], Any], Any]]] = {
             "PredictionService": {
                 "Predict": (self._predict, messages.PredictRequest),
+                "Classify": (self._classify, messages.ClassificationRequest),
+                "Regress": (self._regress, messages.RegressionRequest),
                 "GetModelMetadata": (self._get_metadata, messages.GetModelMetadataRequest),
             },
             "ModelService": {
@@ -55,25 +60,41 @@ class PredictionService:
 
     def _predict(self, request: Any) -> bytes:
         model = self._find(request)
-        signature = request.model_spec.signature_name or DEFAULT_SIGNATURE
+        signature = _signature(request)
         inputs = {name: tensor_message.decode(data) for name, data in request.inputs.items()}
         outputs = model.predict(inputs, signature=signature, outputs=tuple(request.output_filter))
         response = messages.PredictResponse()
-        self._echo(request, response, model)
-        response.model_spec.signature_name = signature
+        _echo(response, model, signature)
         return b"".join([response.SerializeToString(), *_write_outputs(outputs)])
+
+    def _classify(self, request: Any) -> Any:
+        model, signature = self._find(request), _signature(request)
+        labels, scores = estimators.classify(model, signature, _examples(request.input))
+        response = messages.ClassificationResponse()
+        _echo(response, model, signature)
+        for row in zip(labels.tolist(), scores.tolist(), strict=True):
+            classes = response.result.classifications.add().classes
+            for label, score in zip(*row, strict=True):
+                classes.add(label=label, score=score)
+        return response
+
+    def _regress(self, request: Any) -> Any:
+        model, signature = self._find(request), _signature(request)
+        response = messages.RegressionResponse()
+        _echo(response, model, signature)
+        for value in estimators.regress(model, signature, _examples(request.input)).tolist():
+            response.result.regressions.add(value=value)
+        return response
 
     def _get_metadata(self, request: Any) -> Any:
         if list(request.metadata_field) != ["signature_def"]:
-            raise StatusError(
-                "INVALID_ARGUMENT", "GetModelMetadataRequest must specify metadata_field"
-            )
+            raise invalid("GetModelMetadataRequest must specify metadata_field")
         model = self._find(request)
         signatures = messages.SignatureDefMap()
         for name, definition in model.signature_defs.items():
             signatures.signature_def[name] = definition
         response = messages.GetModelMetadataResponse()
-        self._echo(request, response, model)
+        _echo(response, model)
         field = response.metadata["signature_def"]
         field.type_url = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
         field.value = signatures.SerializeToString()
@@ -81,9 +102,9 @@ class PredictionService:
 
     def _get_status(self, request: Any) -> Any:
         response = messages.GetModelStatusResponse()
+        model = self._find(request)
         has_version = request.model_spec.HasField("version")
-        name = request.model_spec.name
-        models = [self._find(request)] if has_version else self._models.versions(name)
+        models = [model] if has_version else self._models.versions(model.name)
         for model in models:
             status = response.model_version_status.add(
                 version=model.version, state=messages.AVAILABLE
@@ -94,12 +115,29 @@ class PredictionService:
     def _find(self, request: Any) -> ServedModel:
         spec = request.model_spec
         version = spec.version.value if spec.HasField("version") else None
-        return self._models.find(spec.name, version)
+        return self._models.find(spec.name, version, spec.version_label)
 
-    def _echo(self, request: Any, response: Any, model: ServedModel) -> None:
-        """Name the model that answers, with the version that was resolved."""
-        response.model_spec.name = model.name
-        response.model_spec.version.value = model.version
+
+def _signature(request: Any) -> str:
+    return request.model_spec.signature_name or DEFAULT_SIGNATURE
+
+
+def _echo(response: Any, model: ServedModel, signature: str = "") -> None:
+    """Name the model and signature that answer, with the version that was resolved."""
+    response.model_spec.name = model.name
+    response.model_spec.version.value = model.version
+    response.model_spec.signature_name = signature
+
+
+def _examples(given: Any) -> list[bytes]:
+    """Return the serialised examples of a request (servables/tensorflow/util.cc)."""
+    context = given.example_list_with_context.context
+    # Messages that follow each other are one, in which the later fields win.
+    examples = [context + each for each in given.example_list_with_context.examples]
+    examples += given.example_list.examples
+    if not examples:
+        raise invalid("Input is empty.")
+    return examples
 
 
 def _write_outputs(outputs: Mapping[str, Array]) -> Iterator[Buffer]:

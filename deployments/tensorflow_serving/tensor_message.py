@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from deployments.tensorflow_serving.model_server import StatusError
+from deployments.tensorflow_serving.status import invalid
 from rayserve_app.types import Array, Buffer
 
 # The field of each type's values, and its number where the values' memory is what a packed field
@@ -54,7 +54,7 @@ def decode(data: bytes) -> Array:
             return flat.reshape([dim.size for dim in message.tensor_shape.dim])
         array: Array = tf.make_ndarray(message)
     except (DecodeError, TypeError, ValueError) as exc:
-        raise StatusError("INVALID_ARGUMENT", f"Not a tensor: {exc}") from exc
+        raise invalid(f"Not a tensor: {exc}") from exc
     return array
 
 

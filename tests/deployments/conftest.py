@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.deployments.packages import install_serving_api, save_half_plus_three
+
 
 @pytest.fixture(scope="session")
 def half_plus_three(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model of the container's own tests, y = x / 2 + 3, as version 123."""
-    import tensorflow as tf
-
-    class HalfPlusThree(tf.Module):
-        @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, "x")])
-        def __call__(self, x: Any) -> dict[str, Any]:
-            return {"y": x / 2 + 3}
-
     path = tmp_path_factory.mktemp("half") / "half_plus_three"
-    model = HalfPlusThree()
-    tf.saved_model.save(model, str(path / "00000123"), signatures=model.__call__)
+    save_half_plus_three(path / "00000123")
     return path
 
 
@@ -48,18 +39,8 @@ def yolov3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def serving_api(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package `tensorflow-serving-api` alone: TensorFlow, which it needs, is there."""
     target = tmp_path_factory.mktemp("serving_api")
-    install = [sys.executable, "-m", "uv", "pip", "install", "--python", sys.executable]
-    run = subprocess.run(
-        [*install, "--no-deps", "--target", str(target), "tensorflow-serving-api==2.21.0"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    if run.returncode:
-        pytest.skip(f"tensorflow-serving-api does not install: {run.stderr.splitlines()[-1]}")
+    install_serving_api(target)
     return target
 
 

@@ -36,6 +36,17 @@ async def invoke(
     return await call(app, "POST", "/invocations", content=body, headers=given)
 
 
+class Absent:
+    """A module that is not installed, whatever this environment has."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name.partition(".")[0] == self.name:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 def npy(array: Any) -> bytes:
     file = io.BytesIO()
     np.save(file, array)
@@ -350,6 +361,45 @@ def test_the_path_is_all_that_the_yaml_needs() -> None:
 def test_code_that_cannot_serve_says_why(tmp_path: Path, code: str, sentence: str) -> None:
     check_refused(write(tmp_path, inference_py=code), sentence)
     assert "inference" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (
+            "from sagemaker_inference import content_types",
+            r"fails to import: .*No module named \'sagemaker_inference\'.*"
+            r'`pip install "rayserve-app\[sagemaker\]"`, or `sagemaker-inference` in'
+            r" `code/requirements\.txt`\.$",
+        ),
+        (
+            "def model_fn(d):\n    import sagemaker_inference.encoder",
+            r'`model_fn` of .* failed: .*`pip install "rayserve-app\[sagemaker\]"`, or',
+        ),
+        (
+            "from tensorflow_serving.apis import predict_pb2",
+            "`pip install --no-deps tensorflow-serving-api`",
+        ),
+        (
+            "import no_such_package.part",
+            r"'no_such_package'.*\. Its package belongs in `code/requirements\.txt`\.$",
+        ),
+    ],
+)
+def test_a_module_that_is_missing_is_told_with_what_to_do(
+    tmp_path: Path, code: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("sagemaker_inference", "tensorflow_serving")
+    monkeypatch.setattr(sys, "meta_path", [*map(Absent, names), *sys.meta_path])
+    for module in [name for name in sys.modules if name.startswith(names)]:
+        monkeypatch.delitem(sys.modules, module)
+    check_refused(write(tmp_path, inference_py=code), sentence)
+
+
+def test_a_module_that_is_missing_beside_libraries_belongs_there(tmp_path: Path) -> None:
+    package = write(tmp_path, inference_py="import no_such_package")
+    (package / "code" / "lib").mkdir()
+    check_refused(package, "Its package belongs in `code/lib`")
 
 
 def test_a_missing_program_is_told_with_those_that_are_there() -> None:

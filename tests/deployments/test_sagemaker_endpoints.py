@@ -163,7 +163,31 @@ def test_columns_are_answered_to_the_byte(
             404,
             "Servable not found for request: Specific(named, 5)",
         ),
-        ("POST", "/v1/models/named:classify", "{}", 501, "only predict"),
+        (
+            "POST",
+            "/v1/models/named/labels/stable%20one:predict",
+            "{}",
+            400,
+            "Unrecognized servable version label: stable one",
+        ),
+        ("GET", "/v1/models/named/labels/x", "", 400, "Unrecognized servable version label: x"),
+        (
+            "GET",
+            "/v1/models/named/labels/x/metadata",
+            "",
+            400,
+            "Unrecognized servable version label: x",
+        ),
+        (
+            "GET",
+            f"/v1/models/named/versions/{2**63}",
+            "",
+            400,
+            f"Failed to convert version: {2**63} to numeric.",
+        ),
+        ("GET", f"/v1/models/named/versions/{'1' * 5000}", "", 400, "to numeric."),
+        ("POST", HALF, f'{{"instances": [{"1" * 5000}]}}', 400, "JSON Parse error: Invalid value."),
+        ("POST", HALF, r'{"instances": ["\ud800"]}', 400, "JSON Parse error: Invalid value."),
         ("POST", "/v1/foo", "", 400, "Malformed request: POST /v1/foo"),
         ("POST", "/v1/models/named", "", 400, "Malformed request: POST /v1/models/named"),
         ("GET", "/v1/models", "", 400, "Missing model name in request."),
@@ -299,7 +323,15 @@ def apis(models: ModelServer, serving_api: Path) -> Iterator[Apis]:
         service.close()
 
 
-def predict(apis: Apis, name: str, *, version: int = 0, signature: str = "", **inputs: Any) -> Any:
+def predict(
+    apis: Apis,
+    name: str,
+    *,
+    version: int = 0,
+    label: str = "",
+    signature: str = "",
+    **inputs: Any,
+) -> Any:
     import tensorflow as tf
 
     request = apis.predict.PredictRequest()
@@ -307,6 +339,8 @@ def predict(apis: Apis, name: str, *, version: int = 0, signature: str = "", **i
     request.model_spec.signature_name = signature
     if version:
         request.model_spec.version.value = version
+    if label:
+        request.model_spec.version_label = label
     for key, value in inputs.items():
         request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
     return request
@@ -326,6 +360,17 @@ def test_grpc_predicts(apis: Apis) -> None:
     response = apis.prediction.Predict(request)
     assert (response.model_spec.version.value, response.model_spec.signature_name) == (2, "length")
     assert tf.make_ndarray(response.outputs["length"]).tolist() == [3]
+
+
+def test_grpc_answers_each_output_as_the_graph_gives_it(apis: Apis) -> None:
+    """Axes are the graph's: TensorFlow Serving does not ask which of them is the batch."""
+    request = predict(apis, "named", numbers=np.ones((3, 2), np.float32), text=["a"])
+    outputs = apis.prediction.Predict(request).outputs
+    assert list(outputs["total"].float_val) == [2, 2, 2]
+    assert list(outputs["length"].int_val) == [1]
+    empty = predict(apis, "named", numbers=np.ones((0, 2), np.float32), text=["a"])
+    total = apis.prediction.Predict(empty).outputs["total"]
+    assert [dim.size for dim in total.tensor_shape.dim] == [0]
 
 
 def test_grpc_answers_only_the_outputs_asked_for(apis: Apis) -> None:
@@ -368,12 +413,12 @@ def test_grpc_takes_messages_of_any_size(apis: Apis) -> None:
         (
             {"name": "named", "numbers": [[1.0]], "text": ["a"]},
             "INVALID_ARGUMENT",
-            "expected float32 (2,), got float32 (1,) - at `numbers`",
+            "expected float32 (-1, 2), got float32 (1, 1) - at `numbers`",
         ),
         (
-            {"name": "named", "numbers": [[1.0, 2.0]], "text": ["a", "b"]},
+            {"name": "named", "label": "stable", "x": [1.0]},
             "INVALID_ARGUMENT",
-            "Inputs of unlike batch sizes",
+            "Unrecognized servable version label: stable",
         ),
     ],
 )

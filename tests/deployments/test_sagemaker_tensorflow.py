@@ -217,6 +217,23 @@ async def test_versions_are_named_by_custom_attributes(
     assert response.json() == {"error": "Servable not found for request: Latest(export)"}
 
 
+async def test_a_package_may_hold_several_models(
+    tmp_path: Path, half_plus_three: Path, named: Path
+) -> None:
+    """They are called as their directories are; the first one answers where none is named."""
+    for model in (half_plus_three, named):
+        shutil.copytree(model, tmp_path / "models" / model.name)
+    with served(tmp_path) as app:
+        first = await invoke(app, '{"instances": [1.0]}', content_type=JSON)
+        second = await invoke(
+            app,
+            '{"signature_name": "length", "instances": ["abc"]}',
+            content_type=JSON,
+            **{ATTRIBUTES: "tfs-model-name=named,tfs-model-version=2"},
+        )
+    assert (first.json(), second.json()) == ({"predictions": [3.5]}, {"predictions": [3]})
+
+
 async def test_the_endpoints_go_with_the_model(tmp_path: Path, half_plus_three: Path) -> None:
     with served(combine(tmp_path / "p", "handler", half_plus_three)) as app:
         uri = (await invoke(app, b"abc")).json()["rest_uri"].removesuffix(":predict")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +51,34 @@ def combine(directory: Path, package: str, *models: Path) -> Path:
     for model in models:
         shutil.copytree(model, directory / model.name)
     return directory
+
+
+def save_half_plus_three(path: Path) -> None:
+    """Save the model of the container's own tests, y = x / 2 + 3, for x of any shape."""
+    import tensorflow as tf
+
+    class HalfPlusThree(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, "x")])
+        def __call__(self, x: Any) -> dict[str, Any]:
+            return {"y": x / 2 + 3}
+
+    model = HalfPlusThree()
+    tf.saved_model.save(model, str(path), signatures=model.__call__)
+
+
+def install_serving_api(target: Path) -> None:
+    """Install `tensorflow-serving-api` alone: TensorFlow, which it needs, is there, as in the
+    container, which has both."""
+    install = [sys.executable, "-m", "uv", "pip", "install", "--python", sys.executable]
+    run = subprocess.run(
+        [*install, "--no-deps", "--target", str(target), "tensorflow-serving-api==2.21.0"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if run.returncode:
+        pytest.fail(f"tensorflow-serving-api does not install: {run.stderr.splitlines()[-1]}")
 
 
 def check_refused(path: Path | str, sentence: str, **settings: Any) -> None:

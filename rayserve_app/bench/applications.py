@@ -1,5 +1,5 @@
-"""The applications that the figures measure: two as a Serve YAML declares them, five of the bench's
-own. A run starts only what its figures need."""
+"""The applications that the figures measure: some as a Serve YAML declares them, some of the
+bench's own. A run starts only what its figures need."""
 
 from __future__ import annotations
 
@@ -9,28 +9,32 @@ from typing import Any, Final
 
 import yaml
 
-from rayserve_app.bench.models import HEADS, MAX_IMAGES
+from rayserve_app.bench.models import HEADS, MAX_IMAGES, TEXTURE_SIDE
+from rayserve_app.bench.networks import SIDE
 from rayserve_app.errors import ConfigurationError
 
 TWICE: Final = "{}-twice"
 """The name of a declared application with two replicas."""
 
-NUM_CPUS: Final = 0.05
+NUM_CPUS: Final = 0.03
 """For placement only: with the YAML's own, all must fit on one core."""
 
 
-def build_config(names: Collection[str], declared_in: Path, port: int) -> dict[str, Any]:
+def build_config(
+    names: Collection[str], declared_in: Path, port: int, models: Path
+) -> dict[str, Any]:
     """Return a Serve configuration with these applications, on a port of this machine alone.
 
     Args:
         declared_in: the Serve YAML that declares what is not the bench's own.
+        models: the folder of what networks.py builds.
     Raises:
         ConfigurationError: neither declares an application of that name.
     """
     config = _read(declared_in)
     known = {each.get("name"): each for each in config.get("applications", [])}
     known |= {twice["name"]: twice for twice in map(_twice, list(known.values()))}
-    known |= {each["name"]: each for each in _own_applications()}
+    known |= {each["name"]: each for each in _own_applications(models)}
     missing = sorted(set(names) - known.keys())
     if missing:
         raise ConfigurationError(
@@ -67,7 +71,7 @@ def _twice(application: dict[str, Any]) -> dict[str, Any]:
     return {**application, "name": name, "route_prefix": f"/{name}", "deployments": deployments}
 
 
-def _own_applications() -> list[dict[str, Any]]:
+def _own_applications(models: Path) -> list[dict[str, Any]]:
     sleep = "rayserve_app.bench.models:sleep_50_ms"
     return [
         _closure("slot-first", sleep, {"type": "bytes"}, _batching("slot_first", wait_s=0.0)),
@@ -81,9 +85,33 @@ def _own_applications() -> list[dict[str, Any]]:
                 "batching": {"max_batch_size": MAX_IMAGES},
             },
         ),
+        *_framework_applications(models),
         _application("minimal", "rayserve_app.bench.peers.minimal:app", "Minimal"),
         _application("bare", "rayserve_app.bench.peers.bare:app", "Bare"),
     ]
+
+
+def _framework_applications(models: Path) -> list[dict[str, Any]]:
+    """Return models that take over 20 ms per image, one for each framework but MXNet."""
+    image = {"type": "image", "size": [SIDE, SIDE], "scale": 1 / 255}
+    texture = {**image, "size": [TEXTURE_SIDE, TEXTURE_SIDE]}
+    batches = {"batching": {"max_batch_size": 8}}
+    module = {"module": "rayserve_app.bench.networks:create_network"}
+    chw = {**image, "layout": "CHW"}
+    return [
+        _closure("texture", "rayserve_app.bench.models:band_energies", texture, batches),
+        _file_model("tensorflow-network", "tensorflow", models, image, batches),
+        _file_model("torch-network", "torch", models, chw, {**module, **batches}),
+        _file_model("texture-package", "sagemaker", models, {"type": "request"}, {}),
+    ]
+
+
+def _file_model(
+    name: str, backend: str, models: Path, inputs: dict[str, Any], others: dict[str, Any]
+) -> dict[str, Any]:
+    application = _application(name, f"deployments.{backend}:build", "Model")
+    model = {"path": str(models / name), "input": inputs, **others}
+    return {**application, "args": {"model": model}}
 
 
 def _batching(mode: str, *, wait_s: float) -> dict[str, Any]:

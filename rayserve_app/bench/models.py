@@ -24,6 +24,11 @@ MAX_IMAGES: Final = 10
 HEADS_BYTES: Final = sum(4 * MAX_IMAGES * h * w * c for h, w, c in HEADS.values())
 """Bytes of the heads of ten images: 54.8 MB."""
 
+TEXTURE_SIDE: Final = 224
+"""Height and width of the images whose texture is described."""
+
+BANDS: Final = 32
+
 _heads: dict[str, Array] = {}
 
 
@@ -39,3 +44,20 @@ def constant_heads(images: Any) -> dict[str, Array]:
         for name, shape in HEADS.items():
             _heads[name] = np.ones((MAX_IMAGES, *shape), np.float32)
     return {name: array[: len(images)] for name, array in _heads.items()}
+
+
+def band_energies(images: Any) -> list[list[float]]:
+    """Describe the texture of images (N, H, W, C): how much of each is in each of `BANDS` rings of
+    spatial frequency. One inverse FFT per ring, in numpy on one core: about 30 ms per image."""
+    return [_energies(image) for image in images]
+
+
+def _energies(image: Array) -> list[float]:
+    height, width = image.shape[:2]
+    spectrum = np.fft.rfft2(image, axes=(0, 1))
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))[..., None]
+    rings = np.floor(radius * 2 * BANDS)  # up to the highest frequency along an axis, 1/2
+    return [
+        float(np.abs(np.fft.irfft2(spectrum * (rings == ring), (height, width), (0, 1))).mean())
+        for ring in range(BANDS)
+    ]

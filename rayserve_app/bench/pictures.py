@@ -8,6 +8,9 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+SIDE = 512
+"""Height and width of the JPEG that models of images are asked with."""
+
 NOISE = 8.5
 """Standard deviation of the pixels, of 255."""
 

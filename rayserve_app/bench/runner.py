@@ -1,15 +1,16 @@
-"""One run: start Serve with what the figures need, measure one after another, report."""
+"""One run: build the bench's models, start Serve with what the figures need, measure, report."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from rayserve_app.bench import loop
+from rayserve_app.bench import loop, networks
 from rayserve_app.bench.applications import build_config
 from rayserve_app.bench.figures import FIGURES
 from rayserve_app.bench.figures.figure import Figure
@@ -31,13 +32,15 @@ def bench(names: Sequence[str], effort: Effort, config_path: Path, json_path: Pa
     """
     figures = choose(names)
     machine = describe_machine()
-    applications = {name for figure in figures for name in figure.applications}
-    config = build_config(applications, config_path, free_port())
-    _say(f"Starting Serve with {', '.join(sorted(applications))} ...")
+    rows: list[Row] = []
+    failures: dict[str, str] = {}
     try:
-        with Instance(config, config_path.with_name(ENVIRONMENT_FILE_NAME)) as instance:
-            os.setpriority(os.PRIO_PROCESS, 0, instance.niceness())
-            rows, failures = loop.run(measure(figures, instance, effort))
+        with tempfile.TemporaryDirectory(prefix="rayserve-bench-") as folder:
+            networks.build({name for each in figures for name in each.applications}, Path(folder))
+            for group in _by_instance(figures):
+                found, failed = _run(group, effort, config_path, Path(folder))
+                rows += found
+                failures |= failed
     except NotReady as error:
         _say(str(error))
         return 1
@@ -61,6 +64,28 @@ def choose(names: Sequence[str]) -> list[Figure]:
                 "No such figure", expected=" or ".join(FIGURES), got=repr(name)
             )
     return [figure for name, figure in FIGURES.items() if not names or name in names]
+
+
+def _by_instance(figures: Sequence[Figure]) -> list[list[Figure]]:
+    """Part those that start instances themselves from those that share a running one."""
+    first = [figure for figure in figures if figure.starts_itself]
+    second = [figure for figure in figures if not figure.starts_itself]
+    return [group for group in (first, second) if group]
+
+
+def _run(
+    figures: Sequence[Figure], effort: Effort, config_path: Path, models: Path
+) -> tuple[list[Row], dict[str, str]]:
+    """Measure figures with one instance, which runs unless they start it."""
+    names = {name for figure in figures for name in figure.applications}
+    config = build_config(names, config_path, free_port(), models)
+    instance = Instance(config, config_path.with_name(ENVIRONMENT_FILE_NAME))
+    if figures[0].starts_itself:
+        return loop.run(measure(figures, instance, effort))
+    _say(f"Starting Serve with {', '.join(sorted(names))} ...")
+    with instance:
+        os.setpriority(os.PRIO_PROCESS, 0, instance.niceness())
+        return loop.run(measure(figures, instance, effort))
 
 
 async def measure(

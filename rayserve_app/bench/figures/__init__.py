@@ -1,7 +1,7 @@
 """What is measured, one module per figure.
 
 A figure names the applications that it needs and measures them in a running instance. They run in
-the order of `FIGURES`: the memory of idle replicas first.
+the order of `FIGURES`: starts before anything runs, then the memory of idle replicas.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from rayserve_app.bench.figures import (
     frameworks,
     image_example,
     memory,
+    neighbours,
     packed_stream,
+    start,
     yolov3,
 )
 from rayserve_app.bench.figures.figure import Figure
@@ -19,12 +21,13 @@ from rayserve_app.bench.figures.figure import Figure
 FIGURES: dict[str, Figure] = {
     figure.name: figure
     for figure in (
+        start.FIGURE,
         memory.FIGURE,
         image_example.FIGURE,
         batching.FIGURE,
         packed_stream.FIGURE,
         yolov3.FIGURE,
-        frameworks.FRAMEWORKS,
-        frameworks.NEIGHBOURS,
+        frameworks.FIGURE,
+        neighbours.FIGURE,
     )
 }

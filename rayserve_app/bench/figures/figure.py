@@ -19,6 +19,8 @@ class Figure(NamedTuple):
     name: str
     applications: tuple[str, ...]
     measure: Measure
+    starts_itself: bool = False
+    """Its instance is not started: it starts applications one by one."""
 
 
 class MeasurementFailed(Exception):

@@ -1,151 +1,134 @@
-"""Each framework through HTTP, against the same model called in a loop with the same batch size;
-and two frameworks at a time, against each alone.
+"""Each framework through HTTP, against the same model called in a loop with the same batch size.
 
-A request carries one JPEG; there are always enough of them for four full batches. Together, the two
-should do as much of their own work as they get of the machine: m'/m + t'/t is 1 where nothing is
-lost, and less where their threads get into each other's way.
+A request carries one JPEG. `CALLERS` times as many as a batch holds wait at any time, so that the
+framework never does; then one caller alone, batches of one, which pays for HTTP and decoding one
+after the other. `loop_item_ms` is what the framework alone takes per item: the target is for models
+that take over 20 ms.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import IO, Final, NamedTuple
+from typing import Final, TypeAlias
 
-from rayserve_app.bench import pictures
-from rayserve_app.bench.applications import TWICE
 from rayserve_app.bench.figures.figure import Figure, MeasurementFailed, require_no_errors
+from rayserve_app.bench.framework_loop import Pace
 from rayserve_app.bench.instance import Instance
-from rayserve_app.bench.load import Load, Target, closed_loop
+from rayserve_app.bench.load import Load, closed_loop
 from rayserve_app.bench.report import Bound, Row
 from rayserve_app.bench.rounds import Effort, interleave, median_ratio
+from rayserve_app.bench.subjects import (
+    CLOSURE,
+    MXNET,
+    SAGEMAKER,
+    TENSORFLOW,
+    TORCH,
+    YOLOV3,
+    Subject,
+)
 from rayserve_app.mxnet_environment import find_python
 
+NAME: Final = "frameworks"
+SUBJECTS: Final = (CLOSURE, TENSORFLOW, TORCH, MXNET, SAGEMAKER, YOLOV3)
+CALLERS: Final = 4
 LEAST_RATIO: Final = 0.85
-LEAST_SHARES: Final = 0.9
 SECONDS_FACTOR: Final = 2
 """A batch takes a fifth of a second: a measurement has to hold enough of them."""
+ALONE_FACTOR: Final = 0.5
+
+Loop: TypeAlias = Callable[[int, float], Awaitable[Pace]]
+"""Measures a model in a loop, with a batch size, for some seconds."""
 
 
-class Subject(NamedTuple):
-    """A model of `configs/app.yaml`, the size of its batches, and whether it is MXNet's."""
-
-    application: str
-    framework: str
-    batch_size: int
-    side: int
-
-    def target(self, instance: Instance, application: str | None = None) -> Target:
-        url = instance.url(f"/{application or self.application}/invocations")
-        return Target.post(url, pictures.jpeg(self.side), "image/jpeg")
+async def measure(instance: Instance, effort: Effort) -> list[Row]:
+    rows: list[Row] = []
+    for subject in SUBJECTS:
+        with _loop(instance, subject) as loop:
+            rows += await _compare(instance, effort, subject, loop)
+    return rows
 
 
-TENSORFLOW: Final = Subject("yolov3", "TensorFlow", 10, 512)
-MXNET: Final = Subject("resnet-embedding", "MXNet", 8, 512)
-
-
-async def measure_frameworks(instance: Instance, effort: Effort) -> list[Row]:
-    return [await _compare(instance, effort, subject) for subject in (TENSORFLOW, MXNET)]
-
-
-async def _compare(instance: Instance, effort: Effort, subject: Subject) -> Row:
-    seconds = SECONDS_FACTOR * effort.seconds
+async def _compare(
+    instance: Instance, effort: Effort, subject: Subject, loop: Loop
+) -> tuple[Row, Row]:
     target = subject.target(instance)
 
-    async def served() -> Load:
-        return await closed_loop(target, connections=4 * subject.batch_size, seconds=seconds)
+    async def pairs(callers: int, batch_size: int, seconds: float) -> list[tuple[Load, Pace]]:
+        async def served() -> Load:
+            return await closed_loop(target, connections=callers, seconds=seconds)
 
-    with _loop(instance, subject) as (asked, told):
-
-        async def looped() -> float:
-            asked.write(f"{seconds}\n")
-            asked.flush()
-            return float(await asyncio.to_thread(told.readline) or "nan")
+        async def looped() -> Pace:
+            return await loop(batch_size, seconds)
 
         await served()
-        pairs = await interleave(effort.rounds, served, looped)
-    loads = [load for load, _ in pairs]
-    require_no_errors(subject.application, loads)
+        measured = await interleave(effort.rounds, served, looped)
+        require_no_errors(subject.application, [load for load, _ in measured])
+        return measured
+
+    size, seconds = subject.batch_size, effort.seconds
+    case = f"{subject.framework}, {subject.application}"
+    full = await pairs(CALLERS * size, size, SECONDS_FACTOR * seconds)
+    alone = await pairs(1, 1, ALONE_FACTOR * seconds)
+    return (
+        row(f"{case}, batches of {size}", full, Bound("at least", LEAST_RATIO)),
+        row(f"{case}, one caller", alone, None),
+    )
+
+
+def row(case: str, pairs: list[tuple[Load, Pace]], target: Bound | None) -> Row:
+    """Return the row of what was measured in turn, through HTTP and in the loop."""
+    loads, paces = zip(*pairs, strict=True)
+    loop_per_s = median(pace.per_s for pace in paces)
     return Row(
-        "frameworks",
-        f"{subject.framework}, {subject.application}",
-        median_ratio((load.rate, alone) for load, alone in pairs),
+        NAME,
+        case,
+        median_ratio((load.rate, pace.per_s) for load, pace in pairs),
         "x loop",
-        Bound("at least", LEAST_RATIO),
+        target,
         {
             "served_per_s": median(load.rate for load in loads),
-            "loop_per_s": median(alone for _, alone in pairs),
-            "p50_ms": median(load.percentile(50) for load in loads) * 1e3,
-            "batch_size": subject.batch_size,
+            "loop_per_s": loop_per_s,
+            "loop_item_ms": 1e3 / loop_per_s,
+            "served_p50_ms": median(load.percentile(50) for load in loads) * 1e3,
+            "loop_batch_p50_ms": median(pace.p50_ms for pace in paces),
         },
     )
 
 
 @contextmanager
-def _loop(instance: Instance, subject: Subject) -> Iterator[tuple[IO[str], IO[str]]]:
+def _loop(instance: Instance, subject: Subject) -> Iterator[Loop]:
     """Run the model in a process of its own, as nice as the replicas are."""
     python = Path(sys.executable)
     if subject is MXNET:
         python = find_python(os.environ, Path(sys.prefix))
     command = [str(python), "-m", "rayserve_app.bench.framework_loop", str(instance.config_path)]
     with subprocess.Popen(
-        [*command, subject.application, str(subject.batch_size)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        [*command, subject.application], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        if process.stdin is None or process.stdout is None:
+        asked, told = process.stdin, process.stdout
+        if asked is None or told is None:
             raise MeasurementFailed("no pipes to the loop")
+
+        async def measure_pace(batch_size: int, seconds: float) -> Pace:
+            asked.write(f"{batch_size} {seconds}\n")
+            asked.flush()
+            line = await asyncio.to_thread(told.readline)
+            if not line:
+                raise MeasurementFailed(f"the loop of {subject.application} ended")
+            return Pace(**json.loads(line))
+
         try:
-            yield process.stdin, process.stdout
+            yield measure_pace
         finally:
             process.kill()
 
 
-async def measure_neighbours(instance: Instance, effort: Effort) -> list[Row]:
-    seconds = SECONDS_FACTOR * effort.seconds
-    first, second = (
-        subject.target(instance, TWICE.format(subject.application))
-        for subject in (TENSORFLOW, MXNET)
-    )
-    connections = 2 * max(TENSORFLOW.batch_size, MXNET.batch_size)
-
-    async def run(target: Target) -> Load:
-        return await closed_loop(target, connections=connections, seconds=seconds)
-
-    shares, together = [], []
-    for target in (first, second):
-        await run(target)
-    for _ in range(effort.rounds):
-        alone = [await run(first), await run(second)]
-        both = await asyncio.gather(run(first), run(second))
-        require_no_errors("neighbours", [*alone, *both])
-        together.append([load.rate for load in both])
-        shares.append(sum(b.rate / a.rate for a, b in zip(alone, both, strict=True)))
-    tensorflow, mxnet = (median(rates) for rates in zip(*together, strict=True))
-    return [
-        Row(
-            "neighbours",
-            "two replicas of TensorFlow beside two of MXNet",
-            median(shares),
-            "sum of shares",
-            Bound("at least", LEAST_SHARES),
-            {"tensorflow_per_s": tensorflow, "mxnet_per_s": mxnet},
-        )
-    ]
-
-
-FRAMEWORKS: Final = Figure(
-    "frameworks", (TENSORFLOW.application, MXNET.application), measure_frameworks
-)
-NEIGHBOURS: Final = Figure(
-    "neighbours",
-    tuple(TWICE.format(each.application) for each in (TENSORFLOW, MXNET)),
-    measure_neighbours,
-)
+FIGURE: Final = Figure(NAME, tuple(each.application for each in SUBJECTS), measure)

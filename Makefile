@@ -12,7 +12,7 @@ CONFIG ?= configs/app.yaml
 ARGS ?=
 
 PACKAGES := -e .[serve,tensorflow,examples,test,lint] safetensors
-MXNET_PACKAGES := -e .[serve,mxnet,test]
+MXNET_PACKAGES := -e .[serve,mxnet,test-tools]
 
 # The pip of .venv, or where Debian gave it none, Python's.
 PIP = "$$(.venv/bin/python -c 'import pip, sys; print(sys.executable)' 2>/dev/null || echo '$(PYTHON)')" \

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from deployments import mxnet_files
 from deployments.application import Application, build_application
+from deployments.model_files import find_file
 from deployments.mxnet_files import Network
 from deployments.mxnet_graph import Graph
 from rayserve_app import buffers
@@ -148,7 +149,8 @@ class MXNetBackend(Backend):
             block = mxnet_files.make_zoo_block(mx, settings.zoo, settings.arguments)
         else:
             block = mxnet_files.make_block(mx, settings.module or "", settings.arguments)
-        mxnet_files.read_block(mx, mxnet_files.find_parameters(path), block, context)
+        file = find_file(path, mxnet_files.PARAMETERS_SUFFIX)
+        mxnet_files.read_block(mx, file, block, context)
         return mxnet_files.trace(mx, block, settings.layer, context)
 
     def _output_names(self, graph: Graph) -> tuple[str, ...]:

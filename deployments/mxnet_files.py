@@ -13,23 +13,17 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from deployments.model_files import PATH, kind_of
 from deployments.mxnet_graph import reason, select, some, unknown
 from rayserve_app.errors import ConfigurationError, LoadError
 from rayserve_app.importing import import_from_string
 
-PATH: Final = "args.model.path"
 LAYER: Final = "args.model.layer"
 
 MAGIC: Final = (0x112).to_bytes(8, "little")
 """How a file of named arrays begins (src/ndarray/ndarray.cc, kMXAPINDArrayListMagic)."""
 
-OTHERS: Final = {
-    b"PK\3\4": "a zip file, as PyTorch and numpy write it",
-    b"\x89HDF": "HDF5, as Keras writes it",
-    b"\x80": "a pickle",
-    b"{": "JSON",
-}
-"""First bytes of what is often taken for MXNet's parameters."""
+PARAMETERS_SUFFIX: Final = ".params"
 
 SYMBOL_SUFFIX: Final = "-symbol.json"
 
@@ -47,26 +41,6 @@ class Pair(NamedTuple):
 
     symbol: Path
     parameters: Path
-
-
-def find_parameters(path: Path) -> Path:
-    """Return the one `.params` file in a directory, or the path itself if it is a file.
-
-    Raises:
-        LoadError: a directory holds none, or several.
-    """
-    if not path.is_dir():
-        return path
-    names = sorted(entry.name for entry in path.iterdir())
-    found = [name for name in names if name.endswith(".params")]
-    if len(found) != 1:
-        raise LoadError(
-            f"No parameters to choose in `{path}`",
-            expected="one file of .params",
-            got=", ".join(names) or "nothing",
-            path=PATH,
-        )
-    return path / found[0]
 
 
 def find_pair(path: Path, *, prefix: str | None, epoch: int | None) -> Pair:
@@ -236,10 +210,9 @@ def _read_arrays(mx: Any, path: Path, context: Any) -> dict[str, Any]:
     with path.open("rb") as file:
         head = file.read(len(MAGIC))
     if head != MAGIC:
-        kind = next((kind for start, kind in OTHERS.items() if head.startswith(start)), None)
         raise LoadError(
             f"`{path}` is no file of MXNet's parameters",
-            got=kind or f"bytes that begin with {head!r}",
+            got=kind_of(head),
             path=PATH,
         )
     try:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from deployments import keras_file, numbered_versions, saved_model
 from deployments.application import Application, build_application
@@ -22,14 +22,18 @@ from rayserve_app.types import Array, Item, Metadata
 
 logger = logging.getLogger(__name__)
 
+_LEVELS: Final = 2
+"""How deep below `path` a model may lie: SageMaker's older archives hold `export/Servo/1`."""
+
 
 class TensorFlowSettings(FileSettings):
     """A SavedModel or a Keras file, or numbered directories of either.
 
     `path` is a SavedModel's directory, a `.keras` file, a directory with one such file, or one with
-    versions as TensorFlow Serving lays them out: `path/1`, `path/2`, and so on. `version` names a
-    model without a number. `output.outputs` is what `signature` answers; other signatures answer
-    the same if they have it, else all.
+    versions as TensorFlow Serving lays them out: `path/1`, `path/2`, and so on. The only one of
+    these may lie deeper, as in an archive of `name/1` or `export/Servo/1`. `version` names a model
+    without a number. `output.outputs` is what `signature` answers; other signatures answer the same
+    if they have it, else all.
     """
 
     signature: str = DEFAULT_SIGNATURE
@@ -94,7 +98,7 @@ class TensorFlowBackend(Backend):
         self._versions: dict[str, dict[str, Signature]] = {}
 
     def load(self) -> None:
-        path = fetch(self.path, sha256=self.sha256)
+        path = _find_base(fetch(self.path, sha256=self.sha256))
         alone = _find_model(path)
         if alone is not None and not isinstance(self.choice, str):
             raise LoadError(
@@ -131,12 +135,10 @@ class TensorFlowBackend(Backend):
 
     def _find_versions(self, path: Path) -> dict[str, Path]:
         """Return the SavedModel's directory or the Keras file of each version to be served."""
-        directories = numbered_versions.find(path) if path.is_dir() else {}
-        models = {number: _find_model(each) for number, each in directories.items()}
-        whole = {number: model for number, model in models.items() if model is not None}
-        if not whole:
+        models = _find_numbered(path)
+        if not models:
             raise _nothing_to_load(path)
-        return numbered_versions.choose(whole, self.choice)
+        return numbered_versions.choose(models, self.choice)
 
     def _load(self, path: Path) -> dict[str, Signature]:
         """Return the signatures of one version, the default one first."""
@@ -170,8 +172,52 @@ def _find_model(path: Path) -> Path | None:
         return path if path.suffix == keras_file.SUFFIX else None
     if saved_model.is_saved_model(path):
         return path
-    files = [entry for entry in path.glob(f"*{keras_file.SUFFIX}") if entry.is_file()]
+    files = _keras_files(path)
     return files[0] if len(files) == 1 else None
+
+
+def _keras_files(directory: Path) -> list[Path]:
+    files = directory.glob(f"*{keras_file.SUFFIX}")
+    return sorted(entry for entry in files if entry.is_file())
+
+
+def _find_numbered(path: Path) -> dict[int, Path]:
+    """Return the models in numbered directories, the newest first; some may hold none."""
+    directories = numbered_versions.find(path) if path.is_dir() else {}
+    models = {number: _find_model(each) for number, each in directories.items()}
+    return {number: model for number, model in models.items() if model is not None}
+
+
+def _find_base(path: Path) -> Path:
+    """Return the path if a model or numbered ones lie there, else the only place below it where
+    they do; the path again if there is none.
+
+    Raises:
+        LoadError: there are several.
+    """
+    bases = _find_bases(path, _LEVELS)
+    if len(bases) > 1:
+        raise LoadError(
+            f"Several models lie below `{path}`",
+            expected="one",
+            got=listed([str(each.relative_to(path)) for each in bases]),
+            path="path",
+            remedy="Name one of them.",
+        )
+    return bases[0] if bases else path
+
+
+def _find_bases(path: Path, levels: int) -> list[Path]:
+    if _find_model(path) is not None or _find_numbered(path):
+        return [path]
+    if not path.is_dir():
+        return []
+    if files := _keras_files(path):
+        return files
+    if not levels:
+        return []
+    folders = [each for each in sorted(path.iterdir()) if each.is_dir() and each.name[0] != "."]
+    return [base for folder in folders for base in _find_bases(folder, levels - 1)]
 
 
 def _nothing_to_load(path: Path) -> LoadError:

@@ -12,10 +12,10 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from deployments import torch_files
+from deployments import model_files, torch_files
 from deployments.application import Application, build_application
 from deployments.torch_devices import Device, choose_device
-from deployments.torch_files import RUNS_CODE, Format, first_line
+from deployments.torch_files import RUNS_CODE, SUFFIXES, Format, first_line, remedy_of
 from deployments.torch_program import Program
 from rayserve_app.backend import Backend
 from rayserve_app.classes import ClassSettings, best_classes, read_labels
@@ -91,7 +91,7 @@ class TorchBackend(Backend):
 
     def load(self) -> None:
         settings = self._settings
-        path = torch_files.find_file(fetch(settings.path, sha256=settings.sha256))
+        path = model_files.find_file(fetch(settings.path, sha256=settings.sha256), *SUFFIXES)
         format = settings.format or torch_files.detect_format(path)
         torch_files.check_trust(path, format, trusted=settings.trusted)
         self._torch = torch = _import()
@@ -224,7 +224,9 @@ class TorchBackend(Backend):
                 )
         except (RuntimeError, torch.jit.Error) as exc:
             raise PredictError(
-                "The model failed", got=f"{type(exc).__name__}: {first_line(exc)}"
+                "The model failed",
+                got=f"{type(exc).__name__}: {first_line(exc)}",
+                remedy=remedy_of(exc, self._settings.input),
             ) from exc
         return {name: array[: len(rows)] for name, array in outputs.items()}
 

@@ -15,8 +15,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
+from deployments.model_files import PATH, kind_of
 from rayserve_app.errors import ConfigurationError, LoadError, MissingDependency
 from rayserve_app.importing import import_from_string
+from rayserve_app.settings import InputSettings
 
 Format: TypeAlias = Literal["torchscript", "export", "state_dict", "safetensors", "pickle"]
 
@@ -24,7 +26,6 @@ RUNS_CODE: Final[tuple[Format, ...]] = ("export", "pickle")
 
 SUFFIXES: Final = (".pt", ".pth", ".pt2", ".ts", ".safetensors")
 
-PATH: Final = "args.model.path"
 MODULE: Final = "args.model.module"
 
 LEGACY_MAGIC: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -32,32 +33,8 @@ LEGACY_MAGIC: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 SCRIPT_ERROR: Final = re.compile(r"(?:builtins\.)?(\w*(?:Error|Exception): .*)")
 
-OTHERS: Final = {
-    b"\x89HDF": "HDF5, as Keras writes it",
-    b"\x12\x01\0\0": "parameters of MXNet",
-    b"\x80": "a pickle",
-}
-"""First bytes of what is often taken for a PyTorch file."""
-
-
-def find_file(path: Path) -> Path:
-    """Return the one model file in a directory, or the path itself if it is a file.
-
-    Raises:
-        LoadError: a directory holds none, or several.
-    """
-    if not path.is_dir():
-        return path
-    names = sorted(entry.name for entry in path.iterdir())
-    found = [name for name in names if name.endswith(SUFFIXES)]
-    if len(found) != 1:
-        raise LoadError(
-            f"No model to choose in `{path}`",
-            expected=f"one file of {', '.join(SUFFIXES)}",
-            got=", ".join(names) or "nothing",
-            path=PATH,
-        )
-    return path / found[0]
+SHAPE_ERROR: Final = re.compile(r"shape|size|dimension|channels|\dD ")
+"""What operators say of operands that do not fit: their errors have no type of their own."""
 
 
 def detect_format(path: Path) -> Format:
@@ -75,10 +52,9 @@ def detect_format(path: Path) -> Format:
         return "safetensors"
     if head == LEGACY_MAGIC:
         return "state_dict"
-    kind = next((kind for start, kind in OTHERS.items() if head.startswith(start)), None)
     raise LoadError(
         f"`{path}` is no file of PyTorch or safetensors",
-        got=kind or (f"bytes that begin with {head[:8]!r}" if head else "an empty file"),
+        got=kind_of(head),
         path=PATH,
     )
 
@@ -252,3 +228,11 @@ def first_line(exc: BaseException) -> str:
         causes = filter(None, map(SCRIPT_ERROR.match, lines))
         lines = [cause[1] for cause in causes] or lines
     return lines[0] if lines else type(exc).__name__
+
+
+def remedy_of(exc: BaseException, declared: InputSettings) -> str | None:
+    """Return what makes a wrong shape the client's fault, where nothing says which is right."""
+    is_open = declared.type == "tensor" and declared.shape is None
+    if not is_open or SHAPE_ERROR.search(first_line(exc)) is None:
+        return None
+    return "If the input has a wrong shape: set `input.shape`, and such requests are refused"

@@ -89,7 +89,7 @@ def add_bench(parser: argparse.ArgumentParser) -> Run:
         type=Path,
         metavar="CONFIG",
         default=Path("configs/app.yaml"),
-        help="a Serve YAML that declares image-example and yolov3 (default: %(default)s)",
+        help="a Serve YAML with image-example, yolov3 and resnet-embedding (default: %(default)s)",
     )
     parser.add_argument("--rounds", type=int, metavar="N", help="ratios are medians of so many")
     parser.add_argument("--seconds", type=float, metavar="S", help="of one measurement")

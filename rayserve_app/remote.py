@@ -8,6 +8,7 @@ bucket: `FSSPEC_S3_ANON=true`).
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -114,6 +115,9 @@ class Remote:
         try:
             import fsspec
 
+            # gcsfs reads it when it is imported. It would ask for a bucket's kind by gRPC first, a
+            # minute long where gRPC cannot pass; only zonal buckets cannot be read without.
+            os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
             options = _web_options() if self.scheme in ("http", "https") else {}
             if self.scheme == "s3":
                 options["config_kwargs"] = {

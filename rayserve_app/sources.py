@@ -76,17 +76,21 @@ class _Record(NamedTuple):
     key: str
     """Where in the cache it lies."""
 
+    def is_of(self, listing: Listing) -> bool:
+        """Whether the server told of the same version again."""
+        return self.version is not None and self.version == listing.version
+
 
 def _fetch_remote(remote: Remote, location: str, sha256: str | None) -> Path:
     root = cache.cache_directory()
-    if sha256 is not None and (kept := root / _key(remote.name, sha256)).exists():
-        return kept
+    if sha256 is not None and cache.hold(_key(remote.name, sha256)):
+        return root / _key(remote.name, sha256)
     with cache.locked(f"remote/{hashlib.sha256(location.encode()).hexdigest()}") as file:
         listing = remote.look()
         if listing.is_directory:
             _refuse_checksum(sha256, remote.shown)
         record = _read_record(file)
-        if record is None or record.version is None or record.version != listing.version:
+        if record is None or not record.is_of(listing) or not cache.hold(record.key):
             record = _download(remote, listing, file.with_suffix(".partial"), sha256)
             file.write_text(json.dumps(record))
         _check_digest(record.digest, sha256, remote.shown)
@@ -123,10 +127,9 @@ def _key(name: str, digest: str) -> str:
 
 def _read_record(file: Path) -> _Record | None:
     try:
-        record = _Record(*json.loads(file.read_text()))
+        return _Record(*json.loads(file.read_text()))
     except (OSError, ValueError, TypeError):  # none yet, or half of one
         return None
-    return record if (cache.cache_directory() / record.key).exists() else None
 
 
 def _refuse_checksum(sha256: str | None, where: str) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import tracemalloc
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rayserve_app.errors import Overloaded, RequestTooLarge, UnsupportedContentType
 from rayserve_app.http import CHUNK_BYTES, BodyBudget, ClientDisconnected, Response
@@ -18,6 +23,28 @@ async def test_a_body_comes_in_one_piece_or_many(pieces: tuple[bytes, ...]) -> N
     assert not request.body_read.is_set()
     assert await request.body() == b"".join(pieces)
     assert request.body_read.is_set()
+
+
+@given(st.lists(st.sampled_from((0, 1, 1023, 1024, 1025, 70_000)), min_size=1, max_size=12))
+def test_small_and_large_pieces_keep_their_order(sizes: list[int]) -> None:
+    pieces = [os.urandom(size) for size in sizes]
+    assert asyncio.run(create_request(chunks(*pieces)).body()) == b"".join(pieces)
+
+
+async def test_a_body_in_tiny_pieces_takes_little_more_memory_than_its_bytes() -> None:
+    remaining = iter(range(20_000, -1, -1))
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": os.urandom(2), "more_body": next(remaining) > 0}
+
+    request = create_request(receive)
+    tracemalloc.start()
+    try:
+        body = await request.body()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * len(body)  # the pieces' own objects would be twenty times as large
 
 
 async def test_headers_are_read_by_their_name() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import http.server
 import os
+import socket
 import subprocess
 import sys
 import tarfile
 import threading
+import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 import pytest
 
 from rayserve_app import archives, remote
-from rayserve_app.cache import cache_directory, obtain
+from rayserve_app.cache import cache_directory
 from rayserve_app.errors import ConfigurationError, LoadError, MissingDependency
 from rayserve_app.settings import FileSettings, parse_settings
 from rayserve_app.sources import fetch
@@ -178,36 +180,6 @@ def test_processes_that_fetch_at_one_time_extract_once(tmp_path: Path) -> None:
     assert files_of(Path(roots.pop())) == {"weights.bin", "code/inference.py"}
 
 
-def test_of_several_makers_one_works_and_the_others_wait() -> None:
-    made: list[Path] = []
-
-    def make(target: Path) -> None:
-        made.append(target)
-        target.write_text("whole")
-
-    with ThreadPoolExecutor(8) as pool:
-        paths = list(pool.map(lambda _: obtain("a/b", make), range(8)))
-    assert len(made) == 1
-    assert [path.read_text() for path in paths] == ["whole"] * 8
-
-
-def test_who_waits_for_a_maker_may_give_up() -> None:
-    at_work, done = threading.Event(), threading.Event()
-
-    def make(target: Path) -> None:
-        at_work.set()
-        done.wait(30)
-        target.touch()
-
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(obtain, "key", make)
-        assert at_work.wait(30)
-        with pytest.raises(TimeoutError):
-            obtain("key", make, wait_s=0.1)
-        done.set()
-        assert first.result().exists()
-
-
 @pytest.mark.parametrize("value", ["abc", "x" * 64, "0" * 63, ""])
 def test_what_is_no_checksum_is_refused(value: str) -> None:
     model = {"input": {"type": "image"}, "path": "model.pt", "sha256": value}
@@ -316,6 +288,15 @@ def test_with_a_checksum_the_server_is_asked_once(site: Site) -> None:
     site.asked.clear()
     assert fetch(site.url("/model.pt"), sha256=sha256_of(WEIGHTS)) == path
     assert site.asked == []
+
+
+def test_what_was_pruned_is_downloaded_again(site: Site, cache: Path) -> None:
+    site.files["/model.pt"] = WEIGHTS
+    path = fetch(site.url("/model.pt"))
+    path.unlink()
+    assert fetch(site.url("/model.pt")).read_bytes() == WEIGHTS
+    path.unlink()
+    assert fetch(site.url("/model.pt"), sha256=sha256_of(WEIGHTS)).read_bytes() == WEIGHTS
 
 
 def test_another_checksum_of_a_download_is_told_and_nothing_kept(site: Site, cache: Path) -> None:
@@ -526,38 +507,73 @@ def test_the_limits_of_archives_are_those_of_downloads() -> None:
     assert (remote.MAX_BYTES, remote.MAX_FILES) == (archives.MAX_BYTES, archives.MAX_FILES)
 
 
-# Object storage: a real S3 server
+# Object storage: real servers on this machine
 
 
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+@contextmanager
+def serve_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """Serve S3, and give the options of fsspec that lead there."""
     pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    moto = pytest.importorskip("moto.server")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
-    _, port = server.get_host_and_port()
-    fsspec = pytest.importorskip("fsspec")
-    endpoint = f"http://127.0.0.1:{port}"
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    # What was stored outlives the server.
+    urllib.request.urlopen(f"{endpoint}/moto-api/reset", data=b"").close()
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": endpoint})
-    filesystem = fsspec.filesystem("s3", skip_instance_cache=True)
-    filesystem.mkdir("bucket")
-    yield filesystem
+    yield {"endpoint_url": endpoint}
     server.stop()
 
 
-def test_s3_answers_files_prefixes_and_archives(s3: Any, tmp_path: Path) -> None:
-    s3.pipe("bucket/m/", b"")  # as the console marks a folder
-    s3.pipe("bucket/m/weights.bin", WEIGHTS)
-    s3.pipe("bucket/m/code/inference.py", b"# user code")
-    s3.put(str(write_archive(tmp_path / "model.tar.gz")), "bucket/model.tar.gz")
-    root = fetch("s3://bucket/m")
+@contextmanager
+def serve_gs(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """Serve Google's storage, and give the options of fsspec that lead there."""
+    pytest.importorskip("gcsfs")
+    emulator = pytest.importorskip("gcp_storage_emulator.server")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with emulator.create_server("127.0.0.1", port, in_memory=True):
+        yield {"endpoint_url": f"http://127.0.0.1:{port}", "token": "anon"}
+
+
+@pytest.fixture(params=["s3", "gs"])
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    scheme = request.param
+    serve = {"s3": serve_s3, "gs": serve_gs}[scheme]
+    with serve(monkeypatch) as options:
+        fsspec = pytest.importorskip("fsspec")
+        monkeypatch.setitem(fsspec.config.conf, scheme, options)
+        filesystem = remote.Remote(f"{scheme}://bucket")._filesystem()
+        filesystem.mkdir("bucket")
+        yield scheme, filesystem
+
+
+def test_object_storage_answers_files_prefixes_and_archives(store: Any, tmp_path: Path) -> None:
+    scheme, files = store
+    files.pipe("bucket/m/", b"")  # as the console marks a folder
+    files.pipe("bucket/m/weights.bin", WEIGHTS)
+    files.pipe("bucket/m/code/inference.py", b"# user code")
+    files.put(str(write_archive(tmp_path / "model.tar.gz")), "bucket/model.tar.gz")
+    root = fetch(f"{scheme}://bucket/m")
     assert files_of(root) == {"weights.bin", "code/inference.py"}
     assert (root / "weights.bin").read_bytes() == WEIGHTS
-    assert fetch("s3://bucket/m/weights.bin").read_bytes() == WEIGHTS
-    assert files_of(fetch("s3://bucket/model.tar.gz")) == {"weights.bin", "code/inference.py"}
-    with pytest.raises(LoadError, match="`s3://bucket/absent` cannot be fetched: got no such file"):
-        fetch("s3://bucket/absent")
-    with pytest.raises(LoadError, match="`s3://no-bucket/m` cannot be fetched: got "):
-        fetch("s3://no-bucket/m")
+    assert fetch(f"{scheme}://bucket/m/weights.bin").read_bytes() == WEIGHTS
+    assert files_of(fetch(f"{scheme}://bucket/model.tar.gz")) == {
+        "weights.bin",
+        "code/inference.py",
+    }
+    with pytest.raises(LoadError, match=f"`{scheme}://bucket/absent` cannot be .* no such file"):
+        fetch(f"{scheme}://bucket/absent")
+    with pytest.raises(LoadError, match=f"`{scheme}://no-bucket/m` cannot be fetched: got "):
+        fetch(f"{scheme}://no-bucket/m")
+
+
+def test_what_changed_in_object_storage_is_downloaded_anew(store: Any) -> None:
+    scheme, files = store
+    files.pipe("bucket/m/weights.bin", WEIGHTS)
+    old = fetch(f"{scheme}://bucket/m")
+    files.pipe("bucket/m/weights.bin", WEIGHTS[::-1])
+    assert (fetch(f"{scheme}://bucket/m") / "weights.bin").read_bytes() == WEIGHTS[::-1]
+    assert (old / "weights.bin").read_bytes() == WEIGHTS

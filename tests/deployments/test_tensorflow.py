@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -311,7 +312,7 @@ def test_a_directory_without_a_model_is_listed(tmp_path: Path) -> None:
         load(str(tmp_path))
     for name in ("a.keras", "b.keras"):
         (tmp_path / name).touch()
-    with pytest.raises(LoadError, match=NEITHER + r"0001, 2, a\.keras, b\.keras, weights\.h5$"):
+    with pytest.raises(LoadError, match=r"Several models .* one, got a\.keras, b\.keras - at `pa"):
         load(str(tmp_path))
 
 
@@ -445,6 +446,48 @@ def test_a_model_without_numbers_has_no_numbered_versions(scale_path: str) -> No
     with pytest.raises(LoadError, match=r"no numbered versions: got one model, .* at `versions`"):
         load(scale_path, versions=[1])
     assert list(load(scale_path, version="blue").versions()) == ["blue"]
+
+
+@pytest.mark.parametrize("folders", ["texture", "export/Servo"])
+def test_versions_in_the_only_folder_of_an_archive_are_found(
+    numbered_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folders: str
+) -> None:
+    monkeypatch.setenv("RAYSERVE_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(Path(numbered_path) / "9", tmp_path / "package" / folders / "9")
+    shutil.copytree(Path(numbered_path) / "10", tmp_path / "package" / folders / "10")
+    (tmp_path / "package" / "code").mkdir()
+    (tmp_path / "package" / "code" / "inference.py").write_text("# user code")
+    archive = shutil.make_archive(str(tmp_path / "model"), "gztar", tmp_path / "package")
+    backend = load(archive, versions="all")
+    assert list(backend.versions()) == ["10", "9"]
+    np.testing.assert_array_equal(backend.predict([np.float32(1)])["y"], [11])
+
+
+def test_a_model_without_a_number_may_lie_deeper(scale_path: str, tmp_path: Path) -> None:
+    shutil.copytree(scale_path, tmp_path / "scale")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    shutil.copytree(scale_path, tmp_path / ".ipynb_checkpoints" / "scale")
+    assert list(load(str(tmp_path), version="blue").versions()) == ["blue"]
+
+
+def test_of_several_models_below_the_path_none_is_taken(scale_path: str, tmp_path: Path) -> None:
+    shutil.copytree(scale_path, tmp_path / "a" / "1")
+    shutil.copytree(scale_path, tmp_path / "b")
+    (tmp_path / "c").mkdir()
+    for name in ("small.keras", "large.keras"):
+        (tmp_path / "c" / name).touch()
+    sentence = (
+        f"Several models lie below `{tmp_path}`: expected one, "
+        r"got a, b, c/large.keras, c/small.keras - at `path`. Name one of them\."
+    )
+    with pytest.raises(LoadError, match=sentence):
+        load(str(tmp_path))
+
+
+def test_what_lies_too_deep_is_not_looked_for(scale_path: str, tmp_path: Path) -> None:
+    shutil.copytree(scale_path, tmp_path / "a/b/c/d")
+    with pytest.raises(LoadError, match=r"Nothing to load from `.*`: expected .*, got a$"):
+        load(str(tmp_path))
 
 
 def test_a_version_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -485,6 +485,25 @@ def test_items_that_cannot_be_written_to_stay_as_they_are(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["eager", "torchscript"])
+@pytest.mark.parametrize(
+    "shape", [(4, 8, 8), (8, 8), (3,), (1, 3, 8, 8)], ids=lambda shape: "x".join(map(str, shape))
+)
+def test_a_wrong_shape_that_only_the_model_knows_tells_what_to_declare(
+    tmp_path: Path, kind: str, shape: tuple[int, ...]
+) -> None:
+    if kind == "torchscript":
+        torch.jit.script(Convolution()).save(tmp_path / "model.pt")
+        backend = load(tmp_path / "model.pt")
+    else:
+        torch.save(Convolution().state_dict(), tmp_path / "model.pt")
+        backend = load(tmp_path / "model.pt", **factory("Convolution"))
+    with pytest.raises(
+        PredictError, match=r"The model failed: got .*\. If .* set `input\.shape`, "
+    ):
+        backend.predict([np.zeros(shape, np.float32)])
+
+
+@pytest.mark.parametrize("kind", ["eager", "torchscript"])
 def test_one_bad_item_fails_alone(tmp_path: Path, kind: str) -> None:
     backend = load(save_weights(tmp_path), **factory("Choosy"))
     expected = "The model failed: got RuntimeError: negative"

@@ -82,11 +82,15 @@ def build_application(
     return deployment.bind(settings, create_backend)
 
 
-class ModelDeployment:
-    """One replica of one model: an ingress for HTTP, and `predict` for handles."""
+class IngressDeployment:
+    """A deployment whose replicas answer HTTP themselves, behind `Ingress`."""
 
     is_here: ClassVar[bool] = False
-    """Whether this process is such a replica."""
+    """Whether this process is a replica of such a deployment."""
+
+
+class ModelDeployment(IngressDeployment):
+    """One replica of one model: an ingress for HTTP, and `predict` for handles."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, settings: ModelSettings, create_backend: Callable[[], Backend]
@@ -94,7 +98,7 @@ class ModelDeployment:
         backend = create_backend()
         context = serve.get_replica_context()
         _check_ongoing_requests(context, settings.batching)
-        _stop_access_log(context)
+        stop_access_log(context)
         recorder = Recorder()
         self.model = Model(
             settings,
@@ -114,7 +118,7 @@ class ModelDeployment:
         self._warm_up = warm_up
 
     def __serve_build_asgi_app__(self) -> App:
-        ModelDeployment.is_here = True
+        IngressDeployment.is_here = True
         return create_app(self.model, takes_views=_is_own_server)
 
     async def predict(
@@ -155,7 +159,7 @@ def http_middlewares() -> list[Middleware]:
     """Return what stands before a replica's HTTP server; the environment names this function
     (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH). Serve calls it in its proxies and in the replicas
     of other applications too, where nothing is to be added."""
-    return [Middleware(Ingress)] if ModelDeployment.is_here else []
+    return [Middleware(Ingress)] if IngressDeployment.is_here else []
 
 
 class StockBatcher:
@@ -225,7 +229,7 @@ def _check_ongoing_requests(context: ReplicaContext, batching: BatchingSettings)
         )
 
 
-def _stop_access_log(context: ReplicaContext) -> None:
+def stop_access_log(context: ReplicaContext) -> None:
     """Where the YAML turns Serve's access log off, keep Serve from making its records: it makes one
     of each request and then drops it, which costs 12 µs."""
     config = LoggingConfig.model_validate(context._deployment_config.logging_config or {})

@@ -9,20 +9,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from rayserve_app.errors import ConfigurationError
-from rayserve_app.protocol_settings import ProtocolSettings
-from rayserve_app.section import Section
+from rayserve_app.protocol_settings import ProtocolNames, ProtocolSettings
+from rayserve_app.protocols import PROTOCOLS
+from rayserve_app.section import Section, parse_section
 
 InputType = Literal[
     "bytes", "string", "integers", "floats", "doubles", "image", "tensor", "tensors", "request"
@@ -182,7 +180,7 @@ class ModelSettings(Section):
     limits: LimitSettings = LimitSettings()
     threads: ThreadSettings = ThreadSettings()
     deadline: DeadlineSettings = DeadlineSettings()
-    protocols: tuple[str, ...] = ("clipper", "sagemaker")
+    protocols: ProtocolNames = tuple(PROTOCOLS)
     """The protocols spoken under the model's prefix. Where two claim one path, the first answers,
     and the next one what that declines."""
     protocol_settings: ProtocolSettings = ProtocolSettings()
@@ -217,39 +215,4 @@ def parse_settings(settings_type: type[SettingsT], args: Mapping[str, Any]) -> S
     Raises:
         ConfigurationError: the first fault found, with the key's path.
     """
-    if set(args) != {"model"}:
-        raise ConfigurationError(
-            "The application's arguments", expected="`model`", got=repr(list(args)), path="args"
-        )
-    try:
-        return settings_type.model_validate(args["model"])
-    except ValidationError as exc:
-        raise _first_fault(settings_type, exc) from exc
-
-
-def _first_fault(settings_type: type[BaseModel], exc: ValidationError) -> ConfigurationError:
-    fault = exc.errors(include_url=False)[0]
-    keys = [str(part) for part in fault["loc"]]
-    steps = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"])
-    path = f"args.model{''.join(steps)}"
-    if fault["type"] == "extra_forbidden":
-        known = ", ".join(sorted(_fields_at(settings_type, keys[:-1])))
-        return ConfigurationError(f"Unknown key {keys[-1]!r}", path=path, remedy=f"Known: {known}")
-    if fault["type"] == "missing":
-        return ConfigurationError(f"Missing key {keys[-1]!r}", path=path)
-    problem = fault["msg"].removeprefix("Value error, ")
-    return ConfigurationError(problem, got=repr(fault["input"]), path=path)
-
-
-def _fields_at(settings_type: type[BaseModel], keys: list[str]) -> list[str]:
-    """Return the known keys of the section that a path of keys leads to."""
-    section = settings_type
-    for key in keys:
-        annotation = section.model_fields[key].annotation
-        # An optional section is a union with None.
-        kinds = [kind for kind in get_args(annotation) or (annotation,) if isinstance(kind, type)]
-        sections = [kind for kind in kinds if issubclass(kind, BaseModel)]
-        if not sections:
-            return []
-        section = sections[0]
-    return list(section.model_fields)
+    return parse_section(settings_type, args, "model")

@@ -1,0 +1,1 @@
+"""The gateway: un-prefixed paths, forwarded to the replicas of the model that they name."""

@@ -1,0 +1,214 @@
+"""The ASGI app of a gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from starlette.types import Message, Receive, Scope, Send
+
+from rayserve_app import pages
+from rayserve_app.codecs import json
+from rayserve_app.errors import (
+    DecodeError,
+    ModelNotFound,
+    RequestTooLarge,
+    ServingError,
+    Unavailable,
+)
+from rayserve_app.gateway.forwarding import MARK, ClientLeft, Forwarder, Upload
+from rayserve_app.gateway.merging import Answer, merge_answers
+from rayserve_app.gateway.replicas import Connections, Directory, ServedModel
+from rayserve_app.gateway.routes import Choice, Destination, create_router
+from rayserve_app.gateway.settings import GatewaySettings
+from rayserve_app.http import Response, retry_headers, status_of
+from rayserve_app.ingress import CLIENT_HEADERS
+from rayserve_app.types import Buffer
+
+INLINE_BYTES: Final = 1 << 16
+
+JSON: Final = "application/json"
+
+READ_TYPES: Final = (b"application/json", b"application/x-amz-json")
+
+
+class Gateway:
+    """Forwards each request to the model that it is for."""
+
+    def __init__(self, settings: GatewaySettings, directory: Directory) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._router = create_router(settings)
+        self.connections = Connections()
+        self._forwarder = Forwarder(self.connections)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1003})
+        else:
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        method = scope["method"]
+        claims = self._router.find(path)
+        claimants = claims.get("GET" if method == "HEAD" else method)
+        with_body = method != "HEAD"
+        headers = _headers(scope)
+        if MARK in headers:
+            response = _error(508, "This request has been forwarded already: it would loop")
+        elif path == "/" and method in ("GET", "HEAD"):
+            response = self._list(headers)
+        elif claimants:
+            destination, params = claimants[0]
+            try:
+                await self._follow(destination, params, path, scope, receive, send)
+            except ClientLeft:
+                return
+            except ServingError as exc:
+                response = _refusal(exc)
+            else:
+                return
+        elif claims:
+            known = ", ".join(sorted(claims))
+            response = _error(405, f"No {method} here, only {known}")
+            response.headers["allow"] = known
+        else:
+            response = _error(404, f"No such path {path!r}; known: {', '.join(self._router.paths)}")
+        await response.send(send, takes_views=False, with_body=with_body)
+
+    async def _follow(
+        self,
+        destination: Destination,
+        params: Mapping[str, str],
+        path: str,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        upload = Upload(receive)
+        await upload.next()
+        if destination.choice is Choice.ALL:
+            answer = await self._ask_all(path, scope, upload)
+            response = Response(answer.body, status=answer.status, media_type=answer.media_type)
+            await response.send(send, takes_views=False, with_body=scope["method"] != "HEAD")
+            return
+        if destination.choice is Choice.NAMED:
+            name: str | None = params["model"]
+        elif destination.choice is Choice.READ:
+            name = await self._read_name(_headers(scope), upload)
+        else:
+            name = None
+        model = self._find(name, destination.protocol)
+        if path == f"/{name}/predict":
+            path = "/predict"
+        await self._forwarder.send(scope, model.prefix + path, upload, send, model)
+
+    def _find(self, name: str | None, protocol: str) -> ServedModel:
+        name = name or self._settings.default_for(protocol)
+        if name is not None:
+            return self._directory.find(name)
+        models = list(self._directory)
+        if len(models) != 1:
+            raise ModelNotFound(
+                "This path names no model, and there is no default one",
+                expected="a path with one of " + ", ".join(model.name for model in models),
+                remedy="Or set args.gateway.default_model",
+            )
+        return models[0]
+
+    async def _read_name(self, headers: Mapping[bytes, bytes], upload: Upload) -> str | None:
+        """Return the model that a JSON body names; None if it names none."""
+        if not headers.get(b"content-type", b"").startswith(READ_TYPES):
+            return None
+        most = int(self._settings.max_read_mb * 1e6)
+        while not upload.is_whole:
+            await upload.next()
+            if upload.size > most:
+                raise RequestTooLarge(
+                    "The body is too large", expected=f"at most {most} bytes", got="more"
+                )
+        body = upload.start()
+        key = "EndpointName" if b"x-amz-target" in headers else "model_name"
+        if len(body) > INLINE_BYTES:
+            return await asyncio.to_thread(_name_in, body, key)
+        return _name_in(body, key)
+
+    async def _ask_all(self, path: str, scope: Scope, upload: Upload) -> Answer:
+        while not upload.is_whole:
+            await upload.next()
+        models = [model for model in self._directory if model.is_ready]
+        if not models:
+            raise Unavailable("No model has a replica at the moment")
+        asked = [self._ask(model, path, scope, upload) for model in models]
+        return merge_answers(await asyncio.gather(*asked))
+
+    async def _ask(self, model: ServedModel, path: str, scope: Scope, upload: Upload) -> Answer:
+        collector = _Collector()
+        await self._forwarder.send(scope, model.prefix + path, upload, collector.send, model)
+        return collector.answer()
+
+    def _list(self, headers: Mapping[bytes, bytes]) -> Response:
+        """Answer browsers with a page of the models, programs with JSON."""
+        models = list(self._directory)
+        if pages.is_wanted(headers.get(b"accept", b"").decode("latin-1")):
+            rows = [pages.ModelLink(each.name, each.prefix, each.is_ready) for each in models]
+            return Response(pages.model_list(rows), media_type=pages.MEDIA_TYPE)
+        listed = [
+            {"name": each.name, "path": each.prefix, "ready": each.is_ready} for each in models
+        ]
+        document = {"models": listed, "protocols": list(self._settings.protocols)}
+        return Response(json.encode(document), media_type=JSON)
+
+
+class _Collector:
+    """Takes an answer instead of a client."""
+
+    def __init__(self) -> None:
+        self._status = 0
+        self._media_type: str | None = None
+        self._body = bytearray()
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            media_type = dict(message["headers"]).get(b"content-type")
+            self._media_type = media_type and media_type.decode("latin-1")
+        else:
+            self._body += message.get("body", b"")
+
+    def answer(self) -> Answer:
+        return Answer(self._status, self._media_type, bytes(self._body))
+
+
+def _headers(scope: Scope) -> dict[bytes, bytes]:
+    return dict(scope.get(CLIENT_HEADERS) or scope["headers"])
+
+
+def _name_in(body: Buffer, key: str) -> str | None:
+    try:
+        name = json.decode_object(body).get(key)
+    except DecodeError:
+        return None  # whoever gets it says what is wrong with it
+    return name if isinstance(name, str) else None
+
+
+def _refusal(error: ServingError) -> Response:
+    response = _error(status_of(error), str(error))
+    response.headers.update(retry_headers(error))
+    return response
+
+
+def _error(status: int, text: str) -> Response:
+    return Response(json.encode({"error": text}), status=status, media_type=JSON)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,262 @@
+"""Forwards one request to a replica, and its answer back, both as they come.
+
+A prediction may be repeated safely: a request whose replica is lost before it answers goes once to
+another one, if nothing of its body had been sent or all of it is still at hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, NamedTuple
+from urllib.parse import quote
+
+from starlette.types import Receive, Scope, Send
+
+from rayserve_app.errors import ModelNotReady
+from rayserve_app.gateway.connection import Connection, Header, ReplicaLost
+from rayserve_app.gateway.replicas import Address, Connections, ServedModel
+from rayserve_app.ingress import CLIENT_HEADERS
+from rayserve_app.types import Buffer
+
+MARK: Final = b"x-rayserve-forwarded"
+"""The header of a forwarded request, which no gateway forwards again."""
+
+MAX_KEPT_BYTES: Final = 1_000_000
+"""Of a body, to be sent again if its replica is lost."""
+
+MAX_ATTEMPTS: Final = 2
+
+WATCH_AFTER_S: Final = 0.05
+"""Most answers come sooner: only then it is worth looking whether the client is still there."""
+
+# RFC 9110, section 7.6.1; `Expect` has been answered by this server already.
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"expect",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+
+# What may stand in a path as it is (RFC 3986, section 3.3).
+SAFE: Final = "/:@!$&'()*+,;=~"
+
+
+class ClientLeft(Exception):
+    """There is nobody to answer."""
+
+
+class AnswerCut(Exception):
+    """The replica was lost within its answer, of which the client has a part."""
+
+
+class Upload:
+    """The body of a request on its way; a small one can be sent once more."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._kept: list[Buffer] | None = []
+        self.size = 0
+        """Bytes that have come."""
+        self.is_whole = False
+        """Whether its end has come."""
+
+    async def next(self) -> Buffer:
+        """Return the next piece.
+
+        Raises:
+            ClientLeft: it will not come.
+        """
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        piece: Buffer = message.get("body", b"")
+        self.is_whole = not message.get("more_body", False)
+        self.size += len(piece)
+        if self._kept is not None:
+            self._kept.append(piece)
+        return piece
+
+    async def wait_for_disconnect(self) -> None:
+        """Return when the client has left; call it after the body's end."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    @property
+    def can_restart(self) -> bool:
+        """Whether all that has come can be sent again."""
+        return self._kept is not None
+
+    def start(self) -> Buffer:
+        """Return all that has come, which is to be sent at first, or once more."""
+        assert self._kept is not None
+        return self._kept[0] if len(self._kept) == 1 else b"".join(self._kept)
+
+    def forget_if_large(self) -> None:
+        """Keep no more of what has been sent if it is too much."""
+        if self.size > MAX_KEPT_BYTES:
+            self._kept = None
+
+
+class Forwarder:
+    """Forwards requests over connections that it keeps."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    async def forward(self, scope: Scope, receive: Receive, send: Send, model: ServedModel) -> None:
+        """Answer a request as the model does at the same path below its prefix."""
+        upload = Upload(receive)
+        await upload.next()
+        path = model.prefix + scope["path"].removeprefix(scope.get("root_path", ""))
+        await self.send(scope, path, upload, send, model)
+
+    async def send(
+        self, scope: Scope, path: str, upload: Upload, send: Send, model: ServedModel
+    ) -> None:
+        """Answer a request as one of the model's replicas does.
+
+        Args:
+            path: what to ask the replica for, decoded.
+            upload: the body, of which the first piece has come.
+        Raises:
+            ModelNotReady: there is no replica, or those that were asked were lost.
+            AnswerCut, ClientLeft: there is no way to go on.
+        """
+        request = _request(scope, path, upload)
+        lost: list[Address] = []
+        while True:
+            address = self._connections.choose(model, without=lost)
+            try:
+                lease = await self._connections.take(address)
+                try:
+                    return await _Exchange(lease.connection, upload, send).run(request)
+                finally:
+                    self._connections.give_back(lease)
+            except ReplicaLost as exc:
+                # Others that were opened at the same time are likely to be lost as well.
+                self._connections.drop_idle(address)
+                lost.append(address)
+                if len(lost) == MAX_ATTEMPTS or not upload.can_restart:
+                    raise ModelNotReady(f"A replica of model {model.name!r} was lost") from exc
+
+
+class _Request(NamedTuple):
+    """What is sent before the body, and how the body is sent."""
+
+    head: bytes
+    is_chunked: bool
+    has_answer_body: bool
+
+
+def _request(scope: Scope, path: str, upload: Upload) -> _Request:
+    headers: list[Header] = scope.get(CLIENT_HEADERS) or scope["headers"]
+    target = quote(path, safe=SAFE).encode()
+    if query := scope.get("query_string", b""):
+        target += b"?" + query
+    lines = [b"%s %s HTTP/1.1" % (scope["method"].encode(), target)]
+    lines += [b"%s: %s" % header for header in headers if header[0] not in HOP_BY_HOP]
+    has_length = any(name == b"content-length" for name, _ in headers)
+    is_chunked = not has_length and not upload.is_whole
+    if is_chunked:
+        lines.append(b"transfer-encoding: chunked")
+    elif not has_length and upload.size:
+        lines.append(b"content-length: %d" % upload.size)
+    lines.append(MARK + b": 1\r\n\r\n")
+    return _Request(b"\r\n".join(lines), is_chunked, scope["method"] != "HEAD")
+
+
+class _Exchange:
+    """One request over one connection."""
+
+    def __init__(self, connection: Connection, upload: Upload, send: Send) -> None:
+        self._connection = connection
+        self._upload = upload
+        self._send = send
+        self._attending: asyncio.Task[None] | None = None
+        self._has_client = True
+        self._is_sent = upload.is_whole
+
+    async def run(self, request: _Request) -> None:
+        """Send the request, and send on the answer."""
+        task = asyncio.current_task()
+        assert task is not None
+        is_chunked = request.is_chunked
+        upload, connection = self._upload, self._connection
+        first = upload.start()
+        connection.send(
+            request.head,
+            _chunk(first) if is_chunked else first,
+            has_body=request.has_answer_body,
+        )
+        upload.forget_if_large()
+        timer = asyncio.get_running_loop().call_later(
+            WATCH_AFTER_S if upload.is_whole else 0, self._start_attending, task, is_chunked
+        )
+        try:
+            await self._answer()
+        except asyncio.CancelledError:
+            if self._has_client or task.uncancel():
+                raise
+            raise ClientLeft from None
+        finally:
+            timer.cancel()
+            if self._attending is not None:
+                self._attending.cancel()
+            if not self._is_sent:
+                connection.close()
+
+    async def _answer(self) -> None:
+        connection = self._connection
+        head = await connection.head()
+        headers = [header for header in head.headers if header[0] not in HOP_BY_HOP]
+        start = {"type": "http.response.start", "status": head.status, "headers": headers}
+        await self._send(start)
+        is_last = False
+        while not is_last:
+            try:
+                data = await connection.read()
+            except ReplicaLost as exc:
+                raise AnswerCut from exc
+            is_last = connection.is_complete
+            body = {"type": "http.response.body", "body": data, "more_body": not is_last}
+            await self._send(body)
+
+    def _start_attending(self, answering: asyncio.Task[None], is_chunked: bool) -> None:
+        self._attending = asyncio.ensure_future(self._attend(answering, is_chunked))
+
+    async def _attend(self, answering: asyncio.Task[None], is_chunked: bool) -> None:
+        """Send the rest of the body, then wait for the client to leave."""
+        try:
+            if not self._upload.is_whole:
+                await self._send_rest(is_chunked)
+            await self._upload.wait_for_disconnect()
+        except ReplicaLost:
+            return  # who waits for the answer is told as well
+        except ClientLeft:
+            pass
+        self._has_client = False
+        answering.cancel()
+
+    async def _send_rest(self, is_chunked: bool) -> None:
+        while not self._upload.is_whole:
+            piece = await self._upload.next()
+            if piece:
+                await self._connection.write(_chunk(piece) if is_chunked else piece)
+            self._upload.forget_if_large()
+        if is_chunked:
+            await self._connection.write(b"0\r\n\r\n")
+        self._is_sent = True
+
+
+def _chunk(piece: Buffer) -> Buffer:
+    """Return a piece as a chunk of its own (RFC 9112, section 7.1); an empty one would be the
+    end."""
+    return b"".join((b"%x\r\n" % len(piece), piece, b"\r\n")) if piece else b""

@@ -1,0 +1,151 @@
+"""Which models there are, where their replicas listen, and connections to them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from itertools import count
+from typing import Final, NamedTuple
+
+from rayserve_app.errors import ModelNotFound, ModelNotReady
+from rayserve_app.gateway.connection import Connection, ReplicaLost
+
+CONNECT_TIMEOUT_S: Final = 2.0
+
+MAX_IDLE: Final = 128
+"""Connections to one replica that are kept while nobody uses them."""
+
+
+class Address(NamedTuple):
+    """Where one replica listens."""
+
+    host: str
+    port: int
+
+
+class ServedModel(NamedTuple):
+    """One model as Serve runs it."""
+
+    name: str
+    prefix: str
+    """Its application's route prefix, without a final slash."""
+    replicas: tuple[Address, ...]
+    """Where it can be reached: its replicas, or while it has none, what waits for one."""
+    is_ready: bool = True
+    """Whether a replica runs."""
+
+
+class Directory:
+    """The models by name, as Serve last told."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, ServedModel] = {}
+
+    def update(self, models: Iterable[ServedModel]) -> None:
+        """Forget what was known before."""
+        self._models = {model.name: model for model in models}
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(sorted(self._models.values()))
+
+    def find(self, name: str) -> ServedModel:
+        """Return a model by its name.
+
+        Raises:
+            ModelNotFound: there is none; the sentence lists those that are.
+        """
+        model = self._models.get(name)
+        if model is None:
+            known = ", ".join(sorted(self._models)) or "none"
+            raise ModelNotFound("No such model", expected=f"one of {known}", got=repr(name))
+        return model
+
+
+class Lease(NamedTuple):
+    """A connection to a replica while one exchange has it."""
+
+    address: Address
+    connection: Connection
+
+
+class Connections:
+    """Connections to replicas, kept between exchanges; the next request goes to the replica with
+    the fewest under way."""
+
+    def __init__(self) -> None:
+        self._idle: defaultdict[Address, list[Connection]] = defaultdict(list)
+        self._busy: defaultdict[Address, int] = defaultdict(int)
+        self._turns: dict[Address, int] = {}
+        self._turn = count()
+
+    def choose(self, model: ServedModel, *, without: Collection[Address] = ()) -> Address:
+        """Return the replica for the next request.
+
+        Args:
+            without: replicas to be left out, unless there are no others.
+        Raises:
+            ModelNotReady: the model has no replica.
+        """
+        if not model.replicas:
+            raise ModelNotReady(f"Model {model.name!r} has no replica at the moment")
+        if len(model.replicas) == 1:
+            return model.replicas[0]
+        others = [each for each in model.replicas if each not in without]
+        return min(others or model.replicas, key=self._load)
+
+    async def take(self, address: Address) -> Lease:
+        """Return a connection for one exchange.
+
+        Raises:
+            ReplicaLost: the replica cannot be reached.
+        """
+        self._busy[address] += 1
+        self._turns[address] = next(self._turn)
+        try:
+            return Lease(address, await self._connect(address))
+        except BaseException:
+            self._busy[address] -= 1
+            raise
+
+    def give_back(self, lease: Lease) -> None:
+        """End an exchange; the connection is kept if it can carry another one."""
+        self._busy[lease.address] -= 1
+        idle = self._idle[lease.address]
+        if lease.connection.is_reusable and len(idle) < MAX_IDLE:
+            idle.append(lease.connection)
+        else:
+            lease.connection.close()
+
+    def keep_only(self, addresses: Collection[Address]) -> None:
+        """Close the idle connections to all replicas but these."""
+        for address in self._idle.keys() - set(addresses):
+            self.drop_idle(address)
+            self._busy.pop(address, None)
+            self._turns.pop(address, None)
+
+    def drop_idle(self, address: Address) -> None:
+        """Close the idle connections to a replica."""
+        for connection in self._idle.pop(address, ()):
+            connection.close()
+
+    def close(self) -> None:
+        self.keep_only(())
+
+    def _load(self, address: Address) -> tuple[int, int]:
+        """Requests under way, and of equals who has waited longest for one."""
+        return self._busy.get(address, 0), self._turns.get(address, -1)
+
+    async def _connect(self, address: Address) -> Connection:
+        idle = self._idle[address]
+        while idle:
+            connection = idle.pop()
+            if connection.is_open:
+                return connection
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                _, connection = await loop.create_connection(Connection, *address)
+        except (OSError, TimeoutError) as exc:
+            raise ReplicaLost(f"{address.host}:{address.port}: {exc}") from exc
+        return connection

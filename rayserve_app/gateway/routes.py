@@ -1,0 +1,71 @@
+"""Which paths the gateway serves, and how each tells the model it is for."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final, NamedTuple
+
+from rayserve_app.gateway.settings import GatewaySettings
+from rayserve_app.importing import import_from_string
+from rayserve_app.protocols import PROTOCOLS
+from rayserve_app.protocols.protocol import Route
+from rayserve_app.routing import Router
+
+
+class Choice(Enum):
+    """How a request tells its model."""
+
+    NAMED = "its path has the name"
+    READ = "its JSON body has the name"
+    DEFAULT = "it does not: the protocol's default model"
+    ALL = "it asks all of them"
+
+
+class Destination(NamedTuple):
+    """Where a path leads to."""
+
+    protocol: str
+    choice: Choice
+
+
+ALL_MODELS: Final = frozenset(
+    {
+        ("GET", "/health"),
+        ("GET", "/metrics"),
+        ("GET", "/models"),
+        ("GET", "/v1/models"),
+        ("GET", "/v2"),
+        ("GET", "/v2/health/live"),
+        ("GET", "/v2/health/ready"),
+        ("GET", "/v2/models/stats"),
+        ("POST", "/v2/repository/index"),
+    }
+)
+"""Paths that speak of a whole server."""
+
+READ: Final = frozenset({("POST", "/"), ("POST", "/models")})
+"""Paths whose JSON has the model's name."""
+
+NAMED_BY_PREFIX: Final = (("clipper", Route("POST", "/{model}/predict", "predict")),)
+"""Paths that are a model's prefix and one of its paths, for models whose prefix is another."""
+
+
+def create_router(settings: GatewaySettings) -> Router[Destination]:
+    """Return the router of all paths of the gateway's protocols, but `GET /`."""
+    router: Router[Destination] = Router()
+    for protocol in settings.protocols:
+        for route in import_from_string(PROTOCOLS[protocol]).ROUTES:
+            if (route.method, route.path) != ("GET", "/"):
+                router.add(route.method, route.path, Destination(protocol, _choice(route)))
+    for protocol, route in NAMED_BY_PREFIX:
+        if protocol in settings.protocols:
+            router.add(route.method, route.path, Destination(protocol, Choice.NAMED))
+    return router
+
+
+def _choice(route: Route) -> Choice:
+    if "{model}" in route.path:
+        return Choice.NAMED
+    if (route.method, route.path) in ALL_MODELS:
+        return Choice.ALL
+    return Choice.READ if (route.method, route.path) in READ else Choice.DEFAULT

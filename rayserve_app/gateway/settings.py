@@ -1,0 +1,28 @@
+"""What stands under `args` of a gateway in the YAML."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from rayserve_app.protocol_settings import ProtocolNames
+from rayserve_app.protocols import PROTOCOLS
+from rayserve_app.section import Section
+
+
+class GatewaySettings(Section):
+    """One gateway: the protocols whose un-prefixed paths it serves."""
+
+    protocols: ProtocolNames = tuple(PROTOCOLS)
+    """Where two claim one path, the first one's default model gets it."""
+    default_model: str | dict[str, str] = Field(default_factory=dict)
+    """The model that paths without a name mean: for all protocols, or by protocol."""
+    max_read_mb: Annotated[float, Field(gt=0, le=256)] = 64
+    """The largest JSON body that is read for the name of the model in it."""
+
+    def default_for(self, protocol: str) -> str | None:
+        """Return the name of the model for a path of the protocol that names none."""
+        if isinstance(self.default_model, str):
+            return self.default_model
+        return self.default_model.get(protocol)

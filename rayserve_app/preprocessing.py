@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 
@@ -15,7 +16,12 @@ MAX_SIDE_RATIO = 32
 """Of an image whose short side is enlarged: the long one follows, and a line of one pixel would
 fill the memory."""
 
-Step = Callable[[Array], Array]
+REDUCED_RATIO: Final = 2
+"""A JPEG decoded at a reduced size keeps at least so many times the sides that it is resized to.
+It is also the ratio that Pillow's `thumbnail` keeps, `reducing_gap`."""
+
+Extent = tuple[float, float]
+"""Height and width of an image in its pixels, whose last may lie beyond its edge in part."""
 
 
 class Preprocessing:
@@ -23,13 +29,18 @@ class Preprocessing:
     mean and standard deviation, layout."""
 
     def __init__(self, settings: InputSettings) -> None:
-        self._steps = _steps(settings)
         self._size = settings.size
+        self._short_side = settings.short_side
+        self._method = settings.interpolation
+        self._recolor = _COLORS[settings.color]
         self._channels = 1 if settings.color == "gray" else 3
         self._is_planar = settings.layout == "CHW"
         self._affine: tuple[Array, Array] | None = None
         if (settings.scale, settings.mean, settings.std) != (None, None, None):
             self._affine = _affine(settings)
+        self._may_reduce = settings.reduced_decode == "always" or (
+            settings.reduced_decode == "auto" and settings.interpolation == "area"
+        )
         self.dtype = np.dtype(np.uint8 if self._affine is None else np.float32)
 
     @property
@@ -37,11 +48,29 @@ class Preprocessing:
         """The shape of all results, (H, W, C) or (C, H, W); None if it follows the image's."""
         return None if self._size is None else self._shape(*self._size)
 
-    def __call__(self, pixels: Array, out: Array | None = None) -> Array:
+    @property
+    def least_size(self) -> tuple[int, int] | None:
+        """The least height and width at which an image may be decoded; None: only in full."""
+        if self._size is None or not self._may_reduce:
+            return None
+        height, width = (self._short_side,) * 2 if self._short_side else self._size
+        return REDUCED_RATIO * height, REDUCED_RATIO * width
+
+    def __call__(
+        self, pixels: Array, out: Array | None = None, extent: Extent | None = None
+    ) -> Array:
         """Map (H, W, 3) uint8 RGB 0..255 to the model's array: (H, W, C) or (C, H, W), uint8 or
-        float32; into `out`, if there is one."""
-        for step in self._steps:
-            pixels = step(pixels)
+        float32.
+
+        Args:
+            out: where to put the result. Without it, the result may be the very pixels, if they
+                are writable and nothing is left to do.
+            extent: of an image decoded at a reduced size, no less than `least_size`.
+        """
+        pixels = self._recolor(self._resize(pixels, extent))
+        is_plain = self._affine is None and not self._is_planar
+        if is_plain and (pixels is out or (out is None and _is_own(pixels))):
+            return pixels
         if out is None:
             out = buffers.empty(self._shape(*pixels.shape[:2]), self.dtype)
         target = out.transpose(1, 2, 0) if self._is_planar else out
@@ -57,21 +86,17 @@ class Preprocessing:
         channels = self._channels
         return (channels, height, width) if self._is_planar else (height, width, channels)
 
+    def _resize(self, pixels: Array, extent: Extent | None) -> Array:
+        if self._size is None:
+            return pixels
+        if self._short_side is None:
+            return resize(pixels, self._size, self._method, extent)
+        pixels = resize_short_side(pixels, self._short_side, self._method, extent)
+        return crop_centre(pixels, self._size, self._method)
 
-def _steps(settings: InputSettings) -> list[Step]:
-    steps: list[Step] = []
-    size, method = settings.size, settings.interpolation
-    if settings.short_side is not None and size is not None:
-        short_side = settings.short_side
-        steps.append(lambda pixels: resize_short_side(pixels, short_side, method))
-        steps.append(lambda pixels: crop_centre(pixels, size, method))
-    elif size is not None:
-        steps.append(lambda pixels: resize(pixels, size, method))
-    if settings.color == "BGR":
-        steps.append(lambda pixels: pixels[:, :, ::-1])
-    elif settings.color == "gray":
-        steps.append(to_gray)
-    return steps
+
+def _is_own(pixels: Array) -> bool:
+    return pixels.flags.c_contiguous and pixels.flags.writeable
 
 
 def _affine(settings: InputSettings) -> tuple[Array, Array]:
@@ -100,15 +125,32 @@ def _scale_rows(pixels: Array, factor: Array, offset: Array, out: Array) -> None
 
 def _scale_planes(pixels: Array, factor: Array, offset: Array, out: Array) -> None:
     """Write the same where each channel of `out`, (H, W, C), is a plane of its own."""
-    for channel in range(pixels.shape[2]):
-        plane = out[:, :, channel]
-        np.multiply(pixels[:, :, channel], factor[channel], out=plane, dtype=np.float32)
-        if offset[channel]:
-            plane += offset[channel]
+    import cv2
+
+    for channel, plane in enumerate(cv2.split(pixels)):
+        # In one pass, where numpy takes two and strides over the other channels.
+        cv2.addWeighted(
+            plane,
+            float(factor[channel]),
+            plane,
+            0,
+            float(offset[channel]),
+            dst=out[:, :, channel],
+            dtype=cv2.CV_32F,
+        )
 
 
-def resize(pixels: Array, size: tuple[int, int], method: Interpolation = "area") -> Array:
-    """Return (H, W, C) pixels at (height, width); `area` is bilinear unless both sides shrink."""
+def resize(
+    pixels: Array,
+    size: tuple[int, int],
+    method: Interpolation = "area",
+    extent: Extent | None = None,
+) -> Array:
+    """Return (H, W, C) pixels at (height, width); `area` is bilinear unless both sides shrink.
+
+    Args:
+        extent: of an image decoded at a reduced size, at least twice `size`.
+    """
     height, width = size
     if pixels.shape[:2] == (height, width):
         return pixels
@@ -127,29 +169,40 @@ def resize(pixels: Array, size: tuple[int, int], method: Interpolation = "area")
     # OpenCV's own, which all other builds and MXNet have. The switch is this thread's alone.
     uses_ipp = cv2.ipp.useIPP()
     cv2.ipp.setUseIPP(uses_ipp and method != "cubic")
+    dsize: tuple[int, int] | None = (width, height)
+    fx = fy = 0.0
+    if extent is not None and extent != pixels.shape[:2]:
+        # By these OpenCV maps the extent, not the pixels, and rounding them it finds the size.
+        dsize, fx, fy = None, width / extent[1], height / extent[0]
     try:
-        resized: Array = cv2.resize(pixels, (width, height), interpolation=methods[method])
+        resized = cv2.resize(pixels, dsize, fx=fx, fy=fy, interpolation=methods[method])
     finally:
         cv2.ipp.setUseIPP(uses_ipp)
     return resized
 
 
-def resize_short_side(pixels: Array, short_side: int, method: Interpolation = "area") -> Array:
+def resize_short_side(
+    pixels: Array, short_side: int, method: Interpolation = "area", extent: Extent | None = None
+) -> Array:
     """Return the pixels with their short side at `short_side`, the other in proportion.
 
+    Args:
+        extent: of an image decoded at a reduced size, its short side at least twice `short_side`.
     Raises:
         ShapeMismatch: sides of more than MAX_SIDE_RATIO to 1.
     """
-    height, width = pixels.shape[:2]
+    height, width = extent or pixels.shape[:2]
     if max(height, width) > MAX_SIDE_RATIO * min(height, width):
         raise ShapeMismatch(
             "The image is too narrow",
             expected=f"sides of at most {MAX_SIDE_RATIO} to 1",
-            got=f"{width} x {height} pixels",
+            got=f"{max(height, width) / min(height, width):.1f} to 1",
         )
     if height < width:
-        return resize(pixels, (short_side, short_side * width // height), method)
-    return resize(pixels, (short_side * height // width, short_side), method)
+        size = (short_side, int(short_side * width // height))
+    else:
+        size = (int(short_side * height // width), short_side)
+    return resize(pixels, size, method, extent)
 
 
 def crop_centre(pixels: Array, size: tuple[int, int], method: Interpolation = "area") -> Array:
@@ -169,3 +222,18 @@ def to_gray(pixels: Array) -> Array:
     luma = pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     gray: Array = np.rint(luma).astype(np.uint8)[:, :, None]
     return gray
+
+
+def to_bgr(pixels: Array) -> Array:
+    """Return the channels in reverse order, contiguous."""
+    import cv2
+
+    reverse: Array = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    return reverse
+
+
+_COLORS: Final[dict[str, Callable[[Array], Array]]] = {
+    "RGB": lambda pixels: pixels,
+    "BGR": to_bgr,
+    "gray": to_gray,
+}

@@ -165,3 +165,103 @@ def test_the_callers_pixels_stay_and_the_result_is_contiguous(settings: dict[str
     before = PHOTO.copy()
     assert preprocess(**settings).flags.c_contiguous
     np.testing.assert_array_equal(PHOTO, before)
+
+
+def test_pixels_that_need_nothing_are_the_result_itself() -> None:
+    own = PHOTO.copy()
+    plain = Preprocessing(InputSettings(type="image", size=(120, 160)))
+    assert plain(own) is own
+    assert plain(own, own) is own
+    own.flags.writeable = False
+    assert plain(own) is not own
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"size": [60, 80]},
+        {"size": [60, 60], "resize": "short_side_crop", "short_side": 90},
+        {"color": "BGR"},
+        {"color": "gray", "scale": 0.5},
+        {"layout": "CHW"},
+        {"layout": "CHW", "mean": MEAN, "std": STD},
+        {"layout": "CHW", "color": "gray", "mean": [1, 2, 3]},
+        {"mean": MEAN, "std": STD},
+    ],
+)
+def test_a_batch_is_filled_in_place(settings: dict[str, Any]) -> None:
+    expected = preprocess(**settings)
+    batch = np.zeros((3, *expected.shape), expected.dtype)
+    function = Preprocessing(InputSettings.model_validate({"type": "image"} | settings))
+    assert function(PHOTO, batch[1]).base is batch
+    np.testing.assert_array_equal(batch[1], expected, strict=True)
+    assert not batch[::2].any()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"layout": "CHW"}, {"color": "BGR"}, {"layout": "CHW", "color": "BGR"}]
+)
+def test_pixels_of_the_results_shape_may_lie_where_the_result_goes(
+    settings: dict[str, Any],
+) -> None:
+    square = PHOTO[:3, :3].copy()
+    expected = preprocess(square, **settings).copy()
+    function = Preprocessing(InputSettings.model_validate({"type": "image"} | settings))
+    np.testing.assert_array_equal(function(square, square), expected)
+
+
+@pytest.mark.parametrize("layout", ["HWC", "CHW"])
+def test_grey_arrays_of_one_channel_seen_as_three(layout: str) -> None:
+    seen = np.broadcast_to(PHOTO[:, :, :1], PHOTO.shape)
+    for settings in ({"scale": 0.5}, {"color": "BGR"}, {"size": [60, 80]}, {"mean": MEAN}):
+        np.testing.assert_array_equal(
+            preprocess(seen, layout=layout, **settings),
+            preprocess(seen.copy(), layout=layout, **settings),
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "least_size"),
+    [
+        ({}, None),
+        ({"size": [224, 320]}, (448, 640)),
+        ({"size": [224, 200], "resize": "short_side_crop", "short_side": 256}, (512, 512)),
+        ({"size": [224, 224], "reduced_decode": "never"}, None),
+        ({"size": [224, 224], "interpolation": "cubic"}, None),
+        ({"size": [224, 224], "interpolation": "nearest"}, None),
+        ({"size": [224, 224], "interpolation": "cubic", "reduced_decode": "always"}, (448, 448)),
+    ],
+)
+def test_images_keep_twice_the_size_that_they_are_resized_to(
+    settings: dict[str, Any], least_size: tuple[int, int] | None
+) -> None:
+    function = Preprocessing(InputSettings.model_validate({"type": "image"} | settings))
+    assert function.least_size == least_size
+
+
+def test_always_to_reduce_needs_a_size() -> None:
+    with pytest.raises(ValueError, match="'reduced_decode' needs 'size'"):
+        InputSettings(type="image", reduced_decode="always")
+
+
+@pytest.mark.parametrize("method", ["area", "linear", "cubic", "lanczos"])
+@pytest.mark.parametrize("by", [2, 4, 8])
+@pytest.mark.parametrize("rows", [(8, 1), (8, 5), (9, 7)])
+def test_a_row_beyond_the_edge_does_not_shift_a_reduced_image(
+    method: str, by: int, rows: tuple[int, int]
+) -> None:
+    """A slope of brightness, averaged over blocks, is the same slope: its middle stays its
+    middle."""
+    height, width = (int(side * 8 + more) for side, more in ((20, rows[0]), (30, rows[1])))
+    y, x = np.mgrid[: -(-height // by), : -(-width // by)]
+    slope = ((y + 0.5) * by / height * 120 + (x + 0.5) * by / width * 120)[..., None]
+    size = [height // by // 2, width // by // 2]
+    pixels = np.rint(np.repeat(slope, 3, axis=2)).astype(np.uint8)
+    function = Preprocessing(
+        InputSettings(type="image", size=size, interpolation=method, reduced_decode="always")
+    )
+    actual = function(pixels, extent=(height / by, width / by))
+    y, x = np.mgrid[: size[0], : size[1]]
+    expected = (y + 0.5) / size[0] * 120 + (x + 0.5) / size[1] * 120
+    np.testing.assert_allclose(actual[1:-1, 1:-1, 0], expected[1:-1, 1:-1], atol=1.25)

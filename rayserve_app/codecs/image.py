@@ -1,14 +1,15 @@
 """Encoded images: JPEG, PNG, WebP, GIF, BMP and TIFF to RGB pixels.
 
 JPEG goes through simplejpeg, the fastest measured, the rest and CMYK through Pillow; both release
-the GIL. Pillow's plug-ins are called by name, so that no other format is ever tried.
+the GIL. Pillow's plug-ins are called by name, so that no other format is ever tried. Only JPEG can
+be decoded at a reduced size, from fewer coefficients of each 8 x 8 block.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
@@ -44,6 +45,8 @@ _UNREADABLE_MODES = {"I": "32-bit or signed integers", "F": "floats"}
 _BMP_RLE = (BmpImageFile.COMPRESSIONS["RLE8"], BmpImageFile.COMPRESSIONS["RLE4"])
 # Each scan of a progressive JPEG passes over the whole image, and takes as few as 15 bytes.
 _MAX_JPEG_SCANS = 64
+# libjpeg has all eighths, but only these are faster than to decode in full.
+_REDUCTIONS: Final = (8, 4, 2)
 
 
 class ImageSize(NamedTuple):
@@ -51,6 +54,18 @@ class ImageSize(NamedTuple):
 
     width: int
     height: int
+
+
+class Picture(NamedTuple):
+    """A decoded image.
+
+    `pixels` are (H, W, 3) uint8, RGB, 0-255, upright. `extent` is the height and width of the
+    image in these pixels: 427 rows decoded at half their size are 213.5, in 214 rows of pixels of
+    which the last is half beyond the image's edge.
+    """
+
+    pixels: Array
+    extent: tuple[float, float]
 
 
 def read_size(data: Buffer) -> ImageSize | None:
@@ -89,6 +104,31 @@ def decode(data: Buffer, *, max_pixels: int) -> Array:
         RequestTooLarge: More than `max_pixels` pixels, nothing has been decoded; or a TIFF, GIF
             or WebP beyond twice Pillow's own MAX_IMAGE_PIXELS.
     """
+    return decode_reduced(data, max_pixels=max_pixels).pixels
+
+
+def decode_reduced(
+    data: Buffer,
+    *,
+    max_pixels: int,
+    least_size: tuple[int, int] | None = None,
+    out: Array | None = None,
+) -> Picture:
+    """Decode as `decode` does, a JPEG at a half, a quarter or an eighth of its size where that
+    leaves it at least `least_size`. One to be turned is reduced only where its sides divide.
+
+    Accuracy: the eight photographs of scikit-image and scikit-learn at quality 92, reduced to at
+    least twice the size that `Preprocessing` then resizes them to by area, differ from those
+    decoded in full by 0.5 of 255 on average; the worst image and size by 2.5 on average and by 15
+    at the 99th percentile. Pillow's and OpenCV's own resizing differ by as much.
+
+    Args:
+        least_size: height and width, upright; None for the full size.
+        out: where to put the pixels if they fit exactly, uint8, and need no turning; then they are
+            `out` itself.
+    Raises:
+        DecodeError, RequestTooLarge: as `decode` does.
+    """
     header = image_header.read(data)
     if header is None:
         raise DecodeError(
@@ -99,8 +139,9 @@ def decode(data: Buffer, *, max_pixels: int) -> Array:
     _refuse_too_large(ImageSize(header.width, header.height), max_pixels)
     try:
         if header.format == "JPEG":
-            return _orient(_decode_jpeg(data, header), header.orientation)
-        return _decode_with_pillow(data, header, max_pixels)
+            return _decode_jpeg(data, header, least_size, out)
+        pixels = _decode_with_pillow(data, header, max_pixels)
+        return Picture(pixels, pixels.shape[:2])
     except (DecodeError, RequestTooLarge):
         raise
     except (DecompressionBombError, DecompressionBombWarning) as exc:
@@ -122,22 +163,65 @@ def _refuse_too_large(size: ImageSize, max_pixels: int) -> None:
         )
 
 
-def _decode_jpeg(data: Buffer, header: Header) -> Array:
+def _decode_jpeg(
+    data: Buffer, header: Header, least_size: tuple[int, int] | None, out: Array | None
+) -> Picture:
     if header.progressive and bytes(data).count(b"\xff\xda") > _MAX_JPEG_SCANS:
         raise DecodeError(
             "the progressive JPEG image has too many scans", expected=f"at most {_MAX_JPEG_SCANS}"
         )
-    if header.components == 4:  # CMYK or YCCK, which libjpeg does not convert to RGB
-        return _decode_jpeg_with_pillow(data)
+    is_turned = header.orientation >= 5
+    size = (header.width, header.height) if is_turned else (header.height, header.width)
+    reduction = 1 if least_size is None else _reduction(size, least_size, header.orientation)
+    pixels = None
+    if header.components != 4:  # CMYK or YCCK, which libjpeg does not convert to RGB
+        pixels = _decode_jpeg_to_rgb(data, header, reduction, out)
+    if pixels is None:
+        pixels, reduction = _decode_jpeg_with_pillow(data), 1
+    extent = (size[0] / reduction, size[1] / reduction)
+    return Picture(_orient(pixels, header.orientation), extent)
+
+
+def _reduction(size: tuple[int, int], least_size: tuple[int, int], orientation: int) -> int:
+    most = min(size[0] / least_size[0], size[1] / least_size[1])
+    for reduction in _REDUCTIONS:
+        # Turning would bring pixels that lie beyond the edge in part to the front.
+        is_whole = size[0] % reduction == size[1] % reduction == 0
+        if reduction <= most and (is_whole or orientation == 1):
+            return reduction
+    return 1
+
+
+def _decode_jpeg_to_rgb(
+    data: Buffer, header: Header, reduction: int, out: Array | None
+) -> Array | None:
+    """Return the pixels as stored; None if Pillow has to try."""
+    height, width = -(-header.height // reduction), -(-header.width // reduction)
+    shape = (height, width, 3)
+    if out is None or header.orientation != 1 or not _fits(out, shape):
+        out = buffers.empty(shape, np.uint8)
     try:
-        space = buffers.empty((header.height, header.width, 3), np.uint8)
-        pixels: Array = simplejpeg.decode_jpeg(data, "RGB", strict=True, buffer=space)
+        pixels = simplejpeg.decode_jpeg(
+            data,
+            "RGB",
+            min_height=height,
+            min_width=width,
+            min_factor=reduction,
+            buffer=out,
+            strict=True,
+        )
     except ValueError as exc:
         # Padding that some cameras write. Pillow lets it pass, but no truncated image.
-        if "extraneous bytes" not in str(exc):
-            raise
-        return _decode_jpeg_with_pillow(data)
-    return pixels
+        if "extraneous bytes" in str(exc):
+            return None
+        raise
+    if pixels.shape != shape:  # what was not written is somebody else's memory
+        raise DecodeError("the JPEG image is not of the size that its header states")
+    return out
+
+
+def _fits(out: Array, shape: tuple[int, ...]) -> bool:
+    return out.shape == shape and out.dtype == np.uint8 and out.flags.c_contiguous
 
 
 def _decode_jpeg_with_pillow(data: Buffer) -> Array:

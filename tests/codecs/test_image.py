@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import timeit
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
+from time import perf_counter
 
 import cv2
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 import skimage.data
 import tifffile
@@ -413,3 +417,127 @@ def test_arbitrary_bytes_raise_invalid_request_at_most(magic: bytes, rest: bytes
     image.read_size(magic + rest)
     with pytest.raises(InvalidRequest):
         image.decode(magic + rest, max_pixels=LIMIT)
+
+
+ASTRONAUT = skimage.data.astronaut()[:429, :510]
+
+
+def turned(orientation: int, pixels: Array = ASTRONAUT, **options: object) -> bytes:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    return by_pillow(pixels, "JPEG", exif=exif, quality=92, **options)
+
+
+def by_draft(data: bytes, size: tuple[int, int]) -> Array:
+    """Decode with Pillow, reduced as far as the result is no smaller than (height, width)."""
+    with PIL.Image.open(io.BytesIO(data)) as picture:
+        picture.draft("RGB", (size[1], size[0]))
+        return np.array(picture)
+
+
+@pytest.mark.parametrize(
+    ("least_size", "extent"),
+    [
+        (None, (429, 510)),
+        ((215, 10), (429, 510)),
+        ((10, 256), (429, 510)),
+        ((214, 255), (214.5, 255)),
+        ((107, 100), (107.25, 127.5)),
+        ((53, 63), (53.625, 63.75)),
+        ((1, 1), (53.625, 63.75)),
+        ((1000, 1), (429, 510)),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_a_jpeg_is_reduced_as_far_as_the_least_size_allows(
+    least_size: tuple[int, int] | None, extent: tuple[float, float], options: dict[str, object]
+) -> None:
+    data = turned(1, **options)
+    picture = image.decode_reduced(data, max_pixels=LIMIT, least_size=least_size)
+    assert picture.extent == extent
+    expected = by_draft(data, (int(extent[0]), int(extent[1])))
+    np.testing.assert_allclose(picture.pixels.astype(int), expected, atol=2)
+    assert picture.pixels.flags.c_contiguous
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_least_size_is_meant_upright(orientation: int) -> None:
+    data = turned(orientation, ASTRONAUT[:424, :504])
+    upright = (504, 424) if orientation >= 5 else (424, 504)
+    for factor, least_size in ((2, (upright[0] // 2, 1)), (1, (upright[0] // 2 + 1, 1))):
+        picture = image.decode_reduced(data, max_pixels=LIMIT, least_size=least_size)
+        assert picture.extent == (upright[0] / factor, upright[1] / factor)
+        stored = by_draft(data, (424 // factor, 504 // factor))
+        with PIL.Image.fromarray(stored) as plain:
+            plain.getexif()[0x0112] = orientation
+            expected = np.asarray(PIL.ImageOps.exif_transpose(plain))
+        np.testing.assert_allclose(picture.pixels.astype(int), expected, atol=2)
+
+
+def test_a_part_of_a_pixel_is_never_turned_to_the_front() -> None:
+    for height, width, extent in ((424, 500, (106, 125)), (424, 502, (212, 251)), (423, 504, None)):
+        data = turned(3, ASTRONAUT[:height, :width])
+        picture = image.decode_reduced(data, max_pixels=LIMIT, least_size=(8, 8))
+        assert picture.extent == (extent or (height, width))
+
+
+def test_only_a_jpeg_that_libjpeg_turns_to_rgb_is_reduced() -> None:
+    cmyk = by_pillow(PIL.Image.fromarray(ASTRONAUT).convert("CMYK"), "JPEG")
+    padded = turned(1)[:-2] + b"\x80" * 99 + b"\xff\xd9"
+    for data in (cmyk, padded, by_pillow(ASTRONAUT, "PNG"), by_pillow(ASTRONAUT, "WEBP")):
+        picture = image.decode_reduced(data, max_pixels=LIMIT, least_size=(1, 1))
+        assert picture.extent == picture.pixels.shape[:2] == (429, 510)
+        np.testing.assert_array_equal(picture.pixels, image.decode(data, max_pixels=LIMIT))
+
+
+def test_a_reduced_image_is_refused_as_a_full_one_is() -> None:
+    with pytest.raises(RequestTooLarge):
+        image.decode_reduced(turned(1), max_pixels=429 * 510 - 1, least_size=(8, 8))
+    for data in (turned(1)[:-99], turned(1, progressive=True)[:-99]):
+        with pytest.raises(DecodeError):
+            image.decode_reduced(data, max_pixels=LIMIT, least_size=(8, 8))
+
+
+def test_pixels_that_fit_are_decoded_in_place() -> None:
+    batch = np.zeros((2, 429, 510, 3), np.uint8)
+    picture = image.decode_reduced(turned(1), max_pixels=LIMIT, out=batch[1])
+    assert picture.pixels.base is batch
+    np.testing.assert_array_equal(batch[1], image.decode(turned(1), max_pixels=LIMIT))
+    assert not batch[0].any()
+
+
+@pytest.mark.parametrize(
+    ("orientation", "out"),
+    [
+        (1, np.zeros((510, 429, 3), np.uint8)),
+        (1, np.zeros((429, 510, 3), np.float32)),
+        (1, np.zeros((429, 510, 6), np.uint8)[:, :, ::2]),
+        (3, np.zeros((429, 510, 3), np.uint8)),
+    ],
+)
+def test_where_pixels_do_not_fit_nothing_is_written(orientation: int, out: Array) -> None:
+    data = turned(orientation)
+    picture = image.decode_reduced(data, max_pixels=LIMIT, out=out)
+    np.testing.assert_array_equal(picture.pixels, image.decode(data, max_pixels=LIMIT))
+    assert not out.any()
+
+
+def test_decoding_leaves_the_interpreter_to_other_threads() -> None:
+    """Threads that never take turns overlap only where they let go of the interpreter."""
+    data = by_pillow(np.tile(ASTRONAUT, (6, 6, 1)), "JPEG")
+    ready = Barrier(2)
+
+    def decode() -> tuple[float, float]:
+        ready.wait(10)
+        start = perf_counter()
+        image.decode(data, max_pixels=10 * LIMIT)
+        return start, perf_counter()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(100)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            first, second = sorted(job.result(60) for job in [pool.submit(decode) for _ in "ab"])
+    finally:
+        sys.setswitchinterval(interval)
+    assert second[0] < first[1]

@@ -83,11 +83,12 @@ class GatewayDeployment(IngressDeployment):
 
     async def _learn(self) -> None:
         async with asyncio.timeout(CONTROLLER_TIMEOUT_S):
-            details, groups, proxies = await asyncio.gather(
+            answers: Any = await asyncio.gather(
                 self._controller.get_serve_instance_details.remote(),
                 self._controller.get_target_groups.remote(from_proxy_manager=True),
                 self._controller.get_target_groups.remote(),
             )
+        details, groups, proxies = answers
         host = details["http_options"].get("host", LOOPBACK)
         here = {ray.util.get_node_ip_address(): LOOPBACK if host in ANY_HOST else host}
         models = served_models(details["applications"], groups, proxies, here)

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from starlette.types import Receive, Scope, Send
 
+from rayserve_app import openapi, pages
 from rayserve_app.codecs import json
 from rayserve_app.errors import BackendError, ServingError
 from rayserve_app.http import BodyBudget, ClientDisconnected, Handler, Request, Response
@@ -52,6 +53,7 @@ class App:
         self._budget = BodyBudget(model.settings.limits)
         self._router: Router[Endpoint] = Router()
         self._router.add("GET", "/", (self._describe, None))
+        self._router.add("GET", "/openapi.json", (self._document, None))
         for protocol in protocols:
             for route in protocol.ROUTES:
                 handler = getattr(protocol, route.handler)
@@ -126,8 +128,24 @@ class App:
             return Response(json.encode({"error": str(error)}), status=500, media_type=_JSON)
         return protocol.render_error(error)
 
-    async def _describe(self, _: Request) -> Response:
-        return Response(json.encode(self._model.describe()), media_type=_JSON)
+    async def _describe(self, request: Request) -> Response:
+        """Answer browsers with a page of the model, programs with JSON."""
+        description = self._model.describe()
+        if pages.is_wanted(request.header("accept") or ""):
+            page = pages.model(description, request.root_path, self._router.operations)
+            return Response(page, media_type=pages.MEDIA_TYPE)
+        return Response(json.encode(description), media_type=_JSON)
+
+    async def _document(self, request: Request) -> Response:
+        model = self._model
+        document = openapi.create_document(
+            model.name,
+            model.settings.protocols,
+            base_path=request.root_path,
+            models=[model.name],
+            version=model.versions.default.version,
+        )
+        return Response(json.encode(document), media_type=_JSON)
 
 
 def _no_such_path(path: str, known: list[str]) -> Response:

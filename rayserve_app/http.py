@@ -98,6 +98,8 @@ class Request:
     ) -> None:
         self.method: str = scope["method"]
         self.path: str = scope.get("path", "/")
+        self.root_path: str = scope.get("root_path", "")
+        """The model's prefix."""
         self.path_params: Mapping[str, str] = {}
         """What stands for `{name}` in the route's path."""
         self._query: bytes = scope.get("query_string", b"")

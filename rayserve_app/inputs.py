@@ -149,6 +149,8 @@ class Inputs:
             )
         ((name, value),) = columns.items()
         place = f"{path}.{name}" if path else name
+        if not self._carries_bytes and self.settings.type not in ("string", "request"):
+            return Payload(*self._tensors.column(value, place))
         if isinstance(value, np.ndarray):
             return self._from_array(value, place)
         return self.from_json(value, path=place)
@@ -194,8 +196,13 @@ class Inputs:
         """
         if not isinstance(encoded, EncodedImage):
             return encoded
-        pixels = image.decode(encoded.data, max_pixels=self._limits.max_pixels)
-        array = self.preprocess(pixels, out)
+        picture = image.decode_reduced(
+            encoded.data,
+            max_pixels=self._limits.max_pixels,
+            least_size=self.preprocess.least_size,
+            out=out,
+        )
+        array = self.preprocess(picture.pixels, out, picture.extent)
         if self.settings.codec == "json_metadata":
             return {**encoded.metadata, "data": array}
         return array
@@ -301,8 +308,6 @@ class Inputs:
         """Read an array of numbers; encoded images may come as one row of uint8."""
         if self.settings.type == "image" and array.ndim > 1:
             return self._from_image_arrays(array, path)
-        if not self._carries_bytes and self.settings.type not in ("string", "request"):
-            return Payload(*self._tensors.split(array, path))
         if self._carries_bytes and array.dtype == np.uint8 and array.ndim == 1:
             return Payload(self.from_json_item(array.tobytes(), path=path), False)
         raise ShapeMismatch(

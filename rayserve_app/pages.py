@@ -81,8 +81,8 @@ def model(description: Mapping[str, Any], prefix: str, paths: Sequence[tuple[str
         f"<p>{_readiness(bool(description['ready']))}, {escape(str(description['platform']))}, "
         f"version {escape(str(description['version']))}. "
         f'<a href="{_href(prefix + "/openapi.json")}">OpenAPI</a></p>\n'
-        f"<pre>{escape(json.dumps(description, indent=2))}</pre>\n"
         f"<h2>Paths</h2>\n<table>\n{rows}</table>\n"
+        f"<h2>Description</h2>\n<pre>{escape(json.dumps(description, indent=2))}</pre>\n"
     )
     return _page(str(description["name"]), content)
 
@@ -96,4 +96,4 @@ def _href(path: str) -> str:
 
 
 def _readiness(is_ready: bool) -> str:
-    return "ready" if is_ready else '<span class="no">not ready</span>'
+    return "Ready" if is_ready else '<span class="no">Not ready</span>'

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
+from rayserve_app.places import check_place
+from rayserve_app.protocols import PROTOCOLS
 from rayserve_app.section import Section
+
+
+def _check_protocols(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in PROTOCOLS:
+            raise ValueError(f"No such protocol {name!r}; known: {', '.join(PROTOCOLS)}")
+    if len(set(names)) < len(names):
+        raise ValueError("A protocol stands there twice")
+    return names
+
+
+ProtocolNames = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_check_protocols)]
+"""Protocols in the order in which they claim paths."""
 
 
 def _check_post_processing(value: str) -> str:
@@ -34,11 +49,17 @@ class OpenInferenceSettings(Section):
 class SageMakerSettings(Section):
     """SageMaker's runtime API."""
 
-    async_input: tuple[str, ...] = ()
-    """Where inputs of asynchronous invocations may lie: `s3://bucket/prefix/`, or a directory's
-    absolute path. Nowhere if empty."""
-    async_output: str | None = None
-    """Where the results of asynchronous invocations are written; none are taken without it."""
+    async_input: tuple[Annotated[str, AfterValidator(check_place)], ...] = ()
+    """Where inputs of asynchronous invocations may lie: `s3://bucket/prefix/`, `gs://` likewise, or
+    a directory's absolute path. Nowhere if empty; inputs may still come with the request."""
+    async_output: Annotated[str, AfterValidator(check_place)] | None = None
+    """Where the results of asynchronous invocations are written; none are taken without it. Clients
+    may choose names below it and so replace each other's results, as in S3: keep nothing else
+    there."""
+    async_concurrency: Annotated[int, Field(gt=0)] = 4
+    """Asynchronous invocations that one replica works on at a time."""
+    async_max_pending: Annotated[int, Field(gt=0)] = 1000
+    """Asynchronous invocations that wait or run in one replica; more are refused."""
 
 
 class SimpleTensorFlowServingSettings(Section):
@@ -49,6 +70,14 @@ class SimpleTensorFlowServingSettings(Section):
     """The environment variable that holds the password. With both, basic auth is asked for."""
     autoconvert_base64: bool = False
     """`--enable_b64_autoconvert`: `{"b64": ...}` anywhere in the data is decoded."""
+
+    @model_validator(mode="after")
+    def _names_user_and_password(self) -> Self:
+        if bool(self.username) != bool(self.password_variable):
+            raise ValueError("'username' and 'password_variable' go together")
+        if ":" in (self.username or ""):
+            raise ValueError("'username' ends at a colon in basic auth (RFC 7617)")
+        return self
 
 
 class ClusterServingSettings(Section):

@@ -45,6 +45,13 @@ class Router(Generic[T]):
         return found
 
     @property
+    def operations(self) -> list[tuple[str, str]]:
+        """All methods and paths, in the order of the paths."""
+        claimed = {path: list(claims) for path, claims in self._exact.items()}
+        claimed |= {path: list(claims) for path, (_, claims) in self._patterns.items()}
+        return [(method, path) for path in sorted(claimed) for method in claimed[path]]
+
+    @property
     def paths(self) -> list[str]:
         """All paths and patterns, in order."""
         return sorted((*self._exact, *self._patterns))

@@ -54,8 +54,7 @@ class TensorInputs:
                 got=describe(array),
                 path=path or self.spec.name,
             )
-        self._check_count(len(array))
-        return [fit(row, self.spec) for row in array], True
+        return self._rows(array), True
 
     def nested(self, value: Any, path: str) -> tuple[list[Array], bool]:
         """Return the items of a nested list, as `split` does of an array; rows of unlike length
@@ -73,6 +72,14 @@ class TensorInputs:
             except (DecodeError, ShapeMismatch) as exc:
                 raise exc.at(f"{path}[{index}]") from exc.__cause__
         return items, True
+
+    def column(self, value: Any, path: str) -> tuple[list[Array], bool]:
+        """Return the items of what a protocol with named inputs sends for the one input: as
+        `nested` does, but of unknown shape axis 0 counts them."""
+        if self.spec.shape:
+            return self.nested(value, path)
+        array = as_array(value, self.spec)
+        return (self._rows(array), True) if array.ndim else ([fit(array, self.spec)], False)
 
     def mapping(self, value: Any) -> dict[str, Array]:
         """Return one item that is a mapping of input name to array."""
@@ -109,6 +116,11 @@ class TensorInputs:
             self.mapping(dict(zip(arrays, row, strict=True)))
             for row in zip(*arrays.values(), strict=True)
         ]
+
+    def _rows(self, array: Array) -> list[Array]:
+        self._check_count(len(array))
+        # Each an array, if only of one string.
+        return [fit(array[index, ...], self.spec) for index in range(len(array))]
 
     def _element(self, name: str, value: Any) -> Array:
         spec = self.specs.get(name, TensorSpec(name, "", ()))

@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from rayserve_app.errors import ConfigurationError
-from rayserve_app.settings import ModelSettings, Section, parse_settings
+from rayserve_app.protocols import PROTOCOLS
+from rayserve_app.section import Section
+from rayserve_app.settings import ModelSettings, parse_settings
 
 IMAGE = {"input": {"type": "image"}}
 
@@ -47,7 +49,7 @@ def test_all_but_the_inputs_type_has_a_default() -> None:
     assert settings.name is None
     assert settings.version == "1"
     assert (settings.threads.decode, settings.threads.compute) == (None, None)
-    assert settings.protocols == ("clipper", "sagemaker")
+    assert settings.protocols == tuple(PROTOCOLS)
 
 
 @pytest.mark.parametrize(

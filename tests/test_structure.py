@@ -71,7 +71,7 @@ def test_the_imports_are_found() -> None:
     assert "deployments/application.py" in importers("ray")
     assert "rayserve_app/codecs/json.py" in importers("orjson", at_top=True)
     assert "rayserve_app/preprocessing.py" in importers("cv2") - importers("cv2", at_top=True)
-    assert "rayserve_app/protocols/clipper.py" in importers("rayserve_app.codecs.json")
+    assert "rayserve_app/protocols/clipper/service.py" in importers("rayserve_app.codecs.json")
 
 
 def test_ray_is_imported_at_the_rim_only() -> None:

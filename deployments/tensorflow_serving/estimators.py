@@ -13,7 +13,8 @@ from typing import Any, Final
 import numpy as np
 
 from deployments.tensorflow_serving.model_server import ServedModel
-from deployments.tensorflow_serving.status import StatusError, invalid, shape_text
+from deployments.tensorflow_serving.status import StatusError, invalid
+from rayserve_app.codecs.tensorflow_tensors import shape_text
 from rayserve_app.types import Array
 
 # tensorflow/cc/saved_model/signature_constants.h

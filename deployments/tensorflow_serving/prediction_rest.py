@@ -10,20 +10,21 @@ import json
 import logging
 import re
 import threading
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote
 
-from deployments.tensorflow_serving import (
-    estimators,
-    example_request,
-    predict_reply,
-    predict_request,
-)
+from deployments.tensorflow_serving import estimators
 from deployments.tensorflow_serving.model_server import ModelServer, ServedModel
 from deployments.tensorflow_serving.status import StatusError, invalid
 from rayserve_app.backend import DEFAULT_SIGNATURE
-from rayserve_app.types import Reply
+from rayserve_app.codecs import tensorflow_reply
+from rayserve_app.codecs.tensorflow_document import decode_document, instances_of, signature_name
+from rayserve_app.codecs.tensorflow_examples import read_examples, serialise
+from rayserve_app.codecs.tensorflow_tensors import read_columns, read_rows
+from rayserve_app.errors import InvalidRequest, PredictError
+from rayserve_app.types import Array, Reply
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +58,11 @@ class PredictionRest:
         try:
             return Reply(self._answer(method, path, body), JSON)
         except StatusError as exc:
-            return Reply(predict_reply.render_error(exc.message), JSON, HTTP_STATUS[exc.code])
+            return Reply(tensorflow_reply.render_error(exc.message), JSON, HTTP_STATUS[exc.code])
+        except (InvalidRequest, PredictError) as exc:
+            return Reply(tensorflow_reply.render_error(str(exc)), JSON, 400)
 
-    def _answer(self, method: str, path: str, body: bytes | str) -> str:
+    def _answer(self, method: str, path: str, body: bytes | str) -> bytes | str:
         match = PATH.fullmatch(path.partition("?")[0])
         rest = (match["rest"] or "").lower() if match else ""
         if match is None or (method == "POST") != rest.startswith(":"):
@@ -113,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = self._read()
         except ValueError:
             self.close_connection = True
-            self._send(Reply(predict_reply.render_error("The body has no length"), JSON, 411))
+            self._send(Reply(tensorflow_reply.render_error("The body has no length"), JSON, 411))
             return
         self._send(self.api.answer("POST", self.path, body))
 
@@ -149,28 +152,38 @@ def _version(digits: str | None) -> int | None:
     return int(digits)
 
 
-def _predict(model: ServedModel, body: bytes | str) -> str:
-    document = predict_request.parse_document(body)
-    signature = predict_request.signature_name(document, DEFAULT_SIGNATURE)
+def _predict(model: ServedModel, body: bytes | str) -> bytes:
+    document = decode_document(body)
+    signature = signature_name(document) or DEFAULT_SIGNATURE
     if signature not in model.signature_defs:
         raise invalid(f'Serving signature name: "{signature}" not found in signature def')
-    parsed = predict_request.parse(document, model.metadata(signature).inputs)
-    outputs = model.predict(parsed.inputs, signature=signature)
-    return predict_reply.render(outputs, is_row=parsed.is_row)
+    specs, instances = model.metadata(signature).inputs, instances_of(document)
+    if instances is None:
+        return tensorflow_reply.render_outputs(
+            _run(model, signature, read_columns(document["inputs"], specs))
+        )
+    return tensorflow_reply.render_predictions(_run(model, signature, read_rows(instances, specs)))
 
 
-def _classify(model: ServedModel, body: bytes | str) -> str:
-    document = predict_request.parse_document(body)
-    signature = predict_request.signature_name(document, DEFAULT_SIGNATURE)
-    labels, scores = estimators.classify(model, signature, example_request.parse(document))
-    return predict_reply.render_classifications(labels, scores)
+def _run(model: ServedModel, signature: str, feed: Mapping[str, Array]) -> dict[str, Array]:
+    return dict(sorted(model.predict(feed, signature=signature).items()))
 
 
-def _regress(model: ServedModel, body: bytes | str) -> str:
-    document = predict_request.parse_document(body)
-    signature = predict_request.signature_name(document, DEFAULT_SIGNATURE)
-    values = estimators.regress(model, signature, example_request.parse(document))
-    return predict_reply.render_regressions(values)
+def _classify(model: ServedModel, body: bytes | str) -> bytes:
+    signature, examples = _examples(body)
+    labels, scores = estimators.classify(model, signature, examples)
+    return tensorflow_reply.render_classifications(labels.tolist(), list(scores))
+
+
+def _regress(model: ServedModel, body: bytes | str) -> bytes:
+    signature, examples = _examples(body)
+    return tensorflow_reply.render_regressions(estimators.regress(model, signature, examples))
+
+
+def _examples(body: bytes | str) -> tuple[str, list[bytes]]:
+    document = decode_document(body)
+    signature = signature_name(document) or DEFAULT_SIGNATURE
+    return signature, list(map(serialise, read_examples(document)))
 
 
 def _render_status(models: list[ServedModel]) -> str:

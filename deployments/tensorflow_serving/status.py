@@ -5,8 +5,6 @@ Source: tensorflow, core/lib/core/errors.h; grpc, statuscodes.md.
 
 from __future__ import annotations
 
-from rayserve_app.types import Array
-
 
 class StatusError(Exception):
     """A failed call: a gRPC status code's name, and the sentence."""
@@ -20,8 +18,3 @@ class StatusError(Exception):
 def invalid(message: str) -> StatusError:
     """Return the error for what the caller should not have sent."""
     return StatusError("INVALID_ARGUMENT", message)
-
-
-def shape_text(array: Array) -> str:
-    """Write a shape as `TensorShape::DebugString` does: `[2,3]`."""
-    return f"[{','.join(map(str, array.shape))}]"

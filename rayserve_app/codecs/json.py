@@ -36,7 +36,7 @@ def decode(data: Buffer | str) -> Any:
     # The head alone refuses the usual attack (megabytes of "[") at once.
     if many_openers and _depth(raw[:65536]) > MAX_DEPTH:
         raise _too_deep()
-    if len(raw) > MAX_VALUES and _count_values(raw) > MAX_VALUES:
+    if len(raw) > MAX_VALUES and count_values(raw) > MAX_VALUES:
         raise DecodeError("JSON has too many values", expected=f"at most {MAX_VALUES}")
     if many_openers and _depth(raw) > MAX_DEPTH:
         raise _too_deep()
@@ -80,7 +80,7 @@ def _too_deep() -> DecodeError:
     return DecodeError("JSON is nested too deeply", expected=f"at most {MAX_DEPTH} levels")
 
 
-def _count_values(raw: bytes) -> int:
+def count_values(raw: bytes) -> int:
     """Return how many arrays, objects and strings there are, or more: strings may hold brackets."""
     return raw.count(b"[") + raw.count(b"{") + raw.count(b'"') // 2
 

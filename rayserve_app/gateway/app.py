@@ -8,7 +8,7 @@ from typing import Final
 
 from starlette.types import Message, Receive, Scope, Send
 
-from rayserve_app import pages
+from rayserve_app import openapi, pages
 from rayserve_app.codecs import json
 from rayserve_app.errors import (
     DecodeError,
@@ -22,13 +22,19 @@ from rayserve_app.gateway.merging import Answer, merge_answers
 from rayserve_app.gateway.replicas import Connections, Directory, ServedModel
 from rayserve_app.gateway.routes import Choice, Destination, create_router
 from rayserve_app.gateway.settings import GatewaySettings
-from rayserve_app.http import Response, retry_headers, status_of
+from rayserve_app.http import Response
 from rayserve_app.ingress import CLIENT_HEADERS
+from rayserve_app.protocols.protocol import Protocol, listed
 from rayserve_app.types import Buffer
 
 INLINE_BYTES: Final = 1 << 16
 
 JSON: Final = "application/json"
+
+DEFAULT_NAME: Final = "default"
+"""What simple_tensorflow_serving calls the model that requests mean which name none."""
+
+OWN_PATHS: Final = ("/", "/openapi.json")
 
 READ_TYPES: Final = (b"application/json", b"application/x-amz-json")
 
@@ -60,8 +66,8 @@ class Gateway:
         headers = _headers(scope)
         if MARK in headers:
             response = _error(508, "This request has been forwarded already: it would loop")
-        elif path == "/" and method in ("GET", "HEAD"):
-            response = self._list(headers)
+        elif path in OWN_PATHS and method in ("GET", "HEAD"):
+            response = self._list(headers) if path == "/" else self._document(scope)
         elif claimants:
             destination, params = claimants[0]
             try:
@@ -69,7 +75,7 @@ class Gateway:
             except ClientLeft:
                 return
             except ServingError as exc:
-                response = _refusal(exc)
+                response = destination.protocol.render_error(exc)
             else:
                 return
         elif claims:
@@ -103,22 +109,28 @@ class Gateway:
         else:
             name = None
         model = self._find(name, destination.protocol)
-        if path == f"/{name}/predict":
-            path = "/predict"
+        # A model's own prefix, which Serve knows by another name.
+        path = path.removeprefix(f"/{name}") or path
         await self._forwarder.send(scope, model.prefix + path, upload, send, model)
 
-    def _find(self, name: str | None, protocol: str) -> ServedModel:
-        name = name or self._settings.default_for(protocol)
-        if name is not None:
-            return self._directory.find(name)
-        models = list(self._directory)
-        if len(models) != 1:
+    def _find(self, name: str | None, protocol: type[Protocol]) -> ServedModel:
+        """Return the model of a name; without one, or if it is DEFAULT_NAME, the protocol's default
+        model, which an only model is."""
+        names = self._directory.names
+        if name is None or (name == DEFAULT_NAME and name not in names):
+            name = self._settings.default_for(protocol.name)
+            if name is None and len(names) == 1:
+                name = names[0]
+        if name is None:
             raise ModelNotFound(
                 "This path names no model, and there is no default one",
-                expected="a path with one of " + ", ".join(model.name for model in models),
+                expected=f"a path with one of {listed(names)}",
                 remedy="Or set args.gateway.default_model",
             )
-        return models[0]
+        model = self._directory.find(name)
+        if model is None:
+            raise protocol.unknown_model(name, names)
+        return model
 
     async def _read_name(self, headers: Mapping[bytes, bytes], upload: Upload) -> str | None:
         """Return the model that a JSON body names; None if it names none."""
@@ -163,6 +175,15 @@ class Gateway:
         document = {"models": listed, "protocols": list(self._settings.protocols)}
         return Response(json.encode(document), media_type=JSON)
 
+    def _document(self, scope: Scope) -> Response:
+        document = openapi.create_document(
+            "Models",
+            self._settings.protocols,
+            base_path=scope.get("root_path", ""),
+            models=self._directory.names,
+        )
+        return Response(json.encode(document), media_type=JSON)
+
 
 class _Collector:
     """Takes an answer instead of a client."""
@@ -194,12 +215,6 @@ def _name_in(body: Buffer, key: str) -> str | None:
     except DecodeError:
         return None  # whoever gets it says what is wrong with it
     return name if isinstance(name, str) else None
-
-
-def _refusal(error: ServingError) -> Response:
-    response = _error(status_of(error), str(error))
-    response.headers.update(retry_headers(error))
-    return response
 
 
 def _error(status: int, text: str) -> Response:

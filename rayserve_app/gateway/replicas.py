@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import count
 from typing import Final, NamedTuple
 
-from rayserve_app.errors import ModelNotFound, ModelNotReady
+from rayserve_app.errors import ModelNotReady
 from rayserve_app.gateway.connection import Connection, ReplicaLost
 
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -49,17 +49,14 @@ class Directory:
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(sorted(self._models.values()))
 
-    def find(self, name: str) -> ServedModel:
-        """Return a model by its name.
+    def find(self, name: str) -> ServedModel | None:
+        """Return a model by its name, None if there is none."""
+        return self._models.get(name)
 
-        Raises:
-            ModelNotFound: there is none; the sentence lists those that are.
-        """
-        model = self._models.get(name)
-        if model is None:
-            known = ", ".join(sorted(self._models)) or "none"
-            raise ModelNotFound("No such model", expected=f"one of {known}", got=repr(name))
-        return model
+    @property
+    def names(self) -> list[str]:
+        """All names, in order."""
+        return sorted(self._models)
 
 
 class Lease(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from rayserve_app.gateway.settings import GatewaySettings
 from rayserve_app.importing import import_from_string
 from rayserve_app.protocols import PROTOCOLS
-from rayserve_app.protocols.protocol import Route
+from rayserve_app.protocols.protocol import Protocol, Route
 from rayserve_app.routing import Router
 
 
@@ -24,7 +24,8 @@ class Choice(Enum):
 class Destination(NamedTuple):
     """Where a path leads to."""
 
-    protocol: str
+    protocol: type[Protocol]
+    """What claims the path, and says what goes wrong in its own words."""
     choice: Choice
 
 
@@ -46,19 +47,27 @@ ALL_MODELS: Final = frozenset(
 READ: Final = frozenset({("POST", "/"), ("POST", "/models")})
 """Paths whose JSON has the model's name."""
 
-NAMED_BY_PREFIX: Final = (("clipper", Route("POST", "/{model}/predict", "predict")),)
+NAMED_BY_PREFIX: Final = {
+    "clipper": (
+        Route("POST", "/{model}/predict", "predict"),
+        Route("POST", "/{model}/predict/", "predict"),
+        Route("POST", "/{model}/update", "update"),
+        Route("POST", "/{model}/update/", "update"),
+    ),
+    "multi_model_server": (Route("GET", "/{model}/predict", "predict"),),
+}
 """Paths that are a model's prefix and one of its paths, for models whose prefix is another."""
 
 
 def create_router(settings: GatewaySettings) -> Router[Destination]:
     """Return the router of all paths of the gateway's protocols, but `GET /`."""
     router: Router[Destination] = Router()
-    for protocol in settings.protocols:
-        for route in import_from_string(PROTOCOLS[protocol]).ROUTES:
+    for name in settings.protocols:
+        protocol = import_from_string(PROTOCOLS[name])
+        for route in protocol.ROUTES:
             if (route.method, route.path) != ("GET", "/"):
                 router.add(route.method, route.path, Destination(protocol, _choice(route)))
-    for protocol, route in NAMED_BY_PREFIX:
-        if protocol in settings.protocols:
+        for route in NAMED_BY_PREFIX.get(name, ()):
             router.add(route.method, route.path, Destination(protocol, Choice.NAMED))
     return router
 

@@ -15,7 +15,12 @@ VERSION: Final = "3.1.0"
 
 
 def create_document(
-    title: str, protocols: Sequence[str], *, base_path: str = "", version: str = "1"
+    title: str,
+    protocols: Sequence[str],
+    *,
+    base_path: str = "",
+    models: Sequence[str],
+    version: str = "1",
 ) -> dict[str, Any]:
     """Return the document of a server.
 
@@ -23,11 +28,12 @@ def create_document(
         protocols: in the order in which they claim paths: where two describe one operation, the
             first one's stands, and the bodies and answers of the others beside its own.
         base_path: where the paths begin.
+        models: the names that `{model}` in a path may have.
+        version: of what is served.
     """
     paths: dict[str, dict[str, Any]] = {}
     schemas: dict[str, Any] = {}
-    for protocol in protocols:
-        fragment = _fragment(protocol)
+    for fragment in (_fragment("server"), *map(_fragment, protocols)):
         schemas |= fragment.get("components", {}).get("schemas", {})
         for path, item in fragment["paths"].items():
             operations = paths.setdefault(path, {})
@@ -35,7 +41,7 @@ def create_document(
                 if method in operations:
                     _add_contents(operations[method], operation)
                 else:
-                    operations[method] = deepcopy(operation)
+                    operations[method] = _for_models(deepcopy(operation), models)
     return {
         "openapi": VERSION,
         "info": {"title": title, "version": version},
@@ -43,6 +49,14 @@ def create_document(
         "paths": paths,
         "components": {"schemas": schemas},
     }
+
+
+def _for_models(operation: dict[str, Any], models: Sequence[str]) -> dict[str, Any]:
+    """Return the operation with the models' names as the choice of its `{model}`."""
+    for parameter in operation.get("parameters", ()):
+        if models and (parameter["in"], parameter["name"]) == ("path", "model"):
+            parameter["schema"] = {"type": "string", "enum": list(models)}
+    return operation
 
 
 def _add_contents(operation: dict[str, Any], other: dict[str, Any]) -> None:

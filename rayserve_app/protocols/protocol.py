@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 from rayserve_app.batching import Result
 from rayserve_app.errors import ModelNotFound, ServingError
@@ -46,14 +46,35 @@ class Protocol(ABC):
     def __init__(self, model: Model) -> None:
         self.model = model
 
+    @classmethod
     @abstractmethod
-    def render_error(self, error: ServingError) -> Response:
+    def render_error(cls, error: ServingError) -> Response:
         """Return the protocol's own error answer."""
 
+    @classmethod
+    def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:
+        """Return the error for a name that no model has, in the protocol's words, and those that
+        some have."""
+        return ModelNotFound("No such model", expected=listed(known), got=shortened(name))
+
     def check_name(self, name: str) -> None:
-        """Raise ModelNotFound unless a path's `{model}` is this model."""
+        """Raise what `unknown_model` returns unless a path's `{model}` is this model."""
         if name != self.model.name:
-            raise ModelNotFound("No such model", expected=repr(self.model.name), got=repr(name))
+            raise self.unknown_model(name, [self.model.name])
+
+
+LISTED_NAMES: Final = 50
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a sentence lists them, not all if they are many."""
+    more = ", …" if len(names) > LISTED_NAMES else ""
+    return ", ".join(names[:LISTED_NAMES]) + more if names else "none"
+
+
+def shortened(name: str) -> str:
+    """Return what a client called something, quoted, and at most some 200 characters of it."""
+    return repr(name[:200])
 
 
 def rows(results: Sequence[Result]) -> list[Row]:

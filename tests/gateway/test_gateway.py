@@ -164,7 +164,8 @@ def test_a_path_without_a_name_means_the_default_model(client: httpx.Client) -> 
 def test_an_unknown_model_is_answered_with_the_known(client: httpx.Client) -> None:
     response = client.post("/models/x/invoke", content=b"")
     assert response.status_code == 404
-    assert "one of m, got 'x'" in response.text
+    assert "No such model" in response.text
+    assert "expected m, got" in response.json()["error"]
 
 
 def test_clippers_paths_reach_models_of_other_prefixes(client: httpx.Client) -> None:

@@ -18,7 +18,7 @@ from rayserve_app.asgi import App, create_app
 from rayserve_app.errors import RequestTooLarge
 from rayserve_app.inputs import Inputs
 from rayserve_app.model import Model
-from rayserve_app.protocols.clipper import (
+from rayserve_app.protocols.clipper.messages import (
     MalformedQuery,
     Prediction,
     Query,
@@ -32,6 +32,11 @@ from rayserve_app.types import Metadata, TensorSpec
 from tests.protocols import FunctionBackend, call, create_model
 
 SCHEMA = '\n  {\n   "input" := [double] | [int] | [string] | [byte] | [float],\n  }\n'
+
+UPDATE_SCHEMA = (
+    '\n  {\n   "uid" := string,\n   "input" := [double] | [int] | [string] | [byte] | [float],\n'
+    '   "label" := double\n  }\n'
+)
 
 SLO_EXPLANATION = "Failed to retrieve a prediction response within the specified latency SLO"
 
@@ -115,18 +120,18 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
     "no integer": (
         "integers",
         {"input_batch": [[1, 2], [3.24, 0.32]]},
-        "Array input of type Number is not of type integer",
+        "Array input of type Number is not of type int",
     ),
-    "1.0": ("integers", {"input": [1.0]}, "Array input of type Number is not of type integer"),
+    "1.0": ("integers", {"input": [1.0]}, "Array input of type Number is not of type int"),
     "33 bits": (
         "integers",
         {"input": [2**31]},
-        "Array input of type Number is not of type integer",
+        "Array input of type Number is not of type int",
     ),
     "string": ("doubles", {"input": ["a"]}, "Array input of type String is not of type double"),
     "null": ("doubles", {"input": [None]}, "Array input of type Null is not of type double"),
-    "true": ("integers", {"input": [True]}, "Array input of type True is not of type integer"),
-    "false": ("integers", {"input": [False]}, "Array input of type False is not of type integer"),
+    "true": ("integers", {"input": [True]}, "Array input of type True is not of type int"),
+    "false": ("integers", {"input": [False]}, "Array input of type False is not of type int"),
     "list": ("doubles", {"input": [[1.5]]}, "Array input of type Array is not of type double"),
     "object": ("doubles", {"input": [{}]}, "Array input of type Object is not of type double"),
     "no string": (
@@ -149,6 +154,21 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
         {"input": "a", "version": 1},
         "Type mismatch! JSON key version expected type Stringbut found type Number",
     ),
+    "no element array": (
+        "doubles",
+        {"input_batch": [1.5]},
+        "Array input of type Number is not of type array",
+    ),
+    "no element string": (
+        "string",
+        {"input_batch": ["a", ["b"]]},
+        "Array input of type Array is not of type string",
+    ),
+    "no element bytes": (
+        "bytes",
+        {"input_batch": [None]},
+        "PredictionData of type Null is not of type base64-encoded string",
+    ),
     "neither key": ("string", {"inputs": "a"}, MISSING),
     "nothing": ("string", {}, MISSING),
 }
@@ -164,6 +184,21 @@ async def test_a_fault_is_told_in_upstreams_words(kind: str, body: Any, cause: s
         "cause": f"Error parsing JSON: {cause}. Expected JSON schema: {SCHEMA}",
     }
     assert list(response.json()) == ["error", "cause"]
+
+
+# query_frontend_tests.cpp, TestDecodeMalformedJSON.
+@pytest.mark.parametrize(
+    ("body", "offset"),
+    [
+        (b'{"uid": 2hkdshfdshffhkj32kjhh{dskjfh32r"3r32"', 9),
+        (b'dshfdshffhkj32fsd32jk huf32h, 3 } 24j dskjfh32r"3r32', 0),
+        (b'{"uid": 1, "input": [1,}', 23),
+    ],
+)
+async def test_malformed_json_is_told_with_its_offset(body: bytes, offset: int) -> None:
+    cause = (await predict(create_echo(), body)).json()["cause"]
+    assert cause.startswith("Error parsing JSON: JSON parse error: ")
+    assert cause.endswith(f" (offset {offset})\n. Expected JSON schema: {SCHEMA}")
 
 
 @pytest.mark.parametrize(
@@ -419,6 +454,140 @@ async def test_a_late_prediction_is_the_default_output(default: Any, output: Any
     }
     assert second == first | {"query_id": 1}
     assert model.recorder.defaults == {"deadline": 2}
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+async def test_a_model_that_cannot_be_asked_is_the_default_output(is_batch: bool) -> None:
+    # clipper_admin's integration test, after scaling to no replicas.
+    model = create_model(
+        list, input={"type": "string"}, deadline={"default_output": "DEFAULT"}, is_warm=False
+    )
+    app = create_app(model)
+    response = await predict(app, {"input_batch": ["a", "b"]} if is_batch else {"input": "a"})
+    assert response.status_code == 200
+    reply = response.json()
+    for answer in reply["batch_predictions"] if is_batch else [reply]:
+        assert (answer["output"], answer["default"]) == ("DEFAULT", True)
+        assert answer["default_explanation"] == "No connected models found for query"
+    assert model.recorder.defaults == {"not_ready": 1 + is_batch}
+    malformed = await predict(app, {"inputs": "a"})
+    assert malformed.status_code == 400
+
+
+async def test_a_queue_that_is_full_keeps_its_status() -> None:
+    model = create_model(
+        list, input={"type": "string"}, limits={"max_queued_items": 1, "max_items": 2}
+    )
+    response = await predict(create_app(model), {"input_batch": ["a", "b"]})
+    assert response.status_code == 503
+    assert response.json()["error"] == "Query processing error"
+    assert response.headers["retry-after"] == "1"
+
+
+# clipper_admin's integration tests: closures as they stand there.
+async def test_a_closure_of_lengths() -> None:
+    app = create_app(create_model(lambda xs: [str(len(x)) for x in xs], input={"type": "doubles"}))
+    assert (await predict(app, {"input": [101.1, 99.5, 107.2]})).json()["output"] == 3
+
+
+async def test_single_and_batch_have_the_same_output() -> None:
+    app = create_app(create_model(lambda xs: [str(sum(x)) for x in xs], input={"type": "doubles"}))
+    vectors = [[1.5, 2.0], [0.1, 0.2], [7.0], [3.25, -3.5]]
+    single = [(await predict(app, {"input": each})).json()["output"] for each in vectors]
+    batch = (await predict(app, {"input_batch": vectors})).json()["batch_predictions"]
+    assert [answer["output"] for answer in batch] == single
+    assert single == pytest.approx([3.5, 0.3, 7, -0.25])
+
+
+FEEDBACK = {"uid": 23, "input": [1.4, 2.23, 3.243242, 0.3223424], "label": 1.0}
+
+
+@pytest.mark.parametrize("path", ["/update", "/update/"])
+async def test_feedback_is_acknowledged(path: str) -> None:
+    # query_frontend_tests.cpp, TestDecodeCorrectUpdate.
+    app = create_app(create_model(list, input={"type": "doubles"}, is_warm=False))
+    response = await predict(app, FEEDBACK, path)
+    assert (response.status_code, response.text) == (200, "Feedback received? 1")
+
+
+def mismatch(key: str, expected: str, found: str) -> str:
+    return f"Type mismatch! JSON key {key} expected type {expected}but found type {found}"
+
+
+@pytest.mark.parametrize(
+    ("changed", "cause"),
+    [
+        ({"uid": "23"}, mismatch("uid", "Number", "String")),
+        ({"uid": True}, mismatch("uid", "Number", "True")),
+        ({"uid": 1.5}, "PredictionData of type Number is not of type long"),
+        ({"uid": 2**63}, "PredictionData of type Number is not of type long"),
+        ({"input": "a"}, mismatch("input", "Array", "String")),
+        ({"input": [1]}, "Array input of type Number is not of type double"),
+        ({"label": 1}, "PredictionData of type Number is not of type double"),
+        ({"label": None}, mismatch("label", "Number", "Null")),
+    ],
+    ids=str,
+)
+async def test_feedback_is_checked(changed: Any, cause: str) -> None:
+    app = create_echo("doubles")
+    response = await predict(app, FEEDBACK | changed, "/update")
+    assert response.status_code == 400
+    assert response.headers["content-type"].startswith("text/plain")
+    assert response.text == f"Error parsing JSON: {cause}. Expected JSON schema: {UPDATE_SCHEMA}"
+
+
+@pytest.mark.parametrize("missing", FEEDBACK)
+async def test_feedback_needs_all_its_keys(missing: str) -> None:
+    body = {key: value for key, value in FEEDBACK.items() if key != missing}
+    response = await predict(create_echo("doubles"), body, "/update")
+    assert response.status_code == 400
+    assert f"JSON object does not have required key: {missing}." in response.text
+
+
+async def test_feedback_that_is_too_large_keeps_its_status() -> None:
+    app = create_echo("doubles", limits={"max_body_mb": 0.00001})
+    assert (await predict(app, FEEDBACK, "/update")).status_code == 413
+
+
+def leaves(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [leaf for each in value.values() for leaf in leaves(each)]
+    if isinstance(value, list):
+        return [leaf for each in value for leaf in leaves(each)]
+    return [value]
+
+
+async def test_metrics_tell_what_was_predicted() -> None:
+    def parse_all(items: Sequence[str]) -> list[int]:
+        return [int(item) for item in items]
+
+    app = create_app(create_model(parse_all, input={"type": "string"}, version="7"))
+    empty = (await call(app, "GET", "/metrics")).json()
+    await predict(app, {"input": "1"})
+    await predict(app, {"input_batch": ["2", "two", "3"]})
+    await predict(app, {"input": 1})
+    response = await call(app, "GET", "/metrics")
+    assert response.headers["content-type"] == "application/json"
+    report = response.json()
+    # metrics.cpp: by category, in this order; every value is a string.
+    assert list(report) == ["counters", "ratio_counters", "meters", "histograms"]
+    assert all(isinstance(leaf, str) for leaf in leaves(report) + leaves(empty))
+    values = {
+        name: value for each in report.values() for one in each for name, value in one.items()
+    }
+    assert values["app:m:num_predictions"] == {"count": "4"}
+    assert values["model:m:7:num_predictions"] == {"count": "4"}
+    assert values["app:m:default_prediction_ratio"] == {"ratio": "0.25"}
+    assert {"app:m:default_prediction_ratio": {"ratio": "nan"}} in empty["ratio_counters"]
+    throughput = values["app:m:prediction_throughput"]
+    assert list(throughput) == ["unit", "rate", "rate_1min", "rate_5min", "rate_15min"]
+    assert throughput["unit"] == "events per second"
+    assert all(float(throughput[key]) > 0 for key in list(throughput)[1:])
+    latency = values["app:m:prediction_latency"]
+    keys = ["unit", "size", "min", "max", "mean", "std_dev", "p50", "p95", "p99"]
+    assert list(latency) == list(values["model:m:7:batch_size"]) == keys
+    assert (latency["unit"], latency["size"]) == ("microseconds", "4")
+    assert 0 < int(latency["min"]) <= float(latency["p50"]) < 10e6
 
 
 async def test_a_failed_prediction_is_the_default_output_and_the_others_are_not() -> None:

@@ -1,0 +1,266 @@
+"""Clipper's JSON: queries and feedback, predictions, and the words for what is wrong with them.
+
+Sources: ucbrise/clipper, src/frontends/src/query_frontend.hpp and src/libclipper/src/json_util.cpp,
+commit 9f25e3f.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from json import JSONDecodeError
+from typing import Any, Final, NamedTuple
+
+from rayserve_app.codecs import json
+from rayserve_app.encoded_inputs import Encoded
+from rayserve_app.errors import (
+    DecodeError,
+    InvalidRequest,
+    PredictError,
+    RequestTooLarge,
+    VersionNotFound,
+)
+from rayserve_app.inputs import Inputs
+from rayserve_app.outputs import json_value
+from rayserve_app.protocols.protocol import Declined
+from rayserve_app.types import Buffer, Row
+
+# query_frontend.hpp, PREDICTION_JSON_SCHEMA and UPDATE_JSON_SCHEMA, to the letter.
+SCHEMA: Final = '\n  {\n   "input" := [double] | [int] | [string] | [byte] | [float],\n  }\n'
+UPDATE_SCHEMA: Final = (
+    '\n  {\n   "uid" := string,\n   "input" := [double] | [int] | [string] | [byte] | [float],\n'
+    '   "label" := double\n  }\n'
+)
+
+# json_util.cpp, kTypeNames of rapidjson: how messages call JSON's types; `True` and `False` are
+# types of their own.
+JSON_TYPES: Final = {
+    type(None): "Null",
+    dict: "Object",
+    list: "Array",
+    str: "String",
+    int: "Number",
+    float: "Number",
+}
+
+VECTORS: Final[Mapping[str, tuple[type, str]]] = {
+    "integers": (int, "int"),
+    "floats": (float, "float"),
+    "doubles": (float, "double"),
+}
+
+TEXTS: Final = (("string", "raw"), ("bytes", "raw"))
+"""Types and codecs of inputs that are one JSON string in Clipper."""
+
+INT32: Final = range(-(2**31), 2**31)
+INT64: Final = range(-(2**63), 2**63)
+
+
+class MalformedQuery(InvalidRequest):
+    """Clipper's `Json error`: the body is not what the API takes."""
+
+
+class Query(NamedTuple):
+    """A parsed request: the items of each prediction that is asked for."""
+
+    inputs: list[list[Encoded]]
+    is_batch: bool
+    version: str | None
+
+
+class Prediction(NamedTuple):
+    """One answer: `explanation` is set where the default output stands in."""
+
+    query_id: int
+    output: Any
+    explanation: str | None = None
+
+
+def parse(
+    body: Buffer, inputs: Inputs, *, inputs_of: Callable[[str], Inputs] | None = None
+) -> Query:
+    """Read a prediction request; `Content-Type` plays no part (json_util.cpp).
+
+    `input` wins over `input_batch`; other keys are ignored.
+
+    Args:
+        inputs: reads the items where the query names no version.
+        inputs_of: returns what reads them for the version that it names; `inputs` if None.
+    Raises:
+        MalformedQuery: with the cause as Clipper words it, where it has words for it.
+        RequestTooLarge: more items or pixels than the model allows.
+        VersionNotFound: what `inputs_of` raises.
+        Declined: the body holds `instances` instead, as Cluster Serving's clients send.
+    """
+    try:
+        fields = _decode_object(body)
+        version = fields.get("version")
+        # null is no version here, for clients that write every field; upstream refuses it.
+        if version is not None:
+            _expect(version, "version", str)
+            inputs = inputs_of(version) if inputs_of is not None else inputs
+        if "input" in fields:
+            return Query([_read(fields["input"], "input", inputs)], False, version)
+        if "input_batch" not in fields:
+            missing = "JSON object does not have required keys input or input_batch"
+            if "instances" in fields:
+                raise Declined(MalformedQuery(missing))
+            raise DecodeError(missing)
+        batch = _expect(fields["input_batch"], "input_batch", list)
+        inputs.check_count(len(batch))
+        queries = [_read_element(value, index, inputs) for index, value in enumerate(batch)]
+        inputs.check_count(sum(map(len, queries)))
+    except (RequestTooLarge, VersionNotFound):
+        raise
+    except InvalidRequest as exc:
+        raise MalformedQuery(str(exc)) from exc
+    # A list of one is answered as if it were no list (query_frontend.hpp).
+    return Query(queries, len(queries) != 1, version)
+
+
+def parse_feedback(body: Buffer, inputs: Inputs) -> None:
+    """Check a feedback request (query_frontend.hpp, decode_and_handle_update).
+
+    Raises:
+        MalformedQuery, RequestTooLarge: as for `parse`.
+    """
+    try:
+        fields = _decode_object(body)
+        for key in ("uid", "input", "label"):
+            if key not in fields:
+                raise DecodeError(f"JSON object does not have required key: {key}")
+            if key == "input":
+                _read(fields[key], key, inputs)
+            else:
+                _check_number(fields[key], key)
+    except RequestTooLarge:
+        raise
+    except InvalidRequest as exc:
+        raise MalformedQuery(str(exc)) from exc
+
+
+def render(prediction: Prediction) -> bytes:
+    """Write one prediction as a flat object, its keys in upstream's order."""
+    # `use_default` is the name in the documentation of 2018, `default` the one in every release.
+    is_default = prediction.explanation is not None
+    fields = {
+        "query_id": prediction.query_id,
+        "output": prediction.output,
+        "default": is_default,
+        "use_default": is_default,
+    }
+    if is_default:
+        fields["default_explanation"] = prediction.explanation
+    return json.encode(fields)
+
+
+def join(bodies: Sequence[bytes], *, is_batch: bool) -> bytes:
+    """Write rendered predictions: one alone, `batch_predictions` for none or several."""
+    return b'{"batch_predictions":[%s]}' % b",".join(bodies) if is_batch else bodies[0]
+
+
+def explain(error: MalformedQuery, schema: str) -> str:
+    """Say what is wrong with a body (query_frontend.hpp, json_error_msg)."""
+    return f"Error parsing JSON: {error}. Expected JSON schema: {schema}"
+
+
+def output_value(row: Row) -> Any:
+    """Return the output in JSON: a closure's result goes through `str()` and is parsed again if
+    it is JSON (rpc.py, json_util.cpp), so `1` and `[1, 2]` are values, `(749, 600)` a string.
+    Named tensors, which Clipper does not know, are lists."""
+    if isinstance(row.outputs, Mapping):
+        return json_value(row)
+    try:
+        text = str(row.value)
+    except Exception as exc:
+        raise PredictError(f"The result has no text: {type(exc).__name__}: {exc}") from exc
+    return reparse(text)
+
+
+def reparse(text: str) -> Any:
+    """Return the JSON value that the text holds, else the text."""
+    try:
+        return json.decode(text)
+    except DecodeError:
+        return text
+
+
+def _decode_object(body: Buffer) -> dict[str, Any]:
+    try:
+        return json.decode_object(body)
+    except DecodeError as exc:
+        if isinstance(fault := exc.__cause__, JSONDecodeError):
+            # json_util.cpp, parse_json: upstream's frame and line feed around the parser's words.
+            problem = f"JSON parse error: {fault.msg} (offset {fault.pos})\n"
+            raise DecodeError(problem) from fault
+        raise
+
+
+def _read(value: Any, key: str, inputs: Inputs) -> list[Encoded]:
+    """Read the items of one query.
+
+    base64 that is wrong is refused, which upstream decodes to garbage; either alphabet will do,
+    with or without padding.
+    """
+    kind = inputs.settings.type
+    if kind in VECTORS:
+        _check_vector(_expect(value, key, list), kind)
+    elif (kind, inputs.settings.codec) in TEXTS:
+        _expect(value, key, str)
+    return inputs.from_json_item(value, path=key)
+
+
+def _read_element(value: Any, index: int, inputs: Inputs) -> list[Encoded]:
+    """Read one query of a batch: upstream has other words for what is wrong with it."""
+    kind = inputs.settings.type
+    problem = "Array input of type"
+    container: type
+    if kind in VECTORS:
+        container, name = list, "array"
+    elif (kind, inputs.settings.codec) not in TEXTS:
+        return _read(value, f"input_batch[{index}]", inputs)
+    elif kind == "string":
+        container, name = str, "string"
+    else:
+        problem, container, name = "PredictionData of type", str, "base64-encoded string"
+    if not isinstance(value, container):
+        raise DecodeError(f"{problem} {_json_type(value)} is not of type {name}")
+    return _read(value, f"input_batch[{index}]", inputs)
+
+
+def _expect(value: Any, key: str, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise _mismatch(value, key, kind)
+    return value
+
+
+def _mismatch(value: Any, key: str, kind: type) -> DecodeError:
+    # The missing space is upstream's.
+    return DecodeError(
+        f"Type mismatch! JSON key {key} expected type {JSON_TYPES[kind]}"
+        f"but found type {_json_type(value)}"
+    )
+
+
+def _check_number(value: Any, key: str) -> None:
+    """`uid` is an integer, `label` is written with a point or an exponent, whatever the schema
+    says (json_util.cpp, get_long, get_double)."""
+    if type(value) not in (int, float):
+        raise _mismatch(value, key, float)
+    if key == "uid":
+        is_right, name = isinstance(value, int) and value in INT64, "long"
+    else:
+        is_right, name = isinstance(value, float), "double"
+    if not is_right:
+        raise DecodeError(f"PredictionData of type {_json_type(value)} is not of type {name}")
+
+
+def _check_vector(values: list[Any], kind: str) -> None:
+    """Every element must be written as the type is: `5` is no double (json_util.cpp, IsDouble)."""
+    expected, name = VECTORS[kind]
+    for value in values:
+        if type(value) is not expected or (expected is int and value not in INT32):
+            raise DecodeError(f"Array input of type {_json_type(value)} is not of type {name}")
+
+
+def _json_type(value: Any) -> str:
+    return str(value) if isinstance(value, bool) else JSON_TYPES[type(value)]

@@ -1,0 +1,348 @@
+"""The routes of the Open Inference Protocol v2, on one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from time import perf_counter, time
+from typing import Any, ClassVar, Final
+
+from rayserve_app import content_coding
+from rayserve_app.codecs import json
+from rayserve_app.content_coding import CODINGS
+from rayserve_app.errors import (
+    DeadlineExceeded,
+    DecodeError,
+    InvalidRequest,
+    ModelNotFound,
+    ModelNotReady,
+    NotAcceptable,
+    ServingError,
+    UnsupportedContentType,
+    VersionNotFound,
+)
+from rayserve_app.http import Request, Response, retry_headers, status_of
+from rayserve_app.inputs import OCTETS, Payload
+from rayserve_app.model import Model
+from rayserve_app.outputs import text_bytes
+from rayserve_app.protocols.open_inference import documents
+from rayserve_app.protocols.open_inference.messages import (
+    LENGTH_HEADER,
+    InferenceRequest,
+    InferenceResponse,
+    header_length,
+    parse,
+    render,
+)
+from rayserve_app.protocols.open_inference.tensors import (
+    ELEMENT_TYPES,
+    check_outputs,
+    output_tensors,
+    read_cost_bytes,
+    read_items,
+    read_raw,
+    result_bytes,
+)
+from rayserve_app.protocols.protocol import Protocol, Route, listed, rows
+from rayserve_app.types import Buffer, Row
+from rayserve_app.versions import Servable
+
+MAX_COMPRESSED_BYTES: Final = 1 << 23
+"""Larger answers go as they are, whatever `Accept-Encoding` says: compressing tensors takes longer
+than sending them, and others wait for the thread."""
+
+MODEL: Final = "/v2/models/{model}"
+VERSION: Final = "/v2/models/{model}/versions/{version}"
+MEMORY: Final = ("/v2/systemsharedmemory", "/v2/cudasharedmemory")
+
+WITHOUT: Final = {
+    "trace": "the server does not support tracing",
+    "logging": "the server does not support dynamic logging",
+    "sharedmemory": "the server does not support shared memory",
+}
+
+
+class OpenInference(Protocol):
+    """All routes of the protocol for one model, which is its server's only one."""
+
+    name: ClassVar[str] = "open_inference"
+
+    ROUTES: ClassVar = (
+        Route("GET", "/v2", "describe_server"),
+        Route("GET", "/v2/health/live", "live"),
+        Route("GET", "/v2/health/ready", "ready"),
+        # Before `{model}`: "stats" is no model.
+        Route("GET", "/v2/models/stats", "statistics"),
+        *(
+            Route(method, base + path, handler)
+            for base in (MODEL, VERSION)
+            for method, path, handler in (
+                ("GET", "", "describe_model"),
+                ("GET", "/ready", "model_ready"),
+                ("GET", "/config", "config"),
+                ("GET", "/stats", "statistics"),
+                ("POST", "/infer", "infer"),
+            )
+        ),
+        Route("POST", "/v2/repository/index", "index"),
+        Route("POST", "/v2/repository/models/{model}/load", "load"),
+        Route("POST", "/v2/repository/models/{model}/unload", "unload"),
+        *(
+            Route(method, path, "refuse")
+            for path in ("/v2/trace/setting", MODEL + "/trace/setting", "/v2/logging")
+            for method in ("GET", "POST")
+        ),
+        *(
+            Route(method, base + path, "refuse")
+            for base in MEMORY
+            for method, path in (
+                ("GET", "/status"),
+                ("GET", "/region/{region}/status"),
+                ("POST", "/region/{region}/register"),
+                ("POST", "/region/{region}/unregister"),
+                ("POST", "/unregister"),
+            )
+        ),
+    )
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self._control = model.settings.protocol_settings.open_inference.model_control
+        self._is_loaded = True
+
+    async def describe_server(self, _: Request) -> Response:
+        return _json(documents.server_metadata())
+
+    async def live(self, _: Request) -> Response:
+        # The specification's example of readiness says `live` too, and KServe's client reads
+        # `ready`: both answers have both.
+        return _json({"live": True, "ready": self._fault() is None})
+
+    async def ready(self, _: Request) -> Response:
+        is_ready = self._fault() is None
+        return _json({"live": True, "ready": is_ready}, status=200 if is_ready else 400)
+
+    async def describe_model(self, request: Request) -> Response:
+        return _json(documents.model_metadata(self.model, self._servable(request)))
+
+    async def model_ready(self, request: Request) -> Response:
+        try:
+            self._servable(request)
+            is_ready = self._fault() is None
+        except (ModelNotFound, ModelNotReady, VersionNotFound):
+            is_ready = False
+        # 400 for no (http_server.cc, HandleModelReady).
+        return _json({"name": self.model.name, "ready": is_ready}, status=200 if is_ready else 400)
+
+    async def config(self, request: Request) -> Response:
+        return _json(documents.model_config(self.model, self._servable(request)))
+
+    async def statistics(self, request: Request) -> Response:
+        chosen: Sequence[Servable] = documents.default_servables(self.model)
+        if "version" in request.path_params:
+            chosen = [self._servable(request)]
+        elif "model" in request.path_params:
+            self._check_loaded()
+        elif not self._is_loaded:
+            chosen = []
+        return _json({"model_stats": [documents.model_statistics(self.model, s) for s in chosen]})
+
+    async def infer(self, request: Request) -> Response:
+        servable = self._servable(request)
+        inferences = self.model.recorder.inferences[servable.version]
+        inferences.last_ms = round(time() * 1e3)
+        try:
+            response, count = await self._infer(request, servable)
+        except ServingError:
+            inferences.fail.add(perf_counter() - request.started_at)
+            raise
+        now, timing = perf_counter(), request.timing
+        inferences.add(
+            count,
+            total_s=now - request.started_at,
+            queue_s=timing.queue + timing.batch_wait,
+            input_s=timing.decode,
+            infer_s=timing.predict,
+            output_s=now - timing.predicted_at,
+        )
+        return response
+
+    async def index(self, request: Request) -> Response:
+        only_ready = await self._parameter(request, "ready", bool, False)
+        state, reason = self._state()
+        versions = [each.version for each in documents.default_servables(self.model)]
+        if only_ready and state != "READY":
+            versions = []
+        return _json(
+            documents.repository_index(self.model.name, versions, state=state, reason=reason)
+        )
+
+    async def load(self, request: Request) -> Response:
+        parameters = await self._parameter(request, "parameters", dict, {})
+        if parameters:
+            # Triton takes another configuration, and files, from clients.
+            raise InvalidRequest(
+                "The model is loaded as its application declares it",
+                expected="no parameters",
+                got=", ".join(sorted(parameters)),
+                path="parameters",
+            )
+        self._is_loaded = True
+        return Response()
+
+    async def unload(self, request: Request) -> Response:
+        await self._parameter(request, "parameters", dict, {})
+        if self._control == "none":
+            raise InvalidRequest(
+                "explicit model load / unload is not allowed",
+                path="protocol_settings.open_inference.model_control",
+                remedy="Set it to `explicit` in an application of one replica.",
+            )
+        self._is_loaded = False
+        return Response()
+
+    async def refuse(self, request: Request) -> Response:
+        # As a Triton that is built without them, but for its status, 501.
+        raise InvalidRequest(next(text for part, text in WITHOUT.items() if part in request.path))
+
+    @classmethod
+    def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:
+        return ModelNotFound(
+            f"Request for unknown model: '{name[:200]}' is not found",
+            remedy=f"Known: {listed(known)}",
+        )
+
+    @classmethod
+    def render_error(cls, error: ServingError) -> Response:
+        """Errors are `{"error"}`. Triton's map: NOT_FOUND 404, UNAVAILABLE 503, INTERNAL 500, all
+        others 400; a request that is too late is UNAVAILABLE to it. Too large, too slow and of an
+        unknown content coding are ours and keep HTTP's own statuses."""
+        status = status_of(error)
+        headers = retry_headers(error)
+        if isinstance(error, NotAcceptable):
+            status = 400
+        elif isinstance(error, DeadlineExceeded):
+            status = 503
+        elif isinstance(error, UnsupportedContentType):
+            headers["accept-encoding"] = ", ".join(CODINGS)
+        return _json({"error": str(error)}, status=status, headers=headers)
+
+    async def _infer(self, request: Request, servable: Servable) -> tuple[Response, int]:
+        model = self.model
+        model.check_admission()
+        body = await self._body(request)
+        length = header_length(request.header(LENGTH_HEADER.lower()), len(body))
+        if length == 0:
+            message, payload = await self._read_raw(body, servable)
+        else:
+            message = await model.offload(partial(parse, body, length), length or len(body))
+            check_outputs(message.outputs, servable.metadata, model.name)
+            payload = await model.offload(
+                partial(read_items, message, servable.inputs), read_cost_bytes(message)
+            )
+        results = await model.predict(payload.items, servable=servable, timing=request.timing)
+        response = await self._respond(rows(results), message, request, servable)
+        return response, len(payload.items)
+
+    async def _read_raw(self, body: Buffer, servable: Servable) -> tuple[InferenceRequest, Payload]:
+        cost = 0 if servable.inputs.settings.type in ELEMENT_TYPES else len(body)
+        reading = partial(read_raw, body, servable, self.model.name)
+        return InferenceRequest((), is_binary=True), await self.model.offload(reading, cost)
+
+    async def _respond(
+        self, found: Sequence[Row], message: InferenceRequest, request: Request, servable: Servable
+    ) -> Response:
+        coding = content_coding.choose(request.header("accept-encoding"))
+        writing = partial(self._write, found, message, servable.version, coding)
+        text = 0 if message.is_all_binary else text_bytes(found, "json")
+        is_costly = coding != "identity" or any(each.classes for each in message.outputs)
+        return await self.model.offload(writing, result_bytes(found) if is_costly else text)
+
+    def _write(
+        self, found: Sequence[Row], message: InferenceRequest, version: str, coding: str
+    ) -> Response:
+        outputs = output_tensors(found, message.outputs, self.model.name)
+        binary = dict.fromkeys((each.name for each in outputs), message.is_binary)
+        binary |= {each.name: each.is_binary for each in message.outputs}
+        buffers, length = render(
+            InferenceResponse(self.model.name, version, outputs, message.id), binary
+        )
+        headers = {} if length is None else {LENGTH_HEADER: str(length)}
+        if coding != "identity" and sum(map(len, buffers)) <= MAX_COMPRESSED_BYTES:
+            # The length is that of the JSON before compression (extension_binary_data.md).
+            buffers = content_coding.encode(buffers, coding)
+            headers["content-encoding"] = coding
+        media_type = "application/json" if length is None else OCTETS
+        return Response(buffers, media_type=media_type, headers=headers)
+
+    async def _body(self, request: Request) -> Buffer:
+        body = await request.body(codings=CODINGS)
+        coding = request.content_coding
+        if coding == "identity":
+            return body
+        most = int(request.limits.max_body_mb * 1e6)
+        # A small body may become a large one.
+        return await self.model.offload(
+            partial(content_coding.decode, body, coding, max_bytes=most), most
+        )
+
+    async def _parameter(self, request: Request, name: str, kind: type, default: Any) -> Any:
+        """Return a field of a body that may be empty."""
+        body = await request.body()
+        if not body:
+            return default
+        fields = await self.model.offload(partial(json.decode_object, body), len(body))
+        value = fields.get(name, default)
+        if not isinstance(value, kind):
+            raise DecodeError(f"Unable to parse '{name}'", expected=kind.__name__)
+        return value
+
+    def _servable(self, request: Request) -> Servable:
+        """Return what the path's version names.
+
+        Raises:
+            ModelNotFound, ModelNotReady, VersionNotFound: in Triton's words (model_lifecycle.cc,
+                GetModel).
+        """
+        version = request.path_params.get("version")
+        prefix = f"Request for unknown model: '{self.model.name}'"
+        try:
+            servable = self.model.select(version)
+        except VersionNotFound as exc:
+            raise VersionNotFound(
+                f"{prefix} version {version} is not found", expected=exc.expected
+            ) from exc
+        if version is None:
+            self._check_loaded()
+        elif not self._is_loaded:
+            raise ModelNotReady(f"{prefix} version {version} is not at ready state")
+        return servable
+
+    def _check_loaded(self) -> None:
+        if not self._is_loaded:
+            raise ModelNotFound(
+                f"Request for unknown model: '{self.model.name}' has no available versions"
+            )
+
+    def _fault(self) -> ModelNotReady | None:
+        """Return why the model is not ready, apart from being unloaded."""
+        try:
+            self.model.check_ready()
+        except ModelNotReady as exc:
+            return exc
+        return None
+
+    def _state(self) -> tuple[str, str]:
+        """Return the model's state and its reason, as Triton calls them."""
+        if not self._is_loaded:
+            return "UNAVAILABLE", "unloaded"
+        fault = self._fault()
+        if fault is None:
+            return "READY", ""
+        return "UNAVAILABLE" if self.model.is_warm else "LOADING", str(fault)
+
+
+def _json(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(
+        json.encode(value), status=status, media_type="application/json", headers=headers
+    )

@@ -1,0 +1,261 @@
+"""Between the Open Inference Protocol's tensors and a model's items and results.
+
+What an input becomes depends on the model's declared input alone. A model of encoded images, bytes,
+strings or whole requests takes BYTES, (N) or (N, 1), for N items; of images also pixels. Nothing
+here knows how tensors travel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+
+from rayserve_app.codecs import open_inference_tensor as tensor
+from rayserve_app.errors import DecodeError, InvalidRequest, PredictError, ShapeMismatch
+from rayserve_app.inputs import Inputs, Payload
+from rayserve_app.outputs import named_arrays
+from rayserve_app.protocols.open_inference.messages import (
+    InferenceRequest,
+    InputTensor,
+    OutputTensor,
+    RequestedOutput,
+)
+from rayserve_app.tensor_inputs import VECTOR_DTYPES
+from rayserve_app.types import Array, Buffer, Metadata, Row, TensorSpec
+from rayserve_app.versions import Servable
+
+ELEMENT_TYPES: Final = ("bytes", "image", "string", "request")
+"""Models whose items are single elements of BYTES."""
+
+ELEMENT_COST_BYTES: Final = 100
+"""One element of BYTES takes as long to read as so many bytes of other work."""
+
+CLASSIFIABLE: Final = "biuf"
+
+
+def input_specs(servable: Servable) -> tuple[TensorSpec, ...]:
+    """Return what a client is told of the inputs, the batch axis first: the model's own tensors;
+    BYTES of shape (N, 1) for a model whose items are elements of it."""
+    settings, names = servable.inputs.settings, servable.inputs.names
+    if settings.type == "tensors":
+        return servable.metadata.inputs
+    if settings.type in ELEMENT_TYPES:
+        return (TensorSpec(names[0], "string", (-1, 1)),)
+    if settings.type in VECTOR_DTYPES:
+        dtype = np.dtype(VECTOR_DTYPES[settings.type]).name
+        return (TensorSpec(names[0], dtype, (-1, -1)),)
+    own = next(iter(servable.metadata.inputs), TensorSpec("", "", ()))
+    shape = own.shape if settings.shape is None else (-1, *settings.shape)
+    return (TensorSpec(names[0], settings.dtype or own.dtype, shape),)
+
+
+def read_items(request: InferenceRequest, inputs: Inputs) -> Payload:
+    """Read the items of a request.
+
+    Raises:
+        DecodeError, ShapeMismatch, RequestTooLarge: the path names the input.
+    """
+    columns: dict[str, Any] = {}
+    for index, each in enumerate(request.inputs):
+        try:
+            columns[each.name] = _read(each, inputs)
+        except InvalidRequest as exc:
+            raise exc.at(f"inputs[{index}]") from exc.__cause__
+    if inputs.settings.type == "request":
+        payload = _invocations(columns, inputs)
+    else:
+        payload = inputs.from_columns(columns, path="inputs")
+    if not payload.items:
+        raise DecodeError("No items", expected="at least one", path="inputs")
+    return payload
+
+
+def read_cost_bytes(request: InferenceRequest) -> int:
+    """Return how many bytes `read_items` has to work through; encoded images pass as they are."""
+    cost = request.json_bytes
+    for each in request.inputs:
+        if each.is_binary and each.datatype == "BYTES":
+            cost += ELEMENT_COST_BYTES * min(len(each.data) // 4, math.prod(each.shape))
+        elif each.is_binary:
+            cost += len(each.data)
+    return cost
+
+
+def read_raw(body: Buffer, servable: Servable, model_name: str) -> Payload:
+    """Read a raw binary request, whose body is all the data of the one input: one item, whose shape
+    follows from the body's length; an element of BYTES stands there without its length.
+
+    Raises:
+        DecodeError: it does not follow, in Triton's words (infer_request.cc, Normalize).
+    """
+    specs, inputs = input_specs(servable), servable.inputs
+    if len(specs) != 1:
+        raise DecodeError(
+            f"Raw request must only have 1 input (found 1) to be deduced but got {len(specs)} "
+            f"inputs in '{model_name}' model configuration"
+        )
+    (spec,) = specs
+    if inputs.settings.type == "request":
+        return _invocations({spec.name: [body]}, inputs)
+    if inputs.settings.type in ELEMENT_TYPES:
+        return inputs.from_columns({spec.name: [memoryview(body)]})
+    if spec.dtype == "string":
+        if spec.shape not in ((-1, 1), (-1,)):
+            raise DecodeError(
+                f"For BYTE datatype raw input '{spec.name}', the model must have input shape [1]"
+            )
+        return inputs.from_columns({spec.name: tensor.as_objects([body], (1, *spec.shape[1:]))})
+    datatype, shape = _deduce(spec, len(body))
+    return inputs.from_columns({spec.name: tensor.numbers_from_binary(body, datatype, shape)})
+
+
+def check_outputs(requested: Sequence[RequestedOutput], metadata: Metadata, model: str) -> None:
+    """Raise InvalidRequest for an output of which the model's metadata does not know, if it says
+    anything of outputs: before the model runs in vain."""
+    known = {spec.name for spec in metadata.outputs}
+    for each in requested:
+        if known and each.name not in known:
+            raise _no_such_output(each.name, known, model)
+
+
+def result_bytes(rows: Sequence[Row]) -> int:
+    """Return how large the arrays of results are, nearly; nothing for objects."""
+    outputs = rows[0].outputs
+    if not isinstance(outputs, Mapping):
+        return 0
+    sizes: list[int] = [array.nbytes // len(array) for array in outputs.values()]
+    return sum(sizes) * len(rows)
+
+
+def output_tensors(
+    rows: Sequence[Row], requested: Sequence[RequestedOutput], model_name: str
+) -> list[OutputTensor]:
+    """Return the requested outputs in the order in which they were asked for, or all of them.
+
+    Raises:
+        InvalidRequest: there is no such output, or it is of no type that can be classified.
+        PredictError: an output's arrays are not of one shape and type.
+    """
+    columns = _columns(rows)
+    wanted = {each.name: each for each in requested} or {n: RequestedOutput(n) for n in columns}
+    found = []
+    for name, output in wanted.items():
+        if name not in columns:
+            raise _no_such_output(name, columns.keys(), model_name)
+        runs = columns[name]
+        if output.classes:
+            runs = [_classify(run, output.classes) for run in runs]
+        found.append(_output(name, runs))
+    return found
+
+
+def _deduce(spec: TensorSpec, size_bytes: int) -> tuple[str, tuple[int, ...]]:
+    """Return the datatype and the shape of one item of so many bytes."""
+    dims = spec.shape[1:]
+    if not spec.shape or not spec.dtype or dims.count(-1) > 1:
+        raise DecodeError(
+            f"The shape of the raw input '{spec.name}' can not be deduced because there are more "
+            "than one variable-sized dimension"
+        )
+    datatype = tensor.DATATYPES[spec.dtype]
+    unit = tensor.ITEM_BYTES[datatype] * math.prod(size for size in dims if size != -1)
+    count, rest = divmod(size_bytes, unit) if unit else (0, size_bytes)
+    if rest or (-1 not in dims and count != 1):
+        raise DecodeError(
+            f"The body does not match the shape of the raw input '{spec.name}'",
+            expected=f"{'a multiple of ' if -1 in dims else ''}{unit} bytes for {list(dims)}",
+            got=str(size_bytes),
+        )
+    return datatype, (1, *(count if size == -1 else size for size in dims))
+
+
+def _read(each: InputTensor, inputs: Inputs) -> Any:
+    """Return an input as `Inputs.from_columns` takes it."""
+    if each.datatype != "BYTES":
+        decode = tensor.numbers_from_binary if each.is_binary else tensor.numbers_from_json
+        return decode(each.data, each.datatype, each.shape)
+    if inputs.settings.type not in ELEMENT_TYPES:
+        return tensor.as_objects(_elements(each), each.shape)
+    if not each.shape or max(each.shape[1:], default=1) > 1:
+        raise ShapeMismatch(
+            "Not one element per item", expected="[N] or [N, 1]", got=str(list(each.shape))
+        )
+    inputs.check_count(each.shape[0])
+    return _elements(each)
+
+
+def _elements(each: InputTensor) -> Sequence[str] | Sequence[memoryview]:
+    if each.is_binary:
+        return tensor.elements_from_binary(each.data, each.shape)
+    return tensor.elements_from_json(each.data, each.shape)
+
+
+def _invocations(columns: Mapping[str, Any], inputs: Inputs) -> Payload:
+    """Return the bodies that a model of whole requests takes."""
+    ((name, bodies),) = columns.items() if len(columns) == 1 else (("", None),)
+    if name not in inputs.names or not isinstance(bodies, list):
+        raise ShapeMismatch(
+            "The model takes whole requests",
+            expected=f"one input {inputs.names[0]!r} of BYTES, one body per element",
+            got=str(sorted(columns)),
+            path="inputs",
+        )
+    items = [
+        item
+        for index, body in enumerate(bodies)
+        for item in inputs.from_json_item(body, path=f"inputs.{name}[{index}]")
+    ]
+    return Payload(items, True)
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, list[Array]]:
+    """Return per output its arrays along axis 0: of rows that are neighbours in one batch a slice
+    of the batch's own array, so that nothing is copied."""
+    if not isinstance(rows[0].outputs, Mapping):
+        return {name: [array] for name, array in named_arrays(rows).items()}
+    breaks = [
+        index
+        for index, (left, right) in enumerate(pairwise(rows), start=1)
+        if left.outputs is not right.outputs or left.position + 1 != right.position
+    ]
+    parts = [named_arrays(rows[i:j]) for i, j in pairwise([0, *breaks, len(rows)])]
+    return {name: [part[name] for part in parts] for name in parts[0]}
+
+
+def _output(name: str, runs: Sequence[Array]) -> OutputTensor:
+    datatypes = {tensor.datatype_of(run) for run in runs}
+    shapes = {run.shape[1:] for run in runs}
+    if len(datatypes) > 1 or len(shapes) > 1:
+        raise PredictError(f"Output {name!r} has results of unlike shapes or types")
+    count = sum(len(run) for run in runs)
+    return OutputTensor(name, datatypes.pop(), (count, *shapes.pop()), runs)
+
+
+def _classify(array: Array, count: int) -> Array:
+    """Return the largest elements of each item as `value:index`, the largest first, of equal ones
+    the first: (N, count), or fewer if there are fewer elements."""
+    if array.dtype.kind not in CLASSIFIABLE or array.dtype.name in ("float16", "bool"):
+        raise InvalidRequest(
+            "class result not available for output due to unsupported type "
+            f"'{tensor.datatype_of(array)}'"
+        )
+    table = array.reshape(len(array), -1)
+    # Sorted backwards, so that equal elements keep their order without a sign that integers lack.
+    order = table.shape[1] - 1 - np.argsort(table[:, ::-1], axis=1, kind="stable")[:, ::-1]
+    # classification.cc writes std::to_string: six decimals.
+    form = "{:f}:{}" if array.dtype.kind == "f" else "{}:{}"
+    found = np.empty((len(table), min(count, table.shape[1])), dtype=object)
+    for index, best in enumerate(order[:, : found.shape[1]]):
+        found[index] = [form.format(table[index, i], i) for i in best]
+    return found
+
+
+def _no_such_output(name: str, known: Any, model_name: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"unexpected inference output '{name}' for model '{model_name}'",
+        expected=f"one of {', '.join(sorted(known))}",
+    )

@@ -1,0 +1,183 @@
+"""From a model's results to answers of TensorFlow Serving's REST API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from rayserve_app.codecs.tensorflow_reply import (
+    render_classifications,
+    render_outputs,
+    render_predictions,
+    render_regressions,
+)
+from rayserve_app.codecs.tensorflow_tensors import shape_text
+from rayserve_app.errors import InvalidRequest, NotAcceptable, PredictError, RequestTooLarge
+from rayserve_app.outputs import MAX_TEXT_BYTES, named_arrays, text_bytes
+from rayserve_app.types import Array, Row
+
+# tensorflow/cc/saved_model/signature_constants.h
+CLASSES: Final = "classes"
+SCORES: Final = "scores"
+OUTPUTS: Final = "outputs"
+
+_ARRAY_WEIGHT: Final = 4
+"""How much longer a byte of an array takes to write as text than one that passes as it is."""
+
+_VALUE_WEIGHT: Final = 128
+"""The same for a value of JSON."""
+
+
+def written_bytes(rows: Sequence[Row]) -> int:
+    """Return how much work the results are to write, as the length of bytes that pass as they are.
+
+    Raises:
+        RequestTooLarge: more than JSON can be asked to hold.
+    """
+    try:
+        total = text_bytes(rows, "json")
+    except NotAcceptable as exc:
+        raise RequestTooLarge(
+            "The result is too large for JSON",
+            expected=f"at most {MAX_TEXT_BYTES} bytes of arrays",
+            got=exc.got,
+            remedy="Send fewer items in one request.",
+        ) from exc
+    objects = (row.value for row in rows if not isinstance(row.outputs, Mapping))
+    return total * _ARRAY_WEIGHT + sum(map(_weight, objects))
+
+
+def predictions(rows: Sequence[Row]) -> bytes:
+    """Return the answer to a predict request in row form."""
+    return render_predictions(_columns(rows))
+
+
+def outputs(rows: Sequence[Row], *, is_batch: bool) -> bytes:
+    """Return the answer to a predict request in columnar form, one item's without an axis of
+    items unless it was sent with one."""
+    columns = _columns(rows)
+    if not is_batch:
+        columns = {name: column[:1].reshape(column.shape[1:]) for name, column in columns.items()}
+    return render_outputs(columns)
+
+
+def classifications(rows: Sequence[Row]) -> bytes:
+    """Return the answer to a classify request.
+
+    Results are classes with scores (rayserve_app/classes.py); or the outputs `classes` and
+    `scores`, one of them or both (classifier.cc); or one output of a score for each class, which
+    then have no names.
+
+    Raises:
+        InvalidRequest: the model is no classifier.
+    """
+    if not isinstance(rows[0].outputs, Mapping):
+        pairs = [_pairs(row.value) for row in rows]
+        labels = [[label for label, _ in each] for each in pairs]
+        return render_classifications(labels, [[score for _, score in each] for each in pairs])
+    columns = named_arrays(rows)
+    names, scores = columns.get(CLASSES), columns.get(SCORES)
+    if names is None and scores is None:
+        if len(columns) > 1:
+            raise _no_classifier(f"the outputs {', '.join(map(repr, columns))}")
+        (scores,) = columns.values()
+    for array, kinds in ((names, "SUO"), (scores, "iuf")):
+        if array is not None:
+            _check_classes(array, kinds)
+    if names is None:
+        assert scores is not None
+        names = np.full(scores.shape, "", object)
+    if scores is None:
+        scores = np.zeros(names.shape, np.float32)
+    if names.shape != scores.shape:
+        raise InvalidRequest(
+            "Tensors class and score should match in dim_size(1). Got"
+            f" {names.shape[1]} vs. {scores.shape[1]}"
+        )
+    return render_classifications(names.tolist(), list(scores))
+
+
+def regressions(rows: Sequence[Row]) -> bytes:
+    """Return the answer to a regress request: of the output `outputs`, or of the only one.
+
+    Raises:
+        InvalidRequest: the model's answer is not one number for each item.
+    """
+    columns = named_arrays(rows)
+    if OUTPUTS not in columns and len(columns) > 1:
+        raise InvalidRequest("Expected one output Tensor.", got=", ".join(map(repr, columns)))
+    values = columns.get(OUTPUTS, next(iter(columns.values())))
+    if values.dtype.kind not in "iuf":
+        raise InvalidRequest(f"Expected output Tensor of DT_FLOAT.  Got: {values.dtype}")
+    if values.ndim != 1 and (values.ndim != 2 or values.shape[1] != 1):
+        raise InvalidRequest(
+            "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got"
+            f" {shape_text(values)}"
+        )
+    return render_regressions(values.reshape(-1))
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, Array]:
+    try:
+        return named_arrays(rows)
+    except PredictError:
+        # Lists of JSON, unlike tensors, may be of unlike lengths.
+        return {name: _objects([row.value[name] for row in rows]) for name in rows[0].outputs}
+
+
+def _objects(values: Sequence[Any]) -> Array:
+    array = np.empty(len(values), object)
+    for index, value in enumerate(values):
+        array[index] = value
+    return array
+
+
+def _pairs(value: Any) -> list[tuple[str, float]]:
+    """Return one item's classes: objects of `label` and `score`, pairs of them, or scores alone."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    try:
+        return [_pair(each) for each in value]
+    except (TypeError, ValueError, KeyError) as exc:
+        raise _no_classifier(type(value).__name__) from exc
+
+
+def _pair(value: Any) -> tuple[str, float]:
+    if isinstance(value, Mapping):
+        return str(value["label"]), float(value["score"])
+    if isinstance(value, list | tuple):
+        label, score = value
+        return str(label), float(score)
+    if isinstance(value, str):
+        raise TypeError(value)
+    return "", float(value)
+
+
+def _check_classes(array: Array, kinds: str) -> None:
+    if array.ndim != 2:
+        raise InvalidRequest(
+            f"Expected Tensor shape: [batch_size num_classes] but got {shape_text(array)}"
+        )
+    if array.dtype.kind not in kinds:
+        raise _no_classifier(f"an output of {array.dtype}")
+
+
+def _no_classifier(got: str) -> InvalidRequest:
+    return InvalidRequest(
+        f'Expected classification signature outputs to contain at least one of "{CLASSES}" or'
+        f' "{SCORES}"',
+        got=got,
+    )
+
+
+def _weight(value: Any) -> int:
+    """Return what a value takes to write, judged by its first elements."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_weight, value.values()))
+    if isinstance(value, list | tuple) and value:
+        return len(value) * _weight(value[0])
+    return _VALUE_WEIGHT

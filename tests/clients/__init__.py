@@ -1,0 +1,1 @@
+"""What unmodified clients of the protocols do, against any server that has the model."""

@@ -73,7 +73,7 @@ def test_embedded_config_differs_in_host_and_model_paths_alone(config: str) -> N
     expected = read_document(ROOT / "configs" / config)
     expected["http_options"]["host"] = "0.0.0.0"
     for application in expected["applications"]:
-        model = application["args"]["model"]
+        model = application["args"].get("model", {})
         if "path" in model:
             model["path"] = f"/app/{model['path']}"
     assert serve_config(config) == expected
@@ -112,7 +112,7 @@ def test_workers_hold_the_replicas_of_the_example_models() -> None:
     (group,) = groups("app.yaml")
     assert (group["minReplicas"], group["maxReplicas"]) == (1, 1)
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-    assert limits == {"cpu": "2", "memory": "12Gi"}
+    assert limits == {"cpu": "2", "memory": "14Gi"}
 
 
 def test_gpu_workers_follow_the_replicas_that_autoscale() -> None:
@@ -210,7 +210,7 @@ def test_fields_that_kuberay_would_drop_are_found(validator: Draft202012Validato
 def test_image_has_what_the_manifest_names() -> None:
     """No image is built here, so its recipe is read."""
     for application in serve_config()["applications"]:
-        path = application["args"]["model"].get("path")
+        path = application["args"].get("model", {}).get("path")
         assert path is None or path.startswith(f"{IMAGE_DIRECTORY}/models/")
     assert f"COPY --from=models {IMAGE_DIRECTORY}/models {IMAGE_DIRECTORY}/models" in DOCKERFILE
     assert re.search(rf"^WORKDIR {IMAGE_DIRECTORY}$", DOCKERFILE, re.M)

@@ -28,6 +28,9 @@ MEDIA_TYPES: Final[Mapping[OutputCodec, str]] = {
 ONLY_OUTPUT: Final = "output"
 """The name of the one output of a model that names none."""
 
+OUTPUTS: Final = "x-rayserve-outputs"
+"""The header that takes a flat `.npy` apart: `flat_shapes` as JSON, in ASCII."""
+
 NUMBERS: Final = (bool, int, float, np.number, np.bool_, np.ndarray)
 
 MAX_TEXT_BYTES: Final = 16_000_000
@@ -103,6 +106,26 @@ def named_arrays(rows: Sequence[Row]) -> dict[str, Array]:
     for index, value in enumerate(values):
         objects[index] = value
     return {ONLY_OUTPUT: objects}
+
+
+def flat_shapes(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return name, type and shape, items on axis 0, of each of the outputs that a flat `.npy`
+    holds, in their order: without them a client that does not know the shapes could not take the
+    outputs apart. Empty where one array is the whole result, or where items are of unlike shapes.
+    """
+    if not isinstance(rows[0].outputs, Mapping) or len(rows[0].outputs) < 2:
+        return []
+    columns = _columns(rows)
+    if any(len({array.shape[1:] for array in runs}) > 1 for runs in columns.values()):
+        return []
+    return [
+        {
+            "name": name,
+            "datatype": np.result_type(*runs).name,
+            "shape": [len(rows), *runs[0].shape[1:]],
+        }
+        for name, runs in columns.items()
+    ]
 
 
 def text_bytes(rows: Sequence[Row], codec: OutputCodec) -> int:

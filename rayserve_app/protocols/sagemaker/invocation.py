@@ -8,6 +8,7 @@ tfs_utils.py.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,7 +26,15 @@ from rayserve_app.errors import (
 from rayserve_app.http import Response
 from rayserve_app.inputs import Inputs, Payload, media_type
 from rayserve_app.model import Model
-from rayserve_app.outputs import MEDIA_TYPES, encode, json_value, negotiate, text_bytes
+from rayserve_app.outputs import (
+    MEDIA_TYPES,
+    OUTPUTS,
+    encode,
+    flat_shapes,
+    json_value,
+    negotiate,
+    text_bytes,
+)
 from rayserve_app.protocols.protocol import rows
 from rayserve_app.settings import OutputCodec
 from rayserve_app.timing import Timing
@@ -105,7 +114,9 @@ class Invoker:
                 raise
             # The model's results have no such form: it is the caller who asked for it.
             raise NotAcceptable(str(exc)) from exc
-        return Response(answer, media_type=media_type_of(form))
+        shapes = flat_shapes(found) if form == "npy" else []
+        headers = {OUTPUTS: json.dumps(shapes)} if shapes else {}
+        return Response(answer, media_type=media_type_of(form), headers=headers)
 
     async def _hand_over(self, body: Buffer, timing: Timing) -> Response:
         (row,) = rows(await self._model.predict([Invocation(body, *self._headers)], timing=timing))

@@ -11,10 +11,14 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import requests
+
+PATH = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+"""With this environment's programs, of which Go is one."""
 
 COMMANDS = {
     "bash": ("client.sh", ["bash"]),
@@ -92,11 +96,12 @@ def check_generated_client(
 
 
 def is_installed(language: str) -> bool:
-    return shutil.which(COMMANDS[language][1][0]) is not None
+    return shutil.which(COMMANDS[language][1][0], path=PATH) is not None
 
 
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    own = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    # Where Go keeps what it builds.
+    own = {"PATH": PATH, "HOME": os.environ.get("HOME", "/tmp")}
     return subprocess.run(
         command,
         env=own | environment,

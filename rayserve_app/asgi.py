@@ -50,7 +50,7 @@ class App:
     ) -> None:
         self._model = model
         self._takes_views = takes_views
-        self._budget = BodyBudget(model.settings.limits)
+        self._budget = BodyBudget(model.settings.limits.max_buffered_mb)
         self._router: Router[Endpoint] = Router()
         self._router.add("GET", "/", (self._describe, None))
         self._router.add("GET", "/openapi.json", (self._document, None))

@@ -72,9 +72,9 @@ def retry_headers(error: ServingError) -> dict[str, str]:
 class BodyBudget:
     """The bytes that the bodies of all requests of a replica may hold at one time."""
 
-    def __init__(self, limits: LimitSettings) -> None:
-        self._most_mb = limits.max_buffered_mb
-        self._left = int(limits.max_buffered_mb * 1e6)
+    def __init__(self, most_mb: float) -> None:
+        self._most_mb = most_mb
+        self._left = int(most_mb * 1e6)
 
     def take(self, count: int) -> None:
         """Reserve bytes, or raise Overloaded."""
@@ -112,7 +112,7 @@ class Request:
         """Bytes of its body that have come, and are held."""
         self.body_read = asyncio.Event()
         self._receive = receive
-        self._budget = budget or BodyBudget(limits)
+        self._budget = budget or BodyBudget(limits.max_buffered_mb)
         self._body: Buffer | None = None
 
     def header(self, name: str) -> str | None:

@@ -88,7 +88,7 @@ async def test_identity_is_no_coding(coding: bytes) -> None:
 
 
 async def test_the_bodies_of_all_requests_fit_into_one_budget() -> None:
-    budget = BodyBudget(LimitSettings(max_buffered_mb=0.00001))
+    budget = BodyBudget(0.00001)
     first = create_request(chunks(b"a" * 3, b"a" * 3), budget=budget)
     assert len(await first.body()) == 6
     second = create_request(chunks(b"a" * 4, b"a"), budget=budget)

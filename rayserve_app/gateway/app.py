@@ -13,7 +13,6 @@ from rayserve_app.codecs import json
 from rayserve_app.errors import (
     DecodeError,
     ModelNotFound,
-    RequestTooLarge,
     ServingError,
     Unavailable,
 )
@@ -22,7 +21,7 @@ from rayserve_app.gateway.merging import Answer, merge_answers
 from rayserve_app.gateway.replicas import Connections, Directory, ServedModel
 from rayserve_app.gateway.routes import Choice, Destination, create_router
 from rayserve_app.gateway.settings import GatewaySettings
-from rayserve_app.http import Response
+from rayserve_app.http import BodyBudget, Response
 from rayserve_app.ingress import CLIENT_HEADERS
 from rayserve_app.protocols.protocol import Protocol, listed
 from rayserve_app.types import Buffer
@@ -46,6 +45,7 @@ class Gateway:
         self._settings = settings
         self._directory = directory
         self._router = create_router(settings)
+        self._budget = BodyBudget(settings.max_buffered_mb)
         self.connections = Connections()
         self._forwarder = Forwarder(self.connections)
 
@@ -96,22 +96,23 @@ class Gateway:
         send: Send,
     ) -> None:
         upload = Upload(receive)
-        await upload.next()
-        if destination.choice is Choice.ALL:
-            answer = await self._ask_all(path, scope, upload)
-            response = Response(answer.body, status=answer.status, media_type=answer.media_type)
-            await response.send(send, takes_views=False, with_body=scope["method"] != "HEAD")
-            return
-        if destination.choice is Choice.NAMED:
-            name: str | None = params["model"]
-        elif destination.choice is Choice.READ:
-            name = await self._read_name(_headers(scope), upload)
-        else:
-            name = None
-        model = self._find(name, destination.protocol)
-        # A model's own prefix, which Serve knows by another name.
-        path = path.removeprefix(f"/{name}") or path
-        await self._forwarder.send(scope, model.prefix + path, upload, send, model)
+        await upload.next_within(self._settings.body_timeout_s)
+        try:
+            if destination.choice is Choice.ALL:
+                await self._read(upload)
+                answer = await self._ask_all(path, scope, upload)
+                response = Response(answer.body, status=answer.status, media_type=answer.media_type)
+                await response.send(send, takes_views=False, with_body=scope["method"] != "HEAD")
+                return
+            name = params.get("model")
+            if destination.choice is Choice.READ:
+                name = await self._read_name(_headers(scope), upload)
+            model = self._find(name, destination.protocol)
+            # A model's own prefix, which Serve knows by another name.
+            path = path.removeprefix(f"/{name}") or path
+            await self._forwarder.send(scope, model.prefix + path, upload, send, model)
+        finally:
+            upload.give_back()
 
     def _find(self, name: str | None, protocol: type[Protocol]) -> ServedModel:
         """Return the model of a name; without one, or if it is DEFAULT_NAME, the protocol's default
@@ -136,22 +137,22 @@ class Gateway:
         """Return the model that a JSON body names; None if it names none."""
         if not headers.get(b"content-type", b"").startswith(READ_TYPES):
             return None
-        most = int(self._settings.max_read_mb * 1e6)
-        while not upload.is_whole:
-            await upload.next()
-            if upload.size > most:
-                raise RequestTooLarge(
-                    "The body is too large", expected=f"at most {most} bytes", got="more"
-                )
+        await self._read(upload)
         body = upload.start()
         key = "EndpointName" if b"x-amz-target" in headers else "model_name"
         if len(body) > INLINE_BYTES:
             return await asyncio.to_thread(_name_in, body, key)
         return _name_in(body, key)
 
+    async def _read(self, upload: Upload) -> None:
+        settings = self._settings
+        await upload.read(
+            self._budget,
+            max_bytes=int(settings.max_read_mb * 1e6),
+            timeout_s=settings.body_timeout_s,
+        )
+
     async def _ask_all(self, path: str, scope: Scope, upload: Upload) -> Answer:
-        while not upload.is_whole:
-            await upload.next()
         models = [model for model in self._directory if model.is_ready]
         if not models:
             raise Unavailable("No model has a replica at the moment")

@@ -12,9 +12,10 @@ from urllib.parse import quote
 
 from starlette.types import Receive, Scope, Send
 
-from rayserve_app.errors import ModelNotReady
+from rayserve_app.errors import BodyTimeout, ModelNotReady, RequestTooLarge
 from rayserve_app.gateway.connection import Connection, Header, ReplicaLost
 from rayserve_app.gateway.replicas import Address, Connections, ServedModel
+from rayserve_app.http import BodyBudget
 from rayserve_app.ingress import CLIENT_HEADERS
 from rayserve_app.types import Buffer
 
@@ -63,6 +64,8 @@ class Upload:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._kept: list[Buffer] | None = []
+        self._budget: BodyBudget | None = None
+        self._held = 0
         self.size = 0
         """Bytes that have come."""
         self.is_whole = False
@@ -83,6 +86,47 @@ class Upload:
         if self._kept is not None:
             self._kept.append(piece)
         return piece
+
+    async def read(self, budget: BodyBudget, *, max_bytes: int, timeout_s: float) -> None:
+        """Let all of it come; `give_back` returns what it holds of the budget.
+
+        Raises:
+            ClientLeft: it will not come.
+            RequestTooLarge, BodyTimeout, Overloaded: it is given up.
+        """
+        self._budget = budget
+        self._hold(self.size)
+        while not self.is_whole:
+            self._hold(len(await self.next_within(timeout_s)))
+            if self.size > max_bytes:
+                raise RequestTooLarge(
+                    "The body is too large", expected=f"at most {max_bytes} bytes", got="more"
+                )
+
+    async def next_within(self, timeout_s: float) -> Buffer:
+        """Return the next piece.
+
+        Raises:
+            ClientLeft: it will not come.
+            BodyTimeout: it has not come in time.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.next()
+        except TimeoutError as exc:
+            raise BodyTimeout(
+                "The body came too slowly", expected=f"no pause over {timeout_s:g} s"
+            ) from exc
+
+    def give_back(self) -> None:
+        """Return what `read` took of the budget."""
+        if self._budget is not None:
+            self._budget.give_back(self._held)
+
+    def _hold(self, count: int) -> None:
+        if self._budget is not None:
+            self._budget.take(count)
+            self._held += count
 
     async def wait_for_disconnect(self) -> None:
         """Return when the client has left; call it after the body's end."""
@@ -110,13 +154,6 @@ class Forwarder:
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-
-    async def forward(self, scope: Scope, receive: Receive, send: Send, model: ServedModel) -> None:
-        """Answer a request as the model does at the same path below its prefix."""
-        upload = Upload(receive)
-        await upload.next()
-        path = model.prefix + scope["path"].removeprefix(scope.get("root_path", ""))
-        await self.send(scope, path, upload, send, model)
 
     async def send(
         self, scope: Scope, path: str, upload: Upload, send: Send, model: ServedModel

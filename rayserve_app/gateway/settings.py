@@ -20,6 +20,11 @@ class GatewaySettings(Section):
     """The model that paths without a name mean: for all protocols, or by protocol."""
     max_read_mb: Annotated[float, Field(gt=0, le=256)] = 64
     """The largest JSON body that is read for the name of the model in it."""
+    max_buffered_mb: Annotated[float, Field(gt=0)] = 512
+    """All bodies together that are read at one time."""
+    body_timeout_s: Annotated[float, Field(gt=0)] = 10
+    """Longest pause before a body begins, and within one that is read. While a body is forwarded,
+    its model's own limits hold."""
 
     def default_for(self, protocol: str) -> str | None:
         """Return the name of the model for a path of the protocol that names none."""

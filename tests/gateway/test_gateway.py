@@ -298,3 +298,82 @@ def test_models_that_come_and_go_are_known_at_once(
     setup.serve(other=[replica_port])
     assert client.get("/ping").status_code == 404
     assert client.post("/models/other/invoke", content=b"").status_code == 200
+
+
+@pytest.fixture
+def reading(setup: Setup, replica_port: int) -> Iterator[httpx.Client]:
+    """A gateway that finds the model in JSON, with small limits."""
+    settings = GatewaySettings(
+        protocols=("simple_tensorflow_serving",),
+        default_model="m",
+        max_read_mb=0.5,
+        max_buffered_mb=0.6,
+        body_timeout_s=0.5,
+    )
+    setup.serve(m=[replica_port], other=[replica_port])
+    with (
+        serving(Gateway(settings, setup.directory)) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("body", "prefix"),
+    [
+        ({"model_name": "other", "data": {}}, "/other/"),
+        ({"model_name": "default"}, "/m/"),
+        ({"data": {}}, "/m/"),
+        ([1], "/m/"),
+    ],
+)
+def test_json_names_its_model(reading: httpx.Client, body: Any, prefix: str) -> None:
+    for _ in range(3):
+        assert reading.post("/", json=body).json()["raw_path"] == prefix
+
+
+def test_json_that_names_an_unknown_model_is_refused_in_the_protocols_words(
+    reading: httpx.Client,
+) -> None:
+    response = reading.post("/", json={"model_name": "nope"})
+    assert response.status_code == 400
+    assert response.json() == {
+        "error": "Invalid model name: nope, available models: ['m', 'other']"
+    }
+
+
+def test_bodies_that_are_read_are_bounded(reading: httpx.Client) -> None:
+    headers = {"content-type": "application/json"}
+    assert reading.post("/", content=b" " * 600_000, headers=headers).status_code == 413
+    # What was held has been given back.
+    assert reading.post("/", content=b" " * 400_000, headers=headers).status_code == 200
+    assert reading.post("/", content=b" " * 400_000, headers=headers).status_code == 200
+
+
+def test_a_body_that_does_not_come_is_given_up(reading: httpx.Client) -> None:
+    with socket.create_connection((reading.base_url.host, reading.base_url.port or 0)) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n")
+        client.settimeout(10)
+        assert client.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+def test_what_speaks_of_the_whole_server_is_asked_of_all_models(setup: Setup) -> None:
+    async def models(scope: Any, receive: Any, send: Any) -> None:
+        name = scope["path"].split("/")[1]
+        await answer(send, 200, json.dumps({"models": [name], "ready": True}).encode())
+
+    async def missing(scope: Any, receive: Any, send: Any) -> None:
+        await answer(send, 404, b"{}")
+
+    async def cold(scope: Any, receive: Any, send: Any) -> None:
+        await answer(send, 503, b'{"ready": false}')
+
+    with serving(models) as port, serving(missing) as other, serving(cold) as third:
+        setup.serve(a=[port], b=[port], c=[other])
+        settings = GatewaySettings(protocols=("sagemaker", "open_inference"))
+        with serving(Gateway(settings, setup.directory)) as gateway:
+            url = f"http://127.0.0.1:{gateway}"
+            assert httpx.get(f"{url}/models").json() == {"models": ["a", "b"], "ready": True}
+            setup.serve(a=[port], d=[third])
+            response = httpx.get(f"{url}/v2/health/ready")
+            assert (response.status_code, response.json()) == (503, {"ready": False})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -30,12 +30,25 @@ INLINE_BYTES: Final = 1 << 16
 
 JSON: Final = "application/json"
 
+MAX_ALIASES: Final = 10_000
+
 DEFAULT_NAME: Final = "default"
 """What simple_tensorflow_serving calls the model that requests mean which name none."""
 
 OWN_PATHS: Final = ("/", "/openapi.json")
 
 READ_TYPES: Final = (b"application/json", b"application/x-amz-json")
+
+AWS: Final = "sagemaker_runtime"
+
+TARGET: Final = b"x-amz-target"
+"""The header by which AWS's JSON protocol can be told from what else is posted to `/`."""
+
+AWS_KEYS: Final = ("EndpointName", "EndpointConfigName")
+"""An endpoint's configuration has the endpoint's name."""
+
+Claimant: TypeAlias = tuple[Destination, Mapping[str, str]]
+"""Whose a path may be, with the values of its parameters."""
 
 
 class Gateway:
@@ -46,6 +59,8 @@ class Gateway:
         self._directory = directory
         self._router = create_router(settings)
         self._budget = BodyBudget(settings.max_buffered_mb)
+        self._aliases: dict[str, str] = {}
+        """Models' names by further ones that clients have given them."""
         self.connections = Connections()
         self._forwarder = Forwarder(self.connections)
 
@@ -69,7 +84,7 @@ class Gateway:
         elif path in OWN_PATHS and method in ("GET", "HEAD"):
             response = self._list(headers) if path == "/" else self._document(scope)
         elif claimants:
-            destination, params = claimants[0]
+            destination, params = self._choose(claimants, headers)
             try:
                 await self._follow(destination, params, path, scope, receive, send)
             except ClientLeft:
@@ -100,19 +115,35 @@ class Gateway:
         try:
             if destination.choice is Choice.ALL:
                 await self._read(upload)
-                answer = await self._ask_all(path, scope, upload)
-                response = Response(answer.body, status=answer.status, media_type=answer.media_type)
+                response = (await self._ask_all(path, scope, upload)).response()
                 await response.send(send, takes_views=False, with_body=scope["method"] != "HEAD")
+                return
+            if destination.choice is Choice.LOAD:
+                response = await self._load(path, scope, upload, destination.protocol)
+                await response.send(send, takes_views=False)
                 return
             name = params.get("model")
             if destination.choice is Choice.READ:
                 name = await self._read_name(_headers(scope), upload)
             model = self._find(name, destination.protocol)
-            # A model's own prefix, which Serve knows by another name.
-            path = path.removeprefix(f"/{name}") or path
+            if destination.choice is Choice.PREFIXED:
+                path = path.removeprefix(f"/{name}")
             await self._forwarder.send(scope, model.prefix + path, upload, send, model)
         finally:
             upload.give_back()
+
+    def _choose(self, claimants: Sequence[Claimant], headers: Mapping[bytes, bytes]) -> Claimant:
+        """Return whose request it is: AWS's JSON protocol has a header, and of the others the first
+        that knows a model."""
+        is_aws = TARGET in headers
+        meant = [each for each in claimants if (each[0].protocol.name == AWS) == is_aws]
+        known = [
+            each
+            for each in meant
+            if each[0].choice is not Choice.DEFAULT
+            or self._settings.default_for(each[0].protocol.name) is not None
+        ]
+        return (known or meant or claimants)[0]
 
     def _find(self, name: str | None, protocol: type[Protocol]) -> ServedModel:
         """Return the model of a name; without one, or if it is DEFAULT_NAME, the protocol's default
@@ -128,7 +159,7 @@ class Gateway:
                 expected=f"a path with one of {listed(names)}",
                 remedy="Or set args.gateway.default_model",
             )
-        model = self._directory.find(name)
+        model = self._directory.find(self._aliases.get(name, name))
         if model is None:
             raise protocol.unknown_model(name, names)
         return model
@@ -139,10 +170,10 @@ class Gateway:
             return None
         await self._read(upload)
         body = upload.start()
-        key = "EndpointName" if b"x-amz-target" in headers else "model_name"
+        keys = AWS_KEYS if TARGET in headers else ("model_name",)
         if len(body) > INLINE_BYTES:
-            return await asyncio.to_thread(_name_in, body, key)
-        return _name_in(body, key)
+            return await asyncio.to_thread(_name_in, body, keys)
+        return _name_in(body, keys)
 
     async def _read(self, upload: Upload) -> None:
         settings = self._settings
@@ -158,6 +189,25 @@ class Gateway:
             raise Unavailable("No model has a replica at the moment")
         asked = [self._ask(model, path, scope, upload) for model in models]
         return merge_answers(await asyncio.gather(*asked))
+
+    async def _load(
+        self, path: str, scope: Scope, upload: Upload, protocol: type[Protocol]
+    ) -> Response:
+        """Ask all models for the one that is meant; only they know where they lie."""
+        name = await self._read_name(_headers(scope), upload)
+        refusal: Answer | None = None
+        for model in self._directory:
+            answer = await self._ask(model, path, scope, upload)
+            if answer.status == 200 and name is not None:
+                if len(self._aliases) >= MAX_ALIASES:
+                    del self._aliases[next(iter(self._aliases))]
+                self._aliases[name] = model.name
+            if answer.status != 404:
+                return answer.response()
+            refusal = refusal or answer
+        if refusal is None:
+            raise protocol.unknown_model(name or "", [])
+        return refusal.response()
 
     async def _ask(self, model: ServedModel, path: str, scope: Scope, upload: Upload) -> Answer:
         collector = _Collector()
@@ -210,12 +260,12 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
     return dict(scope.get(CLIENT_HEADERS) or scope["headers"])
 
 
-def _name_in(body: Buffer, key: str) -> str | None:
+def _name_in(body: Buffer, keys: Sequence[str]) -> str | None:
     try:
-        name = json.decode_object(body).get(key)
+        fields = json.decode_object(body)
     except DecodeError:
         return None  # whoever gets it says what is wrong with it
-    return name if isinstance(name, str) else None
+    return next((fields[key] for key in keys if isinstance(fields.get(key), str)), None)
 
 
 def _error(status: int, text: str) -> Response:

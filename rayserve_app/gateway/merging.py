@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from rayserve_app.codecs import json
 from rayserve_app.errors import DecodeError
+from rayserve_app.http import Response
 
 
 class Answer(NamedTuple):
@@ -15,6 +16,9 @@ class Answer(NamedTuple):
     status: int
     media_type: str | None
     body: bytes
+
+    def response(self) -> Response:
+        return Response(self.body, status=self.status, media_type=self.media_type)
 
 
 def merge_answers(answers: Sequence[Answer]) -> Answer:

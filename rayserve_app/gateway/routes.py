@@ -16,9 +16,11 @@ class Choice(Enum):
     """How a request tells its model."""
 
     NAMED = "its path has the name"
+    PREFIXED = "its path begins with the name, as a model's own prefix"
     READ = "its JSON body has the name"
     DEFAULT = "it does not: the protocol's default model"
     ALL = "it asks all of them"
+    LOAD = "its JSON body has a further name for one of them, which knows"
 
 
 class Destination(NamedTuple):
@@ -44,8 +46,11 @@ ALL_MODELS: Final = frozenset(
 )
 """Paths that speak of a whole server."""
 
-READ: Final = frozenset({("POST", "/"), ("POST", "/models")})
-"""Paths whose JSON has the model's name."""
+READ: Final = ("POST", "/")
+"""The path whose JSON has the model's name."""
+
+LOAD: Final = ("POST", "/models")
+"""SageMaker's platform loads a model under a name of its own."""
 
 NAMED_BY_PREFIX: Final = {
     "clipper": (
@@ -68,7 +73,7 @@ def create_router(settings: GatewaySettings) -> Router[Destination]:
             if (route.method, route.path) != ("GET", "/"):
                 router.add(route.method, route.path, Destination(protocol, _choice(route)))
         for route in NAMED_BY_PREFIX.get(name, ()):
-            router.add(route.method, route.path, Destination(protocol, Choice.NAMED))
+            router.add(route.method, route.path, Destination(protocol, Choice.PREFIXED))
     return router
 
 
@@ -77,4 +82,5 @@ def _choice(route: Route) -> Choice:
         return Choice.NAMED
     if (route.method, route.path) in ALL_MODELS:
         return Choice.ALL
-    return Choice.READ if (route.method, route.path) in READ else Choice.DEFAULT
+    choices = {READ: Choice.READ, LOAD: Choice.LOAD}
+    return choices.get((route.method, route.path), Choice.DEFAULT)

@@ -377,3 +377,23 @@ def test_what_speaks_of_the_whole_server_is_asked_of_all_models(setup: Setup) ->
             setup.serve(a=[port], d=[third])
             response = httpx.get(f"{url}/v2/health/ready")
             assert (response.status_code, response.json()) == (503, {"ready": False})
+
+
+def test_a_further_name_of_a_model_is_asked_for_and_kept(setup: Setup) -> None:
+    async def knowing(scope: Any, receive: Any, send: Any) -> None:
+        await answer(send, 200, scope["path"].encode())
+
+    async def another(scope: Any, receive: Any, send: Any) -> None:
+        await answer(send, 404, b'{"error": "No such model"}')
+
+    with serving(another) as first, serving(knowing) as second:
+        setup.serve(a=[first], b=[second])
+        with serving(Gateway(GatewaySettings(protocols=("sagemaker",)), setup.directory)) as port:
+            url = f"http://127.0.0.1:{port}/models"
+            fields = {"model_name": "hash", "url": "s3://bucket/b"}
+            assert httpx.get(f"{url}/hash").status_code == 404
+            assert httpx.post(url, json=fields).text == "/b/models"
+            assert httpx.post(f"{url}/hash/invoke").text == "/b/models/hash/invoke"
+            setup.serve(a=[first])
+            assert httpx.post(url, json=fields).status_code == 404
+            assert httpx.post(f"{url}/hash/invoke").status_code == 404

@@ -4,21 +4,22 @@ A batch that is sealed before a slot is free stays small exactly when load is hi
 closes at the moment it can run, so it holds all that has arrived by then, up to its limit.
 
 Items of unlike shape or type, or of another version or signature (`Servable.bucket`), never meet in
-one batch; the bucket whose first item is oldest goes first. A cancelled or expired request leaves
-the queue before it costs anything. If a batch fails, its halves are tried, so that one bad item
-fails alone.
+one batch. The earliest deadline goes first, within a bucket and among buckets. A cancelled or
+expired request leaves the queue before it costs anything, and one that will be late before it costs
+another its place. If a batch fails, its halves are tried, so that one bad item fails alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Protocol, TypeAlias
 
+from rayserve_app.batch_queues import Queue, Queues
 from rayserve_app.errors import DeadlineExceeded, PredictError, ServingError
+from rayserve_app.pace import LearnedPace, Pace
 from rayserve_app.recorder import Recorder
 from rayserve_app.settings import BatchingSettings
 from rayserve_app.timing import Timing
@@ -51,41 +52,49 @@ class _Request:
     __slots__ = ("entries", "future", "missing", "predict", "results", "timing")
 
     def __init__(
-        self, predict: Predict, future: asyncio.Future[list[Result]], timing: Timing
+        self, predict: Predict, future: asyncio.Future[list[Result]], timing: Timing, count: int
     ) -> None:
         self.predict = predict
         self.future = future
         self.timing = timing
         self.entries: list[_Entry] = []
-        self.results: list[Result | None] = []
-        self.missing = 0
+        self.results: list[Result | None] = [None] * count
+        self.missing = count
 
 
 class _Entry:
     """One item in the queue."""
 
-    __slots__ = ("bucket", "index", "item", "queued_at", "request")
+    __slots__ = ("bucket", "deadline", "index", "item", "queued_at", "request")
 
-    def __init__(self, item: Item, bucket: Hashable, request: _Request, index: int) -> None:
+    def __init__(
+        self,
+        item: Item,
+        bucket: Hashable,
+        request: _Request,
+        index: int,
+        queued_at: float,
+        deadline: float,
+    ) -> None:
         self.item = item
         self.bucket = bucket
         self.request = request
         self.index = index
-        self.queued_at = perf_counter()
+        self.queued_at = queued_at
+        self.deadline = deadline
 
 
 class _Batch:
     """Entries that are executing."""
 
-    __slots__ = ("entries", "missed_deadlines", "started_at")
+    __slots__ = ("entries", "missed_deadlines", "pace", "predict", "started_at")
 
-    def __init__(self, entries: list[_Entry]) -> None:
+    def __init__(self, entries: list[_Entry], pace: Pace) -> None:
         self.entries = entries
+        self.pace = pace
+        self.predict = entries[0].request.predict
         self.started_at = perf_counter()
         self.missed_deadlines = 0
-
-
-_Queue: TypeAlias = "OrderedDict[_Entry, None]"
 
 
 class Batcher:
@@ -111,13 +120,14 @@ class Batcher:
         """
         self._recorder = recorder
         self._deadline_s = deadline_s
-        self._max_batch_size = settings.max_batch_size
-        self._wait_s = settings.batch_wait_timeout_s
+        self._drain_reason = "waited" if settings.batch_wait_timeout_s else "drained"
         self._free_slots = settings.max_concurrent_batches
         self._workers: Workers | NoWorkers = (
             NoWorkers() if is_instant else Workers(settings.max_concurrent_batches, "predict")
         )
-        self._queues: dict[Hashable, _Queue] = {}
+        self._queues: Queues[_Entry] = Queues(
+            partial(_create_pace, settings), settings.batch_wait_timeout_s
+        )
         self._running: set[_Batch] = set()
         self._next_dispatch: asyncio.Handle | None = None
         self._is_waiting = False
@@ -125,7 +135,7 @@ class Batcher:
     @property
     def queued_items(self) -> int:
         """Items that wait for a batch."""
-        return sum(map(len, self._queues.values()))
+        return len(self._queues)
 
     @property
     def is_stalled(self) -> bool:
@@ -153,9 +163,8 @@ class Batcher:
         if not items:
             return []
         loop = asyncio.get_running_loop()
-        request = _Request(target.predict, loop.create_future(), timing)
-        bucket = target.bucket
-        self._enqueue(request, items, [bucket(item) for item in items])
+        request = _Request(target.predict, loop.create_future(), timing, len(items))
+        self._enqueue(request, items, target.bucket, timeout_s)
         if self._free_slots and (self._next_dispatch is None or self._is_waiting):
             # Not at once: what arrived in the same turn of the loop joins.
             self._dispatch_at(loop.call_soon(self._dispatch))
@@ -165,7 +174,7 @@ class Batcher:
         finally:
             deadline.cancel()
             if request.missing:
-                self._remove(request)
+                self._queues.remove(request.entries)
             # Items would live until the garbage collector finds the circle, which may be late.
             request.entries.clear()
 
@@ -174,25 +183,19 @@ class Batcher:
         self._workers.close()
 
     def _enqueue(
-        self, request: _Request, items: Sequence[Item], buckets: Sequence[Hashable]
+        self,
+        request: _Request,
+        items: Sequence[Item],
+        bucket: Callable[[Item], Hashable],
+        timeout_s: float,
     ) -> None:
-        request.results = [None] * len(items)
-        request.missing = len(items)
-        for index, (item, bucket) in enumerate(zip(items, buckets, strict=True)):
-            entry = _Entry(item, bucket, request, index)
+        # First, for it may raise, and a request is queued whole or not at all.
+        buckets = [bucket(item) for item in items]
+        now = perf_counter()
+        for index, item in enumerate(items):
+            entry = _Entry(item, buckets[index], request, index, now, now + timeout_s)
             request.entries.append(entry)
-            queue = self._queues.get(entry.bucket)
-            if queue is None:
-                queue = self._queues[entry.bucket] = OrderedDict()
-            queue[entry] = None
-
-    def _remove(self, request: _Request) -> None:
-        for entry in request.entries:
-            queue = self._queues.get(entry.bucket)
-            if queue is not None and entry in queue:
-                del queue[entry]
-                if not queue:
-                    del self._queues[entry.bucket]
+            self._queues.add(entry)
 
     def _expire(self, request: _Request, timeout_s: float) -> None:
         if request.future.done():
@@ -206,6 +209,15 @@ class Batcher:
             DeadlineExceeded("The model gave no result within its deadline")
         )
 
+    def _give_up(self, request: _Request) -> None:
+        # At once, for its other items may stand in another bucket.
+        self._queues.remove(request.entries)
+        if not request.future.done():
+            self._recorder.dropped_requests += 1
+            request.future.set_exception(
+                DeadlineExceeded("The model would give no result within its deadline")
+            )
+
     def _dispatch_at(self, handle: asyncio.Handle, *, is_waiting: bool = False) -> None:
         if self._next_dispatch is not None:
             self._next_dispatch.cancel()
@@ -218,70 +230,59 @@ class Batcher:
             self._next_dispatch.cancel()
             self._next_dispatch = None
         while self._free_slots and self._queues:
-            queue, due_in_s = self._next_queue()
-            if due_in_s > 0:
+            now = perf_counter()
+            if late := self._queues.late(now):
+                for request in {entry.request for entry in late}:
+                    self._give_up(request)
+                continue
+            queue, due_at = self._queues.next(now)
+            if due_at > now:
                 loop = asyncio.get_running_loop()
-                self._dispatch_at(loop.call_later(due_in_s, self._dispatch), is_waiting=True)
+                self._dispatch_at(loop.call_later(due_at - now, self._dispatch), is_waiting=True)
                 return
-            self._start(self._drain(queue))
+            self._start(queue)
 
-    def _next_queue(self) -> tuple[_Queue, float]:
-        """Return the queue to serve next and the seconds until it is due. A queue is due when it
-        fills a batch or its first item has waited; of several the oldest first item goes first."""
-        queues = list(self._queues.values())
-        if self._wait_s:
-            latest = perf_counter() - self._wait_s
-            due = [q for q in queues if len(q) >= self._max_batch_size or _since(q) <= latest]
-            if not due:
-                queue = min(queues, key=_since)
-                return queue, max(0.0, _since(queue) - latest)
-            queues = due
-        return (queues[0] if len(queues) == 1 else min(queues, key=_since)), 0.0
-
-    def _drain(self, queue: _Queue) -> list[_Entry]:
-        count = min(len(queue), self._max_batch_size)
-        entries = [queue.popitem(last=False)[0] for _ in range(count)]
-        if not queue:
-            del self._queues[entries[0].bucket]
-        if count == self._max_batch_size:
-            reason = "full"
-        else:
-            reason = "waited" if self._wait_s else "drained"
-        self._recorder.batch_closed[reason] += 1
-        self._recorder.batch_items.observe(count)
-        return entries
-
-    def _start(self, entries: list[_Entry]) -> None:
-        batch = _Batch(entries)
+    def _start(self, queue: Queue[_Entry]) -> None:
+        is_full = len(queue.entries) >= queue.pace.limit
+        batch = _Batch(self._queues.take(queue), queue.pace)
+        self._recorder.batch_closed["full" if is_full else self._drain_reason] += 1
+        self._recorder.batch_items.observe(len(batch.entries))
         self._running.add(batch)
         self._free_slots -= 1
-        items = [entry.item for entry in entries]
-        predict = entries[0].request.predict
-        self._workers.start(partial(run_batch, predict, items), partial(self._finish, batch))
+        items = [entry.item for entry in batch.entries]
+        self._workers.start(partial(run_batch, batch.predict, items), partial(self._finish, batch))
 
     def _finish(
         self, batch: _Batch, results: list[Result] | None, error: BaseException | None
     ) -> None:
         self._running.discard(batch)
         self._free_slots += 1
+        count = len(batch.entries)
+        predict_s = perf_counter() - batch.started_at
+        batch.pace.observe(count, predict_s)
+        self._recorder.executions[batch.predict, count].add(predict_s)
         if self._queues:
             self._dispatch()
         if error is not None or results is None:
-            results = [as_error(error or RuntimeError())] * len(batch.entries)
-        predict_s = perf_counter() - batch.started_at
+            results = [as_error(error or RuntimeError())] * count
         for entry, result in zip(batch.entries, results, strict=True):
             request = entry.request
             request.results[entry.index] = result
             request.missing -= 1
             timing = request.timing
-            timing.batch_wait = max(timing.batch_wait, batch.started_at - entry.queued_at)
-            timing.predict = max(timing.predict, predict_s)
+            wait_s = batch.started_at - entry.queued_at
+            if wait_s > timing.batch_wait:
+                timing.batch_wait = wait_s
+            if predict_s > timing.predict:
+                timing.predict = predict_s
             if not request.missing and not request.future.done():
                 request.future.set_result([r for r in request.results if r is not None])
 
 
-def _since(queue: _Queue) -> float:
-    return next(iter(queue)).queued_at
+def _create_pace(settings: BatchingSettings) -> Pace:
+    if settings.target_latency_ms is None:
+        return Pace(settings.max_batch_size)
+    return LearnedPace(settings.max_batch_size, settings.target_latency_ms / 1e3)
 
 
 def run_batch(predict: Predict, items: Sequence[Item]) -> list[Result]:

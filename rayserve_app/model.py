@@ -10,9 +10,11 @@ from time import perf_counter
 from typing import Any, Final, Protocol, TypeVar
 
 from rayserve_app import buffers
+from rayserve_app.answers import Answers
 from rayserve_app.backend import Backend
 from rayserve_app.batching import Batcher, Result, Target
 from rayserve_app.blanks import blank_item
+from rayserve_app.content import items_bytes
 from rayserve_app.cores import available_cores
 from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
@@ -69,7 +71,6 @@ class Model:
         self.backend = backend
         self.recorder = recorder or Recorder()
         self.is_warm = False
-        self._serve(Versions(name, settings, backend))
         self.batcher: BatchQueue = batcher or Batcher(
             settings.batching,
             recorder=self.recorder,
@@ -78,6 +79,9 @@ class Model:
         )
         self._decoders = Workers(settings.threads.decode or available_cores(), "decode")
         self._pending_items = 0
+        self._pending_bytes = 0
+        self._most_bytes = int(settings.limits.max_queued_mb * 1e6)
+        self._serve(Versions(name, settings, backend))
 
     @property
     def is_stalled(self) -> bool:
@@ -133,28 +137,10 @@ class Model:
         """
         timing = timing or Timing()
         servable = servable or self.versions.default
-        inputs = servable.inputs
-        self._admit(len(items))
-        if not items:
-            return []
         timeout_s = self.settings.deadline.latency_ms / 1e3
-        self._pending_items += len(items)
-        try:
-            if not inputs.needs_decoding:
-                return await self.batcher.submit(
-                    items,  # type: ignore[arg-type]  # nothing is encoded that needs no decoding
-                    servable,
-                    timeout_s=timeout_s,
-                    timing=timing,
-                )
-            inputs.check_pixels(items)
-            started_at = perf_counter()
-            decoded = await self._decode(items, inputs, timeout_s, timing)
-            left_s = max(0.0, timeout_s - (perf_counter() - started_at))
-            return await self.batcher.submit(decoded, servable, timeout_s=left_s, timing=timing)
-        finally:
-            timing.predicted_at = perf_counter()
-            self._pending_items -= len(items)
+        if self._answers is not None and items:
+            return await self._recall(self._answers, items, servable, timing, timeout_s)
+        return await self._predict(items, servable, timing, timeout_s)
 
     async def offload(self, call: Callable[[], T], size_bytes: int) -> T:
         """Run a call in a decode thread if what it works on is large, else at once: nothing that
@@ -204,6 +190,11 @@ class Model:
         self.versions = versions
         self.inputs: Inputs = versions.default.inputs
         self.metadata = versions.default.metadata
+        self._answers: Answers | None = None
+        if (cache := self.settings.cache) is not None:
+            self._answers = Answers(
+                int(cache.max_mb * 1e6), recorder=self.recorder, workers=self._decoders
+            )
 
     def _warm_up(self, servable: Servable) -> None:
         blank = blank_item(servable.inputs, servable.metadata)
@@ -224,7 +215,69 @@ class Model:
                 exc,
             )
 
-    def _admit(self, count: int) -> None:
+    async def _recall(
+        self,
+        answers: Answers,
+        items: Sequence[Encoded],
+        servable: Servable,
+        timing: Timing,
+        timeout_s: float,
+    ) -> list[Result]:
+        """Predict only what there is no answer to."""
+        self.check_ready()
+        servable.inputs.check_count(len(items))
+
+        async def ask(places: Sequence[int], left_s: float) -> list[Result]:
+            unknown = [items[place] for place in places]
+            return await self._predict(
+                unknown, servable, timing, left_s, places if len(items) > 1 else None
+            )
+
+        scope = (servable.version, servable.signature)
+        try:
+            return await answers.predict(items, scope, ask, timeout_s=timeout_s, timing=timing)
+        finally:
+            timing.predicted_at = perf_counter()
+
+    async def _predict(
+        self,
+        items: Sequence[Encoded],
+        servable: Servable,
+        timing: Timing,
+        timeout_s: float,
+        places: Sequence[int] | None = None,
+    ) -> list[Result]:
+        """Decode items, submit them and await their results.
+
+        Args:
+            places: where the items stand in their request, if they are not the whole of it.
+        """
+        inputs = servable.inputs
+        size = items_bytes(inputs, items)
+        self._admit(len(items), size)
+        if not items:
+            return []
+        self._pending_items += len(items)
+        self._pending_bytes += size
+        try:
+            if not inputs.needs_decoding:
+                return await self.batcher.submit(
+                    items,  # type: ignore[arg-type]  # nothing is encoded that needs no decoding
+                    servable,
+                    timeout_s=timeout_s,
+                    timing=timing,
+                )
+            inputs.check_pixels(items)
+            started_at = perf_counter()
+            decoded = await self._decode(items, inputs, timeout_s, timing, places)
+            left_s = max(0.0, timeout_s - (perf_counter() - started_at))
+            return await self.batcher.submit(decoded, servable, timeout_s=left_s, timing=timing)
+        finally:
+            timing.predicted_at = perf_counter()
+            self._pending_items -= len(items)
+            self._pending_bytes -= size
+
+    def _admit(self, count: int, size: int = 0) -> None:
         self.check_ready()
         self.inputs.check_count(count)
         most = self.settings.max_queued_items
@@ -232,10 +285,22 @@ class Model:
             raise Overloaded(
                 f"The queue of model {self.name!r} is full: {self._pending_items} of {most} items"
             )
+        if self._pending_bytes and self._pending_bytes + max(size, 1) > self._most_bytes:
+            raise Overloaded(
+                f"The queue of model {self.name!r} is full: {self._pending_bytes / 1e6:g} of"
+                f" {self.settings.limits.max_queued_mb:g} MB"
+            )
 
     async def _decode(
-        self, items: Sequence[Encoded], inputs: Inputs, timeout_s: float, timing: Timing
+        self,
+        items: Sequence[Encoded],
+        inputs: Inputs,
+        timeout_s: float,
+        timing: Timing,
+        places: Sequence[int] | None,
     ) -> list[Item]:
+        if places is None and len(items) > 1:
+            places = range(len(items))
         asked_at = perf_counter()
         spaces = _item_spaces(inputs, len(items))
         jobs = [
@@ -252,8 +317,8 @@ class Model:
         decoded: list[Item] = []
         first_start = float("inf")
         for index, outcome in enumerate(done):
-            if isinstance(outcome, ServingError) and len(items) > 1:
-                raise outcome.at(f"[{index}]") from outcome.__cause__
+            if isinstance(outcome, ServingError) and places is not None:
+                raise outcome.at(f"[{places[index]}]") from outcome.__cause__
             if isinstance(outcome, BaseException):
                 raise outcome
             item, started_at = outcome

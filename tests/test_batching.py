@@ -375,3 +375,88 @@ async def test_items_are_free_as_soon_as_their_caller_has_its_results(is_instant
         assert alive() is None
     finally:
         gc.enable()
+
+
+async def test_the_earliest_deadline_goes_first_whenever_it_came() -> None:
+    gate = Gate(is_open=False)
+    batcher = create_batcher(gate.predict, max_batch_size=2)
+    blocker = submit(batcher, 0)
+    await until(lambda: gate.batches)
+    pending = [submit(batcher, item, timeout_s=30 - item) for item in (1, 5, 2, 4, 3)]
+    await until(lambda: batcher.queued_items == 5)
+    gate.opened.set()
+    await blocker
+    assert [values(await each) for each in pending] == [[2], [10], [4], [8], [6]]
+    assert gate.batches == [[0], [5, 4], [3, 2], [1]]
+
+
+async def test_who_will_be_late_makes_room_for_who_will_not() -> None:
+    gate = Gate()
+
+    def predict(items: Sequence[Any]) -> list[Any]:
+        results = gate.predict(items)
+        time.sleep(0.2)
+        return results
+
+    batcher = create_batcher(predict, max_batch_size=2)
+    await submit(batcher, 0, 0)
+    blocker = submit(batcher, 1, 1)
+    await until(lambda: len(gate.batches) == 2)
+    late, other = submit(batcher, 2, 3, timeout_s=0.3), submit(batcher, 4, 5)
+    await blocker
+    with pytest.raises(DeadlineExceeded):
+        await late
+    assert values(await other) == [8, 10]
+    assert gate.batches == [[0, 0], [1, 1], [4, 5]]
+    assert batcher.queued_items == 0
+
+
+async def test_a_model_with_nothing_better_to_do_runs_what_may_be_late() -> None:
+    times = [0.2, 0.2, 0.0, 0.0]
+    batcher = create_batcher(lambda items: time.sleep(times.pop(0)) or items, max_batch_size=1)
+    await submit(batcher, 0)
+    with pytest.raises(DeadlineExceeded, match="gave no result within its deadline"):
+        await submit(batcher, 1, timeout_s=0.1)
+    assert values(await submit(batcher, 2, timeout_s=0.19)) == [2]
+    assert values(await submit(batcher, 3, timeout_s=0.19)) == [3]
+
+
+async def test_a_batch_that_waits_for_more_still_meets_its_deadline() -> None:
+    batcher = create_batcher(lambda items: items, batch_wait_timeout_s=10)
+    assert values(await submit(batcher, *range(9), timeout_s=1)) == list(range(9))
+
+
+async def test_the_size_is_learned_for_each_shape_by_itself() -> None:
+    sizes: dict[Any, list[int]] = {(1,): [], (2,): []}
+
+    def predict(items: Sequence[Any]) -> list[Any]:
+        sizes[items[0].shape].append(len(items))
+        time.sleep(0.08 if items[0].shape == (2,) else 0.0)
+        return list(items)
+
+    batcher = create_batcher(
+        predict, bucket=lambda item: item.shape, max_batch_size=16, target_latency_ms=60
+    )
+    await asyncio.gather(submit(batcher, *[np.ones(1)] * 200), submit(batcher, *[np.ones(2)] * 6))
+    assert sizes[2,] == [1] * 6
+    assert sizes[1,][0] == 1
+    assert max(sizes[1,]) == 16
+
+
+async def test_batches_are_counted_with_their_times_by_what_predicted_them() -> None:
+    recorder = Recorder()
+    gate = Gate()
+    batcher = create_batcher(gate.predict, max_batch_size=2, recorder=recorder)
+    await submit(batcher, 1, 2, 3)
+    await submit(batcher, 4)
+    counts = {key: duration.count for key, duration in recorder.executions.items()}
+    assert counts == {(gate.predict, 2): 1, (gate.predict, 1): 2}
+    assert all(duration.ns > 0 for duration in recorder.executions.values())
+
+
+async def test_an_item_that_no_bucket_fits_is_its_callers_error_alone() -> None:
+    batcher = create_batcher(Gate().predict, bucket=lambda item: item.shape)
+    with pytest.raises(AttributeError):
+        await submit(batcher, np.ones(1), "no array")
+    assert batcher.queued_items == 0
+    assert len(values(await submit(batcher, np.ones(1)))) == 1

@@ -213,6 +213,42 @@ async def test_a_full_queue_refuses_and_empties() -> None:
     assert [result.value for result in await pending[2]] == ["e"]
 
 
+async def test_a_queue_full_of_bytes_refuses_and_empties() -> None:
+    gate = threading.Event()
+    model = create_model(
+        lambda items: gate.wait(20) and list(items),
+        input={"type": "bytes"},
+        limits={"max_queued_mb": 0.002},
+    )
+    pending = asyncio.ensure_future(model.predict([bytes(900), memoryview(bytes(900))]))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match=r"queue of model 'm' is full: 0.0018 of 0.002 MB"):
+        await model.predict([bytes(201)])
+    small = asyncio.ensure_future(model.predict([bytes(200)]))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        model.check_admission()
+    gate.set()
+    assert [len(results) for results in await asyncio.gather(pending, small)] == [2, 1]
+    assert len(await values(model, bytes(5000))) == 1  # alone, it is taken though it is larger
+
+
+async def test_images_count_in_the_queue_at_the_size_that_the_model_takes() -> None:
+    gate = threading.Event()
+    model = create_model(
+        lambda items: gate.wait(20) and [0] * len(items),
+        input={"type": "image", "size": [100, 100], "scale": 1.0},
+        limits={"max_queued_mb": 0.25},
+        warm_up=False,
+    )
+    pending = asyncio.ensure_future(model.predict([png((0, 0, 0)), png((0, 0, 1))]))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match=r"0\.24 of 0\.25 MB"):
+        await model.predict([png((0, 0, 2))])
+    gate.set()
+    assert len(await pending) == 2
+
+
 async def test_a_request_of_too_many_items_is_refused() -> None:
     model = create_model(echo, input=STRING, limits={"max_items": 2})
     with pytest.raises(RequestTooLarge, match="expected at most 2, got 3"):
@@ -490,6 +526,7 @@ def test_a_model_describes_itself_in_json() -> None:
         metadata=Metadata("test", inputs=specs, outputs=specs[:1]),
         input={"type": "tensors"},
         deadline={"latency_ms": 250, "default_output": {"reason": [1.5, None]}},
+        protocols=["clipper"],
     )
     described = json.loads(json.dumps(model.describe()))
     assert described["name"] == "m"
@@ -507,7 +544,7 @@ def test_a_model_describes_itself_in_json() -> None:
     }
     assert described["deadline_ms"] == 250
     assert described["limits"]["max_pixels"] == 50_000_000
-    assert described["protocols"] == ["clipper", "sagemaker"]
+    assert described["protocols"] == ["clipper"]
 
 
 def test_a_fault_in_loading_names_the_model() -> None:
@@ -536,3 +573,87 @@ async def test_errors_of_predictions_cross_processes() -> None:
     (error,) = await create_model(lambda items: 1 / 0, input=STRING).predict(["a"])
     assert isinstance(error, ServingError)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+async def test_equal_items_are_predicted_once_where_the_model_has_a_cache() -> None:
+    batches: list[Sequence[Any]] = []
+
+    def means(images: Sequence[Any]) -> Any:
+        batches.append(images)
+        return {"mean": np.stack(images).mean(axis=(1, 2))}
+
+    model = create_model(means, input={"type": "image"}, cache={"max_mb": 1})
+    first, second = await values(model, png((3, 0, 0)), png((0, 5, 0)))
+    timing = Timing()
+    results = await model.predict([png((0, 5, 0)), png((3, 0, 0))], timing=timing)
+    for result, expected in zip(results, (second, first), strict=True):
+        np.testing.assert_array_equal(result.value["mean"], expected["mean"])
+    assert len(batches) == 1
+    assert timing.predicted_at > 0
+    assert timing.header().count("dur=0.000") == 5
+    assert model.recorder.cached_items == {"miss": 2, "hit": 2}
+
+
+async def test_nothing_is_remembered_without_a_cache() -> None:
+    batches: list[Sequence[Any]] = []
+    model = create_model(lambda items: batches.append(items) or list(items), input=STRING)
+    for _ in range(2):
+        assert await values(model, "a") == ["a"]
+    assert len(batches) == 2
+    assert not model.recorder.cached_items
+
+
+async def test_each_version_has_its_own_answers() -> None:
+    model = create_versioned(
+        {name: {"s": Recorded(name)} for name in ("2", "1")}, cache={"max_mb": 1}
+    )
+    for version in ("2", "1", "2", "1"):
+        (row,) = await model.predict(["x"], servable=model.select(version))
+        assert row.value == version
+    model.load()
+    (row,) = await model.predict(["x"])
+    assert model.recorder.cached_items == {"miss": 3, "hit": 2}  # what is loaded may be another
+
+
+async def test_a_cached_model_still_tells_which_item_is_bad() -> None:
+    model = create_model(
+        lambda items: [0] * len(items), input={"type": "image"}, cache={"max_mb": 1}
+    )
+    good, bad = png((0, 0, 0)), EncodedImage(b"no image", {})
+    await model.predict([good])
+    for items, path in [([good, bad], "[1]"), ([good, png((1, 1, 1)), bad], "[2]"), ([bad], "")]:
+        with pytest.raises(DecodeError) as info:
+            await model.predict(items)
+        assert info.value.path == path
+
+
+async def test_a_full_queue_still_answers_what_is_known() -> None:
+    gate = threading.Event()
+    gate.set()
+    model = create_model(
+        lambda items: gate.wait(20) and list(items),
+        input=STRING,
+        cache={"max_mb": 1},
+        limits={"max_queued_items": 1},
+    )
+    await model.predict(["known"])
+    gate.clear()
+    pending = asyncio.ensure_future(model.predict(["a"]))
+    await asyncio.sleep(0.01)
+    assert await values(model, "known") == ["known"]
+    with pytest.raises(Overloaded):
+        await model.predict(["b"])
+    gate.set()
+    await pending
+
+
+async def test_a_cached_model_refuses_what_any_other_refuses() -> None:
+    model = create_model(
+        echo, input=STRING, cache={"max_mb": 1}, limits={"max_items": 2}, is_warm=False
+    )
+    with pytest.raises(ModelNotReady):
+        await model.predict(["a"])
+    model.warm_up()
+    with pytest.raises(RequestTooLarge):
+        await model.predict(["a"] * 3)
+    assert await model.predict([]) == []

@@ -29,6 +29,8 @@ METRICS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "rayserve_batches_closed": ("Batches by the reason why they closed", ("reason",)),
     "rayserve_responses": ("HTTP answers", ("protocol", "status")),
     "rayserve_default_outputs": ("Answers with the default output", ("reason",)),
+    "rayserve_dropped_requests": ("Requests given up: no batch would have ended in time", ()),
+    "rayserve_cached_items": ("Items by what the cache had for them", ("outcome",)),
 }
 """Every metric with its description and its tags.
 
@@ -76,6 +78,9 @@ def samples(recorder: Recorder) -> Iterator[Sample]:
     for stage, histogram in recorder.stage_seconds.items():
         yield from _histogram("rayserve_stage_seconds", histogram, {"stage": stage})
     yield from _histogram("rayserve_batch_items", recorder.batch_items, {})
+    yield "rayserve_dropped_requests", {}, recorder.dropped_requests
+    for outcome, total in list(recorder.cached_items.items()):
+        yield "rayserve_cached_items", {"outcome": outcome}, total
     for reason, total in list(recorder.batch_closed.items()):
         yield "rayserve_batches_closed", {"reason": reason}, total
     for (protocol, status), total in list(recorder.responses.items()):

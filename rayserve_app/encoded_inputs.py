@@ -70,10 +70,11 @@ class EncodedInputs:
         if self._settings.codec == "raw" or is_image(data) or self.is_stream(data):
             return self.read(data)
         try:
-            text = bytes(data).decode()
-        except UnicodeDecodeError:
+            text = bytes(data).decode("ascii")
+            is_form = self._settings.codec != "json_metadata" or text.lstrip()[:1] == "{"
+            return self.read_json(text) if is_form else self.read(data)
+        except (UnicodeDecodeError, DecodeError):
             return self.read(data)
-        return self.read_json(text)
 
     def item(self, encoded: EncodedImage) -> Encoded:
         """Return the item that encoded bytes become for this model's type."""

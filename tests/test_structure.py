@@ -98,7 +98,9 @@ def test_a_layer_knows_nothing_of_those_above(layer: str, others: tuple[str, ...
 
 
 def test_the_model_knows_nothing_of_http() -> None:
-    free = {f"rayserve_app/{name}.py" for name in ("model", "inputs", "outputs", "batching")}
+    names = ("model", "inputs", "encoded_inputs", "tensor_inputs", "outputs", "batching")
+    names += ("batch_queues", "pace", "answers", "kept_answers", "content")
+    free = {f"rayserve_app/{name}.py" for name in names}
     assert importers(*HTTP, "rayserve_app.protocols") & free == set()
 
 

@@ -55,6 +55,7 @@ def test_every_sample_is_a_declared_metric_with_its_tags() -> None:
     recorder.batch_closed["full"] += 1
     recorder.responses["clipper", 200] += 1
     recorder.defaults["deadline"] += 1
+    recorder.cached_items["hit"] += 1
     found = list(samples(recorder))
     assert {name for name, _, _ in found} == set(METRICS)
     for name, tags, _ in found:

@@ -2,6 +2,7 @@
 # make test    all tests; make test ARGS="-k codec" some of them
 # make lint    style and types
 # make bench   measure: a table, and bench.json
+# make bench-peers   measure LitServe, BentoML and MLServer beside ours: a table, bench-peers.json
 # make clean   remove what the others made
 #
 # The first call makes .venv with everything that constraints.txt pins, and .venv-mxnet, which MXNet
@@ -13,6 +14,7 @@ ARGS ?=
 
 PACKAGES := -e .[serve,tensorflow,examples,test,lint] safetensors
 MXNET_PACKAGES := -e .[serve,mxnet,test-tools]
+PEERS := litserve bentoml mlserver
 
 # The pip of .venv, or where Debian gave it none, Python's.
 PIP = "$$(.venv/bin/python -c 'import pip, sys; print(sys.executable)' 2>/dev/null || echo '$(PYTHON)')" \
@@ -21,7 +23,7 @@ PIP = "$$(.venv/bin/python -c 'import pip, sys; print(sys.executable)' 2>/dev/nu
 install = .venv/bin/uv pip install -q --compile-bytecode --python $(1)/bin/python $(2) -c $(3) \
   || { echo "uv failed; trying pip ..."; $(PIP) $(1)/bin/python install -q $(2) -c $(3); }
 
-.PHONY: serve test lint bench clean
+.PHONY: serve test lint bench bench-peers clean
 .DELETE_ON_ERROR:
 
 # A plain command, so that make runs it without a shell: a shell would die of Ctrl-C itself, and
@@ -42,8 +44,12 @@ lint: .venv/.installed
 bench: models/.built
 	@.venv/bin/rayserve-app bench --json bench.json $(ARGS)
 
+# Each server in an environment of its own, as nothing of theirs is to meet anything of ours.
+bench-peers: models/.built $(PEERS:%=.venv-peers/%/.installed)
+	@.venv/bin/rayserve-app bench-peers --json bench-peers.json $(ARGS)
+
 clean:
-	rm -rf .venv .venv-mxnet models dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-mxnet .venv-peers models dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 models/.built: $(wildcard rayserve_app/examples/*.py) | .venv/.installed .venv-mxnet/.installed
@@ -74,4 +80,10 @@ models/.built: $(wildcard rayserve_app/examples/*.py) | .venv/.installed .venv-m
 	@echo "Installing what constraints-mxnet.txt pins into .venv-mxnet ..."
 	@test -x .venv-mxnet/bin/python || .venv/bin/python -m venv --without-pip .venv-mxnet
 	@$(call install,.venv-mxnet,$(MXNET_PACKAGES),constraints-mxnet.txt)
+	@touch $@
+
+.venv-peers/%/.installed: rayserve_app/bench/peers/%.txt | .venv/.installed
+	@echo "Installing $* into .venv-peers/$* ..."
+	@test -x .venv-peers/$*/bin/python || .venv/bin/python -m venv --without-pip .venv-peers/$*
+	@$(call install,.venv-peers/$*,-r $<,$<)
 	@touch $@

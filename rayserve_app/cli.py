@@ -11,8 +11,12 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rayserve_app.errors import ServingError
+
+if TYPE_CHECKING:
+    from rayserve_app.bench.rounds import Effort
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -82,7 +86,35 @@ def add_manifest(parser: argparse.ArgumentParser) -> Run:
 
 
 def add_bench(parser: argparse.ArgumentParser) -> Run:
-    """Measure the server against its targets and its peers."""
+    """Measure the server against its targets."""
+    _add_bench_arguments(parser)
+
+    def run(arguments: argparse.Namespace) -> int:
+        from rayserve_app.bench.runner import bench
+
+        return bench(arguments.figures, _effort(arguments), arguments.config, arguments.json)
+
+    return run
+
+
+def add_bench_peers(parser: argparse.ArgumentParser) -> Run:
+    """Measure the server beside LitServe, BentoML and MLServer, as `make bench-peers` has them."""
+    _add_bench_arguments(parser)
+
+    def run(arguments: argparse.Namespace) -> int:
+        from rayserve_app.bench.peer_figures import PEER_FIGURES
+        from rayserve_app.bench.peer_servers import require_environments
+        from rayserve_app.bench.peer_subjects import MODEL_APIS
+        from rayserve_app.bench.runner import bench
+
+        require_environments(MODEL_APIS)
+        effort = _effort(arguments)
+        return bench(arguments.figures, effort, arguments.config, arguments.json, PEER_FIGURES)
+
+    return run
+
+
+def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help="only these (default: all)")
     parser.add_argument(
         "--config",
@@ -98,15 +130,12 @@ def add_bench(parser: argparse.ArgumentParser) -> Run:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON too")
 
-    def run(arguments: argparse.Namespace) -> int:
-        from rayserve_app.bench.rounds import QUICK, STANDARD, Effort
-        from rayserve_app.bench.runner import bench
 
-        usual = QUICK if arguments.quick else STANDARD
-        effort = Effort(arguments.rounds or usual.rounds, arguments.seconds or usual.seconds)
-        return bench(arguments.figures, effort, arguments.config, arguments.json)
+def _effort(arguments: argparse.Namespace) -> Effort:
+    from rayserve_app.bench.rounds import QUICK, STANDARD, Effort
 
-    return run
+    usual = QUICK if arguments.quick else STANDARD
+    return Effort(arguments.rounds or usual.rounds, arguments.seconds or usual.seconds)
 
 
 SUBCOMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
@@ -115,6 +144,7 @@ SUBCOMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "check": add_check,
     "manifest": add_manifest,
     "bench": add_bench,
+    "bench-peers": add_bench_peers,
 }
 
 

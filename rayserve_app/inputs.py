@@ -233,13 +233,13 @@ class Inputs:
             )
 
     def parse_bytes(self, body: Buffer, content_type: str | None) -> int:
-        """Return how many bytes `from_body` has to work through; encoded images pass as they are,
-        but for their headers."""
+        """Return how much `from_body` has to do, as a number of bytes of short JSON values; encoded
+        images pass as they are, but for their headers."""
         is_raw = self.settings.type in ("bytes", "image") and self.settings.codec != "base64"
         kind = media_type(content_type)
         if is_raw and (kind in ("", OCTETS, PACKED) or kind.startswith("image/")):
             return 0
-        return len(body)
+        return json.work_bytes(body) if kind == JSON else len(body)
 
     def _body_readers(self) -> dict[str, BodyReader]:
         def from_json(body: Buffer) -> Payload:

@@ -22,11 +22,10 @@ from typing import Any, Final
 from rayserve_app.errors import (
     ConfigurationError,
     InvalidRequest,
-    MissingDependency,
     RequestTooLarge,
     ServingError,
 )
-from rayserve_app.remote import CONNECT_TIMEOUT_S, EXTRAS, READ_TIMEOUT_S
+from rayserve_app.remote import open_filesystem
 from rayserve_app.types import Buffer
 
 LONGEST_LOCATION: Final = 1024
@@ -169,21 +168,7 @@ class Bucket(Place):
 
     @cached_property
     def _filesystem(self) -> Any:
-        options: dict[str, Any] = {}
-        if self._scheme == "s3":
-            options["config_kwargs"] = {
-                "connect_timeout": CONNECT_TIMEOUT_S,
-                "read_timeout": READ_TIMEOUT_S,
-            }
-        try:
-            import fsspec
-
-            return fsspec.filesystem(self._scheme, use_listings_cache=False, **options)
-        except ImportError as exc:
-            raise MissingDependency(
-                f"`{self._root}` needs a package: {exc}",
-                remedy=f'pip install "rayserve-app[{EXTRAS[self._scheme]}]"',
-            ) from exc
+        return open_filesystem(self._scheme, self._root)
 
 
 def open_place(declared: str) -> Place:

@@ -112,26 +112,35 @@ class Remote:
             )
 
     def _filesystem(self) -> Any:
-        try:
-            import fsspec
+        return open_filesystem(self.scheme, self.shown)
 
-            # gcsfs reads it when it is imported. It would ask for a bucket's kind by gRPC first, a
-            # minute long where gRPC cannot pass; only zonal buckets cannot be read without.
-            os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-            options = _web_options() if self.scheme in ("http", "https") else {}
-            if self.scheme == "s3":
-                options["config_kwargs"] = {
-                    "connect_timeout": CONNECT_TIMEOUT_S,
-                    "read_timeout": READ_TIMEOUT_S,
-                }
-            return fsspec.filesystem(
-                self.scheme, skip_instance_cache=True, use_listings_cache=False, **options
-            )
-        except ImportError as exc:
-            raise MissingDependency(
-                f"`{self.shown}` needs a package: {exc}",
-                remedy=f'pip install "rayserve-app[{EXTRAS[self.scheme]}]"',
-            ) from exc
+
+def open_filesystem(scheme: str, shown: str) -> Any:
+    """Return fsspec's filesystem of one of the known schemes, for what errors name like this.
+
+    Raises:
+        MissingDependency: its package is not installed.
+    """
+    try:
+        import fsspec
+
+        # gcsfs reads it when it is imported. It would ask for a bucket's kind by gRPC first, a
+        # minute long where gRPC cannot pass; only zonal buckets cannot be read without.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        options = _web_options() if scheme in ("http", "https") else {}
+        if scheme == "s3":
+            options["config_kwargs"] = {
+                "connect_timeout": CONNECT_TIMEOUT_S,
+                "read_timeout": READ_TIMEOUT_S,
+            }
+        return fsspec.filesystem(
+            scheme, skip_instance_cache=True, use_listings_cache=False, **options
+        )
+    except ImportError as exc:
+        raise MissingDependency(
+            f"`{shown}` needs a package: {exc}",
+            remedy=f'pip install "rayserve-app[{EXTRAS[scheme]}]"',
+        ) from exc
 
 
 class Listing:

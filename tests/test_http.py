@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from rayserve_app.errors import Overloaded, RequestTooLarge, UnsupportedContentType
 from rayserve_app.http import CHUNK_BYTES, BodyBudget, ClientDisconnected, Response
-from rayserve_app.settings import LimitSettings
 from tests.requests import chunks, create_request, never
 
 

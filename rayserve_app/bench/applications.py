@@ -16,6 +16,9 @@ from rayserve_app.errors import ConfigurationError
 TWICE: Final = "{}-twice"
 """The name of a declared application with two replicas."""
 
+GATEWAY: Final = "image-gateway"
+"""One replica of a gateway, at the server's root, whose default model is `image-example`."""
+
 NUM_CPUS: Final = 0.03
 """For placement only: with the YAML's own, all must fit on one core."""
 
@@ -86,6 +89,7 @@ def _own_applications(models: Path) -> list[dict[str, Any]]:
             },
         ),
         *_framework_applications(models),
+        _gateway(),
         _application("minimal", "rayserve_app.bench.peers.minimal:app", "Minimal"),
         _application("bare", "rayserve_app.bench.peers.bare:app", "Bare"),
     ]
@@ -112,6 +116,12 @@ def _file_model(
     application = _application(name, f"deployments.{backend}:build", "Model")
     model = {"path": str(models / name), "input": inputs, **others}
     return {**application, "args": {"model": model}}
+
+
+def _gateway() -> dict[str, Any]:
+    application = _application(GATEWAY, "deployments.gateway:build", "Gateway")
+    gateway = {"default_model": "image-example"}
+    return {**application, "route_prefix": "/", "args": {"gateway": gateway}}
 
 
 def _batching(mode: str, *, wait_s: float) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from collections.abc import Mapping
 from time import perf_counter, process_time
 from typing import NamedTuple, cast
 
@@ -21,13 +22,22 @@ class Target(NamedTuple):
     request: bytes
 
     @classmethod
-    def post(cls, url: str, body: bytes, content_type: str, accept: str = "*/*") -> Target:
-        """Prepare a POST to a URL `http://host:port/path`."""
+    def post(
+        cls,
+        url: str,
+        body: bytes,
+        content_type: str,
+        *,
+        accept: str = "*/*",
+        headers: Mapping[str, str] | None = None,
+    ) -> Target:
+        """Prepare a POST to a URL `http://host:port/path`; `headers` come beside the usual ones."""
         authority, _, path = url.removeprefix("http://").partition("/")
         host, _, port = authority.partition(":")
+        more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         head = (
             f"POST /{path} HTTP/1.1\r\nHost: {authority}\r\nContent-Type: {content_type}\r\n"
-            f"Accept: {accept}\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"Accept: {accept}\r\nContent-Length: {len(body)}\r\n{more}\r\n"
         )
         return cls(host, int(port), head.encode() + body)
 

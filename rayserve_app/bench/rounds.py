@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from statistics import median
 from typing import NamedTuple, TypeVar
 
@@ -28,6 +28,14 @@ async def interleave(
 ) -> list[tuple[A, B]]:
     """Measure A B A B ..., one pair per round."""
     return [(await first(), await second()) for _ in range(rounds)]
+
+
+async def take_turns(
+    rounds: int, measures: Sequence[Callable[[], Awaitable[A]]]
+) -> list[tuple[A, ...]]:
+    """Measure A B C A B C ...: one tuple for each of the measures, of its rounds in order."""
+    measured = [[await measure() for measure in measures] for _ in range(rounds)]
+    return list(zip(*measured, strict=True))
 
 
 def median_ratio(pairs: Iterable[tuple[float, float]]) -> float:

@@ -7,7 +7,7 @@ import shlex
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rayserve_app.bench import loop, networks
@@ -22,15 +22,22 @@ from rayserve_app.errors import ConfigurationError
 from rayserve_app.server.settings import ENVIRONMENT_FILE_NAME
 
 
-def bench(names: Sequence[str], effort: Effort, config_path: Path, json_path: Path | None) -> int:
+def bench(
+    names: Sequence[str],
+    effort: Effort,
+    config_path: Path,
+    json_path: Path | None,
+    known: Mapping[str, Figure] = FIGURES,
+) -> int:
     """Measure and print the figures of these names, all of them if none is given.
 
     Args:
         config_path: the Serve YAML that declares the models that are measured.
         json_path: where the report is written as JSON as well.
+        known: the figures to choose from.
     Returns: the exit status: 1 if a figure could not be measured, whatever the others found.
     """
-    figures = choose(names)
+    figures = choose(names, known)
     machine = describe_machine()
     rows: list[Row] = []
     failures: dict[str, str] = {}
@@ -52,18 +59,16 @@ def bench(names: Sequence[str], effort: Effort, config_path: Path, json_path: Pa
     return 1 if failures else 0
 
 
-def choose(names: Sequence[str]) -> list[Figure]:
+def choose(names: Sequence[str], known: Mapping[str, Figure] = FIGURES) -> list[Figure]:
     """Return the figures of these names, or all, in the order in which they are measured.
 
     Raises:
         ConfigurationError: no such figure.
     """
     for name in names:
-        if name not in FIGURES:
-            raise ConfigurationError(
-                "No such figure", expected=" or ".join(FIGURES), got=repr(name)
-            )
-    return [figure for name, figure in FIGURES.items() if not names or name in names]
+        if name not in known:
+            raise ConfigurationError("No such figure", expected=" or ".join(known), got=repr(name))
+    return [figure for name, figure in known.items() if not names or name in names]
 
 
 def _by_instance(figures: Sequence[Figure]) -> list[list[Figure]]:

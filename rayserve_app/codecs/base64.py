@@ -7,6 +7,7 @@ Bits left over in the last character are ignored.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Literal, TypeAlias
 
 import pybase64
@@ -39,6 +40,10 @@ def decode(text: str | Buffer, *, alphabet: Alphabet = "any") -> bytes:
     Raises:
         DecodeError: A foreign character (with its offset), an impossible length, wrong padding.
     """
+    if alphabet != "urlsafe" and len(text) % 4 == 0:
+        # Nearly all text is standard and padded: decoding it tells sooner than looking first.
+        with suppress(ValueError):
+            return pybase64.b64decode(text, validate=True)
     # What is not ASCII becomes "?", which is foreign to both alphabets, at the same offset.
     raw = text.encode("ascii", "replace") if isinstance(text, str) else bytes(text)
     urlsafe = alphabet != "standard" and (b"-" in raw or b"_" in raw)

@@ -172,8 +172,13 @@ class Gateway:
         body = upload.start()
         keys = AWS_KEYS if TARGET in headers else ("model_name",)
         if len(body) > INLINE_BYTES:
-            return await asyncio.to_thread(_name_in, body, keys)
-        return _name_in(body, keys)
+            name = await asyncio.to_thread(_name_in, body, keys)
+        else:
+            name = _name_in(body, keys)
+        if TARGET in headers and self._directory.find(name or "") is None:
+            # Any model says so in AWS's words.
+            return self._settings.default_for(AWS) or next(iter(self._directory.names), None)
+        return name
 
     async def _read(self, upload: Upload) -> None:
         settings = self._settings

@@ -120,6 +120,14 @@ def check_control_plane(url: str, model: str) -> None:
         control.delete_endpoint(EndpointName=model)
 
 
+def check_unknown_endpoint_of_the_control_plane(url: str) -> None:
+    """The SDK goes by the code and these words."""
+    control = create_client("sagemaker", url)
+    with pytest.raises(ClientError, match='Could not find endpoint "no-such"') as caught:
+        control.describe_endpoint(EndpointName="no-such")
+    assert caught.value.response["Error"]["Code"] == "ValidationException"
+
+
 def check_unknown_operation(url: str) -> None:
     """What is not answered is told as AWS does."""
     control = create_client("sagemaker", url)

@@ -40,6 +40,47 @@ def test_round_trip_and_agreement_with_the_standard_library(value: Any) -> None:
     assert json.decode(spaced) == json.decode(memoryview(spaced.encode())) == value
 
 
+@fast
+@given(texts, st.sampled_from(["A", "+/", "é", "\\", '"', "\x00", "\n"]), st.integers(0, 3))
+def test_a_document_that_is_one_long_string_and_little_more(key: str, end: str, place: int) -> None:
+    """What is read apart from the rest comes out as the standard library reads it."""
+    long = "q83v" * 5000 + end
+    value = [
+        {key: long, "a": [1.5, None, {"b": ""}]},
+        [key, long, [long[:10]], 1],
+        {"a": {"b": [{"c": long}]}, key: [True]},
+        {long: key},
+    ][place]
+    for text in (stdlib.dumps(value), stdlib.dumps(value, ensure_ascii=False)):
+        assert json.decode(text) == stdlib.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "position"),
+    [
+        ('{"a": "%s"' % ("A" * 20_000), 20_008),
+        ('{"a": "%s}' % ("A" * 20_000), 20_008),
+        ('["%s" 1]' % ("A" * 20_000), 20_004),
+        ('["%s", "\0"]' % ("A" * 20_000), 20_006),
+        ('["%s\0"]' % ("A" * 20_000), 20_002),
+    ],
+)
+def test_the_fault_after_a_long_string_is_found(text: str, position: int) -> None:
+    with pytest.raises(DecodeError) as raised:
+        json.decode(text)
+    cause = raised.value.__cause__
+    assert isinstance(cause, stdlib.JSONDecodeError)
+    assert cause.pos == pytest.approx(position, abs=1)
+
+
+def test_a_long_string_is_less_work_than_many_values() -> None:
+    image = stdlib.dumps({"input": "A" * 200_000}).encode()
+    assert json.work_bytes(image) == json.work_bytes(memoryview(image)) < len(image) / 3
+    numbers, escapes = b"[%s0]" % (b"1," * 100_000), b'"%s"' % (b"\\u0041" * 30_000)
+    for document in (numbers, escapes, image * 2):
+        assert json.work_bytes(document) == len(document)
+
+
 def test_encodes_compactly_and_keeps_unicode() -> None:
     assert (
         json.encode({"a": [1, (2.5, None)], "ü": True}) == '{"a":[1,[2.5,null]],"ü":true}'.encode()

@@ -82,6 +82,28 @@ CLOSURES: list[dict[str, Any]] = [
         "deployments": [{"name": "Model", "ray_actor_options": {"num_cpus": 0.1}}],
     },
     {
+        "name": "frontend",
+        "route_prefix": "/frontend",
+        "import_path": "deployments.closure:build",
+        "args": {
+            "model": {
+                "function": "tests.serve.closures:mean_colors",
+                "input": {"type": "image"},
+                "protocols": ["cluster_serving", "sagemaker"],
+            }
+        },
+        "deployments": [
+            {"name": "Model", "num_replicas": 2, "ray_actor_options": {"num_cpus": 0.05}}
+        ],
+    },
+    {
+        "name": "tfs",
+        "route_prefix": "/tfs",
+        "import_path": "deployments.gateway:build",
+        "args": {"gateway": {"protocols": ["tensorflow_serving"]}},
+        "deployments": [{"name": "Gateway", "ray_actor_options": {"num_cpus": 0.05}}],
+    },
+    {
         "name": "caller",
         "route_prefix": None,
         "import_path": "tests.serve.closures:build_caller",
@@ -129,6 +151,7 @@ class Server:
     """A running `rayserve-app serve`."""
 
     def __init__(self, config: dict[str, Any], folder: Path) -> None:
+        self.folder = folder
         self.config = copy.deepcopy(config)
         self.config["http_options"] = {"host": "127.0.0.1", "port": free_port()}
         self.url = f"http://127.0.0.1:{self.config['http_options']['port']}"
@@ -198,16 +221,31 @@ class Server:
             raise
 
 
-@pytest.fixture(scope="package")
-def server() -> Iterator[Server]:
-    config = yaml.safe_load((ROOT / "configs" / "app.yaml").read_text())
+def create_config(folder: Path) -> dict[str, Any]:
+    """Return `configs/app.yaml` with the models of the tests beside its own.
+
+    Args:
+        folder: where `colors` reads asynchronous invocations, in `in`, and writes, in `out`.
+    """
+    config: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "app.yaml").read_text())
     for application in config["applications"]:
         for deployment in application["deployments"]:
             deployment["ray_actor_options"]["num_cpus"] = 0.1
-    config["applications"] += CLOSURES + FRAMEWORKS
+    config["applications"] += copy.deepcopy(CLOSURES + FRAMEWORKS)
+    args = {application["name"]: application["args"] for application in config["applications"]}
+    args["gateway"]["gateway"]["default_model"] = "colors"
+    places = {"async_input": [f"{folder}/in"], "async_output": f"{folder}/out"}
+    args["colors"]["model"]["protocol_settings"] = {"sagemaker": places}
+    return config
+
+
+@pytest.fixture(scope="package")
+def server() -> Iterator[Server]:
     # Not pytest's own folder: Ray's sockets lie below it, and their paths end at 107 bytes.
     with tempfile.TemporaryDirectory(prefix="rs", ignore_cleanup_errors=True) as folder:
-        running = Server(config, Path(folder))
+        Path(folder, "in").mkdir()
+        Path(folder, "out").mkdir()
+        running = Server(create_config(Path(folder)), Path(folder))
         try:
             running.wait_until_ready()
             yield running

@@ -9,10 +9,12 @@ from __future__ import annotations
 from rayserve_app.bench.figures import (
     batching,
     frameworks,
+    gateway,
     image_example,
     memory,
     neighbours,
     packed_stream,
+    protocols,
     start,
     yolov3,
 )
@@ -24,6 +26,8 @@ FIGURES: dict[str, Figure] = {
         start.FIGURE,
         memory.FIGURE,
         image_example.FIGURE,
+        protocols.FIGURE,
+        gateway.FIGURE,
         batching.FIGURE,
         packed_stream.FIGURE,
         yolov3.FIGURE,

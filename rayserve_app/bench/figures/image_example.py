@@ -6,14 +6,13 @@ through its HAProxy. `Effort.seconds` is one closed-loop run.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import urllib.request
 from functools import partial
 from statistics import median
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from rayserve_app.bench import pictures
+from rayserve_app.bench.answer import fetch
 from rayserve_app.bench.echo import echo_server
 from rayserve_app.bench.figures.figure import Figure, MeasurementFailed, require_no_errors
 from rayserve_app.bench.instance import Instance
@@ -110,17 +109,10 @@ def _summary(name: str, loads: tuple[Load, ...]) -> dict[str, float]:
 
 
 async def _check_same_answer(image: Picture, ours: str, minimal: str) -> None:
-    answers = [await asyncio.to_thread(_ask, url, image) for url in (ours, minimal)]
-    if answers[0] != answers[1]:
-        raise MeasurementFailed(f"Unlike answers to one {image.name}: {answers}")
-
-
-def _ask(url: str, image: Picture) -> Any:
-    request = urllib.request.Request(url, image.data, {"Content-Type": image.content_type})
-    # A proxy for the outside world (http_proxy) has no business here.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=30) as answer:
-        return json.load(answer)
+    answers = [await fetch(image.target(url)) for url in (ours, minimal)]
+    values = [json.loads(answer.body) for answer in answers]
+    if values[0] != values[1]:
+        raise MeasurementFailed(f"Unlike answers to one {image.name}: {values}")
 
 
 FIGURE: Final = Figure(NAME, ("image-example", "minimal"), measure)

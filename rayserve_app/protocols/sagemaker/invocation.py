@@ -35,7 +35,7 @@ from rayserve_app.outputs import (
     negotiate,
     text_bytes,
 )
-from rayserve_app.protocols.protocol import rows
+from rayserve_app.protocols.protocol import rows, shortened
 from rayserve_app.settings import OutputCodec
 from rayserve_app.timing import Timing
 from rayserve_app.types import Buffer, Invocation, Reply, Row
@@ -185,11 +185,11 @@ def version_of(custom_attributes: str | None, model_name: str) -> str | None:
     name, method = asked.get("tfs-model-name", model_name), asked.get("tfs-method", "predict")
     if name != model_name:
         raise ModelNotFound(
-            "No such model", expected=repr(model_name), got=repr(name), path="tfs-model-name"
+            "No such model", expected=repr(model_name), got=shortened(name), path="tfs-model-name"
         )
     if method != "predict":
         # `classify` and `regress` take Examples, which only TensorFlow Serving's API has.
         raise InvalidRequest(
-            "No such method", expected="'predict'", got=repr(method), path="tfs-method"
+            "No such method", expected="'predict'", got=shortened(method), path="tfs-method"
         )
     return asked.get("tfs-model-version")

@@ -1,0 +1,221 @@
+"""Our server beside LitServe, BentoML and MLServer: an image's size, a model of 50 ms per batch.
+
+All run at once and are measured in turn; a peer is stopped while it is not its turn. They have the
+replicas' niceness. What each is configured as stands in peer_subjects.py and peers/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from statistics import median
+from typing import Final, NamedTuple
+
+from rayserve_app.bench import pictures
+from rayserve_app.bench.answer import fetch
+from rayserve_app.bench.figures.figure import Figure, MeasurementFailed, require_no_errors
+from rayserve_app.bench.instance import Instance
+from rayserve_app.bench.load import Load, Target, closed_loop, open_loop
+from rayserve_app.bench.peer_servers import Peer, PeerServer
+from rayserve_app.bench.peer_subjects import BATCHERS, HANDLER, MODEL_APIS, raw
+from rayserve_app.bench.report import Bound, Row
+from rayserve_app.bench.rounds import Effort, median_ratio, take_turns
+
+SIZE: Final = "peers-image-size"
+BATCHING: Final = "peers-batching"
+CONNECTIONS: Final = 16
+WARM_UP_S: Final = 0.5
+
+RATES: Final = {200: (195, 90), 400: (390, 95), 600: (550, None)}
+"""Requests per second that are offered: how many we must serve, and the median in milliseconds."""
+
+WARM_UP_RATE: Final = min(RATES)
+
+SECONDS_FACTOR: Final = 2
+"""A queue needs some seconds to show whether it grows."""
+
+BODY: Final = (b"0123456789", "application/octet-stream")
+
+
+class Picture(NamedTuple):
+    name: str
+    data: bytes
+    content_type: str
+    least_ratio: float
+    """Of our requests per second to the best peer's."""
+
+
+class Turn(NamedTuple):
+    """One server's turn of one round."""
+
+    load: Load
+    cores: float
+    """What the server itself computed, of one core; 0 where that was not measured."""
+
+
+async def measure_image_size(instance: Instance, effort: Effort) -> list[Row]:
+    images = (
+        Picture("10 KB PNG", pictures.png(68), "image/png", 3),
+        Picture("130 KB JPEG", pictures.jpeg(pictures.SIDE), "image/jpeg", 2),
+    )
+    url = instance.url("/image-example/invocations")
+    peers = (*MODEL_APIS, HANDLER)
+    with ExitStack() as stack:
+        servers = await _start(peers, stack, images[0].data, images[0].content_type)
+        rows = []
+        for image in images:
+            ours = Target.post(url, image.data, image.content_type)
+            rows += await _compare_sizes(image, ours, servers, effort)
+    return rows
+
+
+async def _compare_sizes(
+    image: Picture, ours: Target, servers: Sequence[PeerServer], effort: Effort
+) -> list[Row]:
+    body = (image.data, image.content_type)
+    expected = (await fetch(ours)).body
+    for server in servers:
+        with server.awake():
+            size = await server.answer(*body)
+        if f"[{size[0]},{size[1]}]".encode() != expected.replace(b" ", b""):
+            raise MeasurementFailed(f"{server.peer.name} answers {size}, we answer {expected!r}")
+
+    async def load(target: Target) -> Load:
+        await closed_loop(target, connections=CONNECTIONS, seconds=WARM_UP_S)
+        return await closed_loop(target, connections=CONNECTIONS, seconds=effort.seconds)
+
+    async def turn(server: PeerServer) -> Turn:
+        with server.awake():
+            before = server.cpu_seconds()
+            answered = await load(server.target(*body))
+            spent = server.cpu_seconds() - before
+        return Turn(answered, spent / (answered.seconds + WARM_UP_S))
+
+    async def our_turn() -> Turn:
+        return Turn(await load(ours), 0)
+
+    all_turns: list[Callable[[], Awaitable[Turn]]] = [our_turn]
+    all_turns += [partial(turn, server) for server in servers]
+    turns = await take_turns(effort.rounds, all_turns)
+    case = f"{image.name}, c={CONNECTIONS}"
+    require_no_errors(case, [each.load for turns_of_one in turns for each in turns_of_one])
+    labels = [server.peer.label() for server in servers]
+    return list(size_rows(case, turns[0], dict(zip(labels, turns[1:], strict=True)), image))
+
+
+def size_rows(
+    case: str, ours: Sequence[Turn], peers: dict[str, Sequence[Turn]], image: Picture
+) -> Iterator[Row]:
+    """Compare our turns with the peers', of the same rounds; the last of them is HANDLER."""
+    target = Bound("at least", image.least_ratio)
+    rates = [each.load.rate for each in ours]
+    *model_apis, handler = ([each.load.rate for each in turns] for turns in peers.values())
+    best_api = [max(each) for each in zip(*model_apis, strict=True)]
+    best = [max(each) for each in zip(best_api, handler, strict=True)]
+    details = _summary("our", ours)
+    for name, others in (("the best model API", best_api), ("the best of all", best)):
+        ratio = median_ratio(zip(rates, others, strict=True))
+        yield Row(SIZE, f"{case}, {name}", ratio, "x", target, details)
+    for name, turns in peers.items():
+        ratio = median_ratio(
+            (rate, each.load.rate) for rate, each in zip(rates, turns, strict=True)
+        )
+        details = {**_summary("its", turns), "its_cores": median(each.cores for each in turns)}
+        yield Row(SIZE, f"{case}, {name}", ratio, "x", None, details)
+
+
+def _summary(whose: str, turns: Sequence[Turn]) -> dict[str, float]:
+    return {
+        f"{whose}_per_s": median(turn.load.rate for turn in turns),
+        f"{whose}_p50_ms": median(turn.load.percentile(50) for turn in turns) * 1e3,
+        f"{whose}_p99_ms": median(turn.load.percentile(99) for turn in turns) * 1e3,
+    }
+
+
+async def measure_batching(instance: Instance, effort: Effort) -> list[Row]:
+    ours = Target.post(instance.url("/slot-first/invocations"), *raw(*BODY))
+    with ExitStack() as stack:
+        servers = await _start(BATCHERS, stack, *BODY)
+        # BentoML learns how long a batch takes from the first ones.
+        await _open_loop(ours, WARM_UP_RATE, 1, seed=0)
+        for server in servers:
+            with server.awake():
+                await _open_loop(server.target(*BODY), WARM_UP_RATE, 1, seed=0)
+        rows: list[Row] = []
+        for rate in RATES:
+            loads = await _compare_batchers(rate, ours, servers, effort)
+            for label, of_one in loads.items():
+                rows += batching_rows(label, rate, of_one)
+    return rows
+
+
+async def _compare_batchers(
+    rate: float, ours: Target, servers: Sequence[PeerServer], effort: Effort
+) -> dict[str, list[Load]]:
+    loads: dict[str, list[Load]] = {
+        label: [] for label in ("ours", *(each.peer.label() for each in servers))
+    }
+    for seed in range(effort.rounds):
+        seconds = effort.seconds * SECONDS_FACTOR
+        loads["ours"].append(await _open_loop(ours, rate, seconds, seed))
+        for server in servers:
+            with server.awake():
+                load = await _open_loop(server.target(*BODY), rate, seconds, seed)
+            loads[server.peer.label()].append(load)
+    require_no_errors("ours", loads["ours"])
+    return loads
+
+
+async def _open_loop(target: Target, rate: float, seconds: float, seed: int) -> Load:
+    load = await open_loop(target, rate=rate, seconds=seconds, seed=seed)
+    # Answered when what is left of the queue is done: the next turn begins with an empty one.
+    await fetch(target)
+    return load
+
+
+def batching_rows(label: str, rate: int, loads: Sequence[Load]) -> Iterator[Row]:
+    """Return how many per second one server answered and how fast; targets are ours."""
+    served, most_p50_ms = RATES[rate] if label == "ours" else (None, None)
+    case = f"{rate}/s, {label}"
+    yield Row(
+        BATCHING,
+        case,
+        median(load.rate for load in loads),
+        "/s",
+        None if served is None else Bound("at least", served),
+        {
+            "errors": sum(load.errors for load in loads),
+            "unanswered": sum(load.unanswered for load in loads),
+        },
+    )
+    yield Row(
+        BATCHING,
+        f"{case}, p50",
+        median(load.percentile(50) for load in loads) * 1e3,
+        "ms",
+        None if most_p50_ms is None else Bound("at most", most_p50_ms),
+        {"p99_ms": median(load.percentile(99) for load in loads) * 1e3},
+    )
+
+
+async def _start(
+    peers: Sequence[Peer], stack: ExitStack, body: bytes, content_type: str
+) -> list[PeerServer]:
+    """Start one after the other, and let each rest when it is ready."""
+    servers = []
+    for peer in peers:
+        server = stack.enter_context(PeerServer(peer))
+        with server.awake():
+            await server.wait_until_ready(body, content_type)
+            # Until the other processes of the same server are ready too.
+            target = server.target(body, content_type)
+            await closed_loop(target, connections=CONNECTIONS, seconds=2 * WARM_UP_S)
+        servers.append(server)
+    return servers
+
+
+PEER_FIGURES: Final = {
+    SIZE: Figure(SIZE, ("image-example",), measure_image_size),
+    BATCHING: Figure(BATCHING, ("slot-first",), measure_batching),
+}

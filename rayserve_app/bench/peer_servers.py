@@ -1,0 +1,173 @@
+"""Servers of others as children of the bench, in their own environments, at rest between turns."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+import psutil
+
+from rayserve_app.bench.answer import fetch
+from rayserve_app.bench.instance import Log, NotReady, free_port
+from rayserve_app.bench.load import Target
+from rayserve_app.errors import ConfigurationError
+from rayserve_app.server import processes
+
+ENVIRONMENTS: Final = Path(".venv-peers")
+"""What `make bench-peers` makes, a folder per package."""
+
+PROGRAMS: Final = Path(__file__).with_name("peers")
+READY_TIMEOUT_S: Final = 60.0
+STOP_TIMEOUT_S: Final = 5.0
+
+
+class Place(NamedTuple):
+    """Where one server runs."""
+
+    bin: Path
+    """The programs of its environment."""
+    folder: Path
+    """For its files; gone when it ends."""
+    port: int
+
+
+class Peer(NamedTuple):
+    """A server for one job."""
+
+    name: str
+    package: str
+    """On PyPI; also the name of its environment."""
+    command: Callable[[Place], list[str]]
+    path: str
+    """Of its requests."""
+    wrap: Callable[[bytes, str], tuple[bytes, str]]
+    """Returns the body and content type of a request, from those of what it carries."""
+    read: Callable[[Any], Any]
+    """Returns the result, from an answer's JSON."""
+
+    def label(self, environments: Path = ENVIRONMENTS) -> str:
+        """Return the name and the version that is installed."""
+        found = environments.glob(f"{self.package}/lib/python*/site-packages/{self.package}-*")
+        versions = [each.name.split("-")[1] for each in found if each.suffix == ".dist-info"]
+        return " ".join([self.name, *(each.removesuffix(".dist") for each in versions)])
+
+
+class PeerServer:
+    """A context manager: inside, the server runs whenever it is `awake`."""
+
+    def __init__(self, peer: Peer, environments: Path = ENVIRONMENTS) -> None:
+        self.peer = peer
+        self._bin = (environments / peer.package / "bin").absolute()
+        self._port = free_port()
+        self._exits = ExitStack()
+        self._child: processes.Child | None = None
+        self._log: Log | None = None
+
+    def target(self, body: bytes, content_type: str) -> Target:
+        """Return a request that carries this."""
+        url = f"http://127.0.0.1:{self._port}{self.peer.path}"
+        return Target.post(url, *self.peer.wrap(body, content_type))
+
+    async def answer(self, body: bytes, content_type: str) -> Any:
+        """Return the result for one request, which waits its turn behind all that are queued."""
+        return self.peer.read(json.loads((await fetch(self.target(body, content_type))).body))
+
+    async def wait_until_ready(self, body: bytes, content_type: str) -> None:
+        """Wait until a request is answered 200.
+
+        Raises:
+            NotReady: none was in time, or the server ended.
+        """
+        give_up_at = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < give_up_at and self._child and self._child.poll() is None:
+            with suppress(OSError, EOFError, TimeoutError):
+                if (await fetch(self.target(body, content_type))).status == 200:
+                    return
+            await asyncio.sleep(0.1)
+        last_lines = self._log.last_lines if self._log else ()
+        raise NotReady("\n".join([f"{self.peer.name} is not ready:", *last_lines]))
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let its processes run: outside they are stopped, so that no other server shares the cores
+        with one that polls its queues."""
+        _each(self._processes(), psutil.Process.resume)
+        try:
+            yield
+        finally:
+            _each(self._processes(), psutil.Process.suspend)
+
+    def cpu_seconds(self) -> float:
+        """Return what its processes have computed until now."""
+        return sum(sum(each.cpu_times()[:2]) for each in self._processes())
+
+    def __enter__(self) -> Self:
+        folder = Path(self._exits.enter_context(tempfile.TemporaryDirectory(prefix="rp")))
+        # Before the folder, which its processes write to, everything in it is ended.
+        command = self.peer.command(Place(self._bin, folder, self._port))
+        self._child, lines = processes.start(command, _environment(folder))
+        self._exits.callback(self._stop, self._child)
+        self._log = Log(lines)
+        self._log.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._exits.close()
+
+    def _processes(self) -> list[psutil.Process]:
+        if self._child is None:
+            return []
+        with suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(self._child.pid)
+            return [parent, *parent.children(recursive=True)]
+        return []
+
+    def _stop(self, child: processes.Child) -> None:
+        remaining = self._processes()
+        processes.send_signal(remaining[:1], signal.SIGTERM)
+        _each(remaining, psutil.Process.resume)
+        _, remaining = psutil.wait_procs(remaining, timeout=STOP_TIMEOUT_S)
+        processes.send_signal(remaining, signal.SIGKILL)
+        psutil.wait_procs(remaining, timeout=STOP_TIMEOUT_S)
+        child.wait()
+
+
+def require_environments(peers: Iterable[Peer], environments: Path = ENVIRONMENTS) -> None:
+    """Raise ConfigurationError unless every peer is installed."""
+    for peer in peers:
+        if not (environments / peer.package / "bin" / "python").exists():
+            raise ConfigurationError(
+                f"{peer.name} is not installed in {environments / peer.package}",
+                remedy="`make bench-peers` installs it",
+            )
+
+
+def _each(found: Iterable[psutil.Process], act: Callable[[psutil.Process], None]) -> None:
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
+            act(process)
+
+
+def _environment(folder: Path) -> Mapping[str, str]:
+    own = dict.fromkeys(("HOME", "TMPDIR", "BENTOML_HOME"), str(folder))
+    return {
+        **os.environ,
+        **own,
+        "BENTOML_DO_NOT_TRACK": "True",
+        "PYTHONPATH": str(PROGRAMS),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }

@@ -1,0 +1,84 @@
+"""What schemathesis does: requests that an OpenAPI document allows, and requests that it forbids.
+
+Each answer has to be as the document says: a status that it names, of which none is a server's
+error, and a body of the type and the schema that stand there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+TIMEOUT_S = 60
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    response_headers_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+
+MAY_BE_EMPTY = {"GET /ping", "OPTIONS /"}
+"""Of the two protocols that claim these, one answers with a document and one with nothing, which
+OpenAPI cannot say of one status."""
+
+
+def check_operations(url: str, *, examples: int, **known: str) -> Counter[int]:
+    """Ask each operation of the document at a URL; return how often which status came.
+
+    Args:
+        examples: requests to each operation that the document allows, and as many that it forbids.
+        known: values of path parameters that are there; in requests that are allowed.
+    """
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    statuses: Counter[int] = Counter()
+    for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+        for found in schema.get_all_operations():
+            values = known if mode is GenerationMode.POSITIVE else {}
+            statuses += check_operation(found.ok(), mode, values, examples)
+    return statuses
+
+
+def check_operation(
+    operation: Any, mode: GenerationMode, known: Mapping[str, str], examples: int
+) -> Counter[int]:
+    """Ask one operation."""
+    names = {parameter.name for parameter in operation.path_parameters}
+    values = {name: value for name, value in known.items() if name in names}
+    requests = operation.as_strategy(generation_mode=mode, path_parameters=values or None)
+    checks = CHECKS[:3] if operation.label in MAY_BE_EMPTY else CHECKS
+    statuses: Counter[int] = Counter()
+
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(requests)
+    def check(case: Any) -> None:
+        response = case.call(timeout=TIMEOUT_S)
+        statuses[response.status_code] += 1
+        case.validate_response(response, checks=checks)
+
+    try:
+        check()
+    except Unsatisfiable:
+        # Whatever is sent to an operation without parameters and body is allowed.
+        assert mode is GenerationMode.NEGATIVE, operation.label
+    return statuses

@@ -220,7 +220,7 @@ def test_an_access_log_that_is_off_costs_nothing(config: Any, level: int) -> Non
     context: Any = SimpleNamespace(_deployment_config=DeploymentConfig(logging_config=config))
     try:
         logger.setLevel((config or {}).get("log_level", "INFO"))
-        application._stop_access_log(context)
+        application.stop_access_log(context)
         assert logger.level == level
     finally:
         logger.setLevel(before)
@@ -230,5 +230,5 @@ def test_only_replicas_of_models_have_something_before_their_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert application.http_middlewares() == []
-    monkeypatch.setattr(application.ModelDeployment, "is_here", True)
+    monkeypatch.setattr(application.IngressDeployment, "is_here", True)
     assert [middleware.cls for middleware in application.http_middlewares()] == [Ingress]

@@ -91,7 +91,7 @@ def test_bad_bodies(client: httpx.Client, model: str, body: bytes, status: int, 
 
 
 BAD_JSON: list[Any] = [
-    pytest.param("image-example", b"{bad", "not JSON", id="no JSON"),
+    pytest.param("image-example", b"{bad", "JSON parse error", id="no JSON"),
     pytest.param("image-example", b'["x"]', "object", id="no object"),
     pytest.param("image-example", b'{"input":' + b"[" * 70 + b"]" * 70 + b"}", "deep", id="deep"),
     pytest.param("image-example", b'{"input":"a*b="}', "base64", id="wrong base64"),

@@ -9,7 +9,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import requests
 from skimage import data
 
 from rayserve_app.examples import digits_torch
@@ -81,18 +80,8 @@ def test_sagemakers_asynchronous_invocations(base: Base, server: Server) -> None
     sagemaker.check_async(base(MODEL), MODEL, IMAGES[0], "image/png", server.folder / "in")
 
 
-def test_sagemakers_container(server: Server) -> None:
-    """A platform's names live in a container; a gateway has none."""
-    url = f"{server.url}/{MODEL}"
-    sagemaker.check_container(url, MODEL, IMAGES[0], "image/png")
-
-
-def test_sagemakers_container_behind_the_gateway(server: Server) -> None:
-    for path in ("invocations", f"models/{MODEL}/invoke"):
-        headers = {"Content-Type": "image/png"}
-        answer = sagemaker.post(f"{server.url}/{path}", IMAGES[0], headers)
-        assert answer.json() == COLORS[0]
-    assert requests.get(f"{server.url}/ping", timeout=60).status_code == 200
+def test_sagemakers_container(base: Base) -> None:
+    sagemaker.check_container(base(MODEL), MODEL, IMAGES[0], "image/png")
 
 
 def test_tensorflow_serving(base: Base) -> None:

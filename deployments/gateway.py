@@ -125,7 +125,9 @@ def served_models(
             name=_model_name(application) or name,
             prefix=application["route_prefix"].rstrip("/"),
             replicas=listening.get(name) or fallback,
-            is_ready=_is_running(application["deployments"][MODEL_DEPLOYMENT]),
+            # Serve tells of a replica's address before it calls it running.
+            is_ready=bool(listening.get(name))
+            or _is_running(application["deployments"][MODEL_DEPLOYMENT]),
         )
         for name, application in applications.items()
         if application["route_prefix"] and MODEL_DEPLOYMENT in application["deployments"]

@@ -23,7 +23,8 @@ from rayserve_app.gateway.routes import Choice, Destination, create_router
 from rayserve_app.gateway.settings import GatewaySettings
 from rayserve_app.http import BodyBudget, Response
 from rayserve_app.ingress import CLIENT_HEADERS
-from rayserve_app.protocols.protocol import Protocol, listed
+from rayserve_app.protocols.protocol import Protocol, listed, shortened
+from rayserve_app.protocols.sagemaker.names import AlreadyLoaded
 from rayserve_app.types import Buffer
 
 INLINE_BYTES: Final = 1 << 16
@@ -159,7 +160,8 @@ class Gateway:
                 expected=f"a path with one of {listed(names)}",
                 remedy="Or set args.gateway.default_model",
             )
-        model = self._directory.find(self._aliases.get(name, name))
+        # No further name hides a model's own.
+        model = self._directory.find(name) or self._directory.find(self._aliases.get(name, ""))
         if model is None:
             raise protocol.unknown_model(name, names)
         return model
@@ -200,6 +202,8 @@ class Gateway:
     ) -> Response:
         """Ask all models for the one that is meant; only they know where they lie."""
         name = await self._read_name(_headers(scope), upload)
+        if name is not None and self._directory.find(name) is not None:
+            raise AlreadyLoaded(f"Model {shortened(name)} is already loaded")
         refusal: Answer | None = None
         for model in self._directory:
             answer = await self._ask(model, path, scope, upload)

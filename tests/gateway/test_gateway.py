@@ -394,6 +394,9 @@ def test_a_further_name_of_a_model_is_asked_for_and_kept(setup: Setup) -> None:
             assert httpx.get(f"{url}/hash").status_code == 404
             assert httpx.post(url, json=fields).text == "/b/models"
             assert httpx.post(f"{url}/hash/invoke").text == "/b/models/hash/invoke"
+            taken = {"model_name": "a", "url": "s3://bucket/b"}
+            assert httpx.post(url, json=taken).status_code == 409
+            assert httpx.post(f"{url}/a/invoke").status_code == 404
             setup.serve(a=[first])
             assert httpx.post(url, json=fields).status_code == 404
             assert httpx.post(f"{url}/hash/invoke").status_code == 404

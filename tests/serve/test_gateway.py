@@ -167,7 +167,9 @@ def test_an_application_is_served_from_its_deployment_to_its_deletion(
         seconds_until(lambda: ask().status_code == 200, 10)
         assert ask().json() == {"predictions": ["A"]}
         assert client.post("/words/predict", json={"input": "a"}).json()["output"] == "A"
-        assert {"name": "words", "path": "/here", "ready": True} in client.get("/").json()["models"]
+        # Serve's proxy may have answered first; the gateway hears of the replica a second later.
+        ready = {"name": "words", "path": "/here", "ready": True}
+        seconds_until(lambda: ready in client.get("/").json()["models"], 10)
     seconds_until(lambda: status(server, "late") is None, 60)
     seconds_until(lambda: ask().status_code == 404, 10)
     assert "words" not in client.get("/").text

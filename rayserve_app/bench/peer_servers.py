@@ -1,4 +1,4 @@
-"""Servers of others as children of the bench, in their own environments, at rest between turns."""
+"""Servers of others as children of the bench, each in an environment of its own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -62,7 +62,7 @@ class Peer(NamedTuple):
 
 
 class PeerServer:
-    """A context manager: inside, the server runs whenever it is `awake`."""
+    """A context manager: inside, the server runs."""
 
     def __init__(self, peer: Peer, environments: Path = ENVIRONMENTS) -> None:
         self.peer = peer
@@ -96,23 +96,18 @@ class PeerServer:
         last_lines = self._log.last_lines if self._log else ()
         raise NotReady("\n".join([f"{self.peer.name} is not ready:", *last_lines]))
 
-    @contextmanager
-    def awake(self) -> Iterator[None]:
-        """Let its processes run: outside they are stopped, so that no other server shares the cores
-        with one that polls its queues."""
-        _each(self._processes(), psutil.Process.resume)
-        try:
-            yield
-        finally:
-            _each(self._processes(), psutil.Process.suspend)
-
     def cpu_seconds(self) -> float:
         """Return what its processes have computed until now."""
-        return sum(sum(each.cpu_times()[:2]) for each in self._processes())
+        seconds = 0.0
+        for process in self._processes():
+            with suppress(psutil.NoSuchProcess):
+                seconds += sum(process.cpu_times()[:2])
+        return seconds
 
     def __enter__(self) -> Self:
         folder = Path(self._exits.enter_context(tempfile.TemporaryDirectory(prefix="rp")))
-        # Before the folder, which its processes write to, everything in it is ended.
+        # What its main process leaves behind is then found below this process, and ended.
+        processes.become_subreaper()
         command = self.peer.command(Place(self._bin, folder, self._port))
         self._child, lines = processes.start(command, _environment(folder))
         self._exits.callback(self._stop, self._child)
@@ -138,8 +133,7 @@ class PeerServer:
 
     def _stop(self, child: processes.Child) -> None:
         remaining = self._processes()
-        processes.send_signal(remaining[:1], signal.SIGTERM)
-        _each(remaining, psutil.Process.resume)
+        child.send_signal(signal.SIGINT)
         _, remaining = psutil.wait_procs(remaining, timeout=STOP_TIMEOUT_S)
         processes.send_signal(remaining, signal.SIGKILL)
         psutil.wait_procs(remaining, timeout=STOP_TIMEOUT_S)
@@ -154,12 +148,6 @@ def require_environments(peers: Iterable[Peer], environments: Path = ENVIRONMENT
                 f"{peer.name} is not installed in {environments / peer.package}",
                 remedy="`make bench-peers` installs it",
             )
-
-
-def _each(found: Iterable[psutil.Process], act: Callable[[psutil.Process], None]) -> None:
-    for process in found:
-        with suppress(psutil.NoSuchProcess):
-            act(process)
 
 
 def _environment(folder: Path) -> Mapping[str, str]:

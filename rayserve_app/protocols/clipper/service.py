@@ -76,7 +76,7 @@ class Clipper(Protocol):
             absence = exc
         body = await request.body()
         reading = partial(parse, body, self.model.inputs, inputs_of=self._inputs_of)
-        query = await self.model.offload(reading, len(body))
+        query = await self.model.offload(reading, json.work_bytes(body))
         items = [item for inputs in query.inputs for item in inputs]
         results = [absence] * len(items) if absence else await self._predict(query, items, request)
         rows = [result for result in results if isinstance(result, Row)]
@@ -92,7 +92,7 @@ class Clipper(Protocol):
         body = await request.body()
         reading = partial(parse_feedback, body, self.model.inputs)
         try:
-            await self.model.offload(reading, len(body))
+            await self.model.offload(reading, json.work_bytes(body))
         except MalformedQuery as exc:
             return Response(explain(exc, UPDATE_SCHEMA).encode(), status=400, media_type=TEXT)
         return Response(FEEDBACK, media_type=TEXT)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from rayserve_app.batching import Result
+from rayserve_app.codecs import json
 from rayserve_app.errors import InvalidRequest, ModelNotFound, ServingError, VersionNotFound
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import Model
@@ -147,7 +148,7 @@ class ClusterServing(Protocol):
             max_dense_bytes=int(model.settings.limits.max_body_mb * 1e6),
             may_decline=may_decline,
         )
-        instances = await model.offload(reading, len(body))
+        instances = await model.offload(reading, json.work_bytes(body))
         items = [item for instance in instances for item in instance]
         results = await model.predict(items, servable=servable, timing=request.timing)
         rows = [result for result in results if isinstance(result, Row)]

@@ -33,7 +33,7 @@ RATES: Final = {200: (195, 90), 400: (390, 95), 600: (550, None)}
 
 WARM_UP_RATE: Final = min(RATES)
 
-SECONDS_FACTOR: Final = 2
+SECONDS_FACTOR: Final = 3
 """A queue needs some seconds to show whether it grows."""
 
 BODY: Final = (b"0123456789", "application/octet-stream")

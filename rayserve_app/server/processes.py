@@ -208,15 +208,23 @@ def leftover_haproxies() -> list[psutil.Process]:
     ]
 
 
+def _ends(process: psutil.Process, *, within_s: float) -> bool:
+    """Wait for the end of another's child; it may stay a zombie until that one looks."""
+    deadline_s = time.monotonic() + within_s
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.02)
+    return True
+
+
 def stop_leftover(process: psutil.Process) -> bool:
     """SIGTERM, then SIGKILL; return False if it is not ours to stop."""
     try:
         process.terminate()
-        try:
-            process.wait(timeout=2)
-        except psutil.TimeoutExpired:
+        if not _ends(process, within_s=2):
             process.kill()
-            process.wait(timeout=2)
+            _ends(process, within_s=2)
     except psutil.NoSuchProcess:
         return True
     except psutil.AccessDenied:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import random
 import re
 import signal
 import socket
@@ -141,10 +142,16 @@ FRAMEWORKS: list[dict[str, Any]] = [
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that nobody has, below those that the system gives to clients: until the server
+    takes it, one of them could."""
+    while True:
+        port = random.randrange(20_000, 29_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError:
+                continue
+            return port
 
 
 class Server:

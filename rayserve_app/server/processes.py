@@ -209,9 +209,13 @@ def leftover_haproxies() -> list[psutil.Process]:
 
 
 def _ends(process: psutil.Process, *, within_s: float) -> bool:
-    """Wait for the end of another's child; it may stay a zombie until that one looks."""
+    """Wait for the end of another's child, which may stay a zombie until that one looks. While it
+    has
+    threads it has not ended: they hold its ports."""
     deadline_s = time.monotonic() + within_s
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+    while process.is_running() and (
+        process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1
+    ):
         if time.monotonic() > deadline_s:
             return False
         time.sleep(0.02)

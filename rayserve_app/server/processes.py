@@ -210,8 +210,7 @@ def leftover_haproxies() -> list[psutil.Process]:
 
 def _ends(process: psutil.Process, *, within_s: float) -> bool:
     """Wait for the end of another's child, which may stay a zombie until that one looks. While it
-    has
-    threads it has not ended: they hold its ports."""
+    has threads it has not ended: they hold its ports."""
     deadline_s = time.monotonic() + within_s
     while process.is_running() and (
         process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1

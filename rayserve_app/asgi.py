@@ -12,12 +12,22 @@ from starlette.types import Receive, Scope, Send
 from rayserve_app import openapi, pages
 from rayserve_app.codecs import json
 from rayserve_app.errors import BackendError, ServingError
-from rayserve_app.http import BodyBudget, ClientDisconnected, Handler, Request, Response
+from rayserve_app.http import (
+    BodyBudget,
+    ClientDisconnected,
+    Handler,
+    Request,
+    Response,
+    error_response,
+    no_such_method,
+    no_such_path,
+    run_plain,
+)
 from rayserve_app.importing import import_from_string
 from rayserve_app.model import Model
 from rayserve_app.protocols import PROTOCOLS
 from rayserve_app.protocols.protocol import Declined, Protocol
-from rayserve_app.routing import Claims, Router
+from rayserve_app.routing import Router
 from rayserve_app.watch import watched
 
 logger = logging.getLogger(__name__)
@@ -60,12 +70,7 @@ class App:
                 self._router.add(route.method, route.path, (handler, protocol))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1003})
-        else:
-            await self._answer(scope, receive, send)
+        await run_plain(self._answer, scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
@@ -77,9 +82,9 @@ class App:
             if claimants:
                 response, protocol = await self._ask(claimants, request)
             elif claims:
-                response = _no_such_verb(scope["method"], claims)
+                response = no_such_method(scope["method"], claims)
             else:
-                response = _no_such_path(path, self._router.paths)
+                response = no_such_path(path, self._router.paths)
         except ClientDisconnected:
             return
         finally:
@@ -125,7 +130,7 @@ class App:
 
     def _render_error(self, error: ServingError, protocol: Protocol | None) -> Response:
         if protocol is None:
-            return Response(json.encode({"error": str(error)}), status=500, media_type=_JSON)
+            return error_response(500, str(error))
         return protocol.render_error(error)
 
     async def _describe(self, request: Request) -> Response:
@@ -146,26 +151,3 @@ class App:
             version=model.versions.default.version,
         )
         return Response(json.encode(document), media_type=_JSON)
-
-
-def _no_such_path(path: str, known: list[str]) -> Response:
-    error = f"No such path {path!r}; this model answers {', '.join(known)}"
-    return Response(json.encode({"error": error}), status=404, media_type=_JSON)
-
-
-def _no_such_verb(method: str, claims: Claims[Endpoint]) -> Response:
-    known = ", ".join(sorted(claims))
-    return Response(
-        json.encode({"error": f"No {method} here, only {known}"}),
-        status=405,
-        media_type=_JSON,
-        headers={"allow": known},
-    )
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

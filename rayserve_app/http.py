@@ -4,7 +4,7 @@ several buffers, and the one table of status codes."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Final, TypeAlias
 from urllib.parse import parse_qsl
@@ -13,6 +13,7 @@ import numpy as np
 from starlette.types import Message, Receive, Scope, Send
 
 from rayserve_app import buffers, errors
+from rayserve_app.codecs import json
 from rayserve_app.errors import (
     InvalidRequest,
     Overloaded,
@@ -274,6 +275,42 @@ class Response:
                     chunk = bytes(chunk)
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+
+
+async def run_plain(
+    answer: Callable[[Scope, Receive, Send], Awaitable[None]],
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Run an ASGI app that answers requests, has nothing to do at its start and end, and takes no
+    websockets."""
+    if scope["type"] == "http":
+        await answer(scope, receive, send)
+    elif scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1003})
+    else:
+        while (message := await receive())["type"] != "lifespan.shutdown":
+            await send({"type": f"{message['type']}.complete"})
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def error_response(status: int, text: str) -> Response:
+    """Return an error that belongs to no protocol."""
+    return Response(json.encode({"error": text}), status=status, media_type="application/json")
+
+
+def no_such_path(path: str, known: Iterable[str]) -> Response:
+    """Return the answer to a path that nobody claims."""
+    return error_response(404, f"No such path {path[:200]!r}; known: {', '.join(known)}")
+
+
+def no_such_method(method: str, known: Iterable[str]) -> Response:
+    """Return the answer to a method that a path does not have."""
+    methods = ", ".join(sorted(known))
+    response = error_response(405, f"No {method} here, only {methods}")
+    response.headers["allow"] = methods
+    return response
 
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]

@@ -21,7 +21,14 @@ from rayserve_app.gateway.merging import Answer, merge_answers
 from rayserve_app.gateway.replicas import Connections, Directory, ServedModel
 from rayserve_app.gateway.routes import Choice, Destination, create_router
 from rayserve_app.gateway.settings import GatewaySettings
-from rayserve_app.http import BodyBudget, Response
+from rayserve_app.http import (
+    BodyBudget,
+    Response,
+    error_response,
+    no_such_method,
+    no_such_path,
+    run_plain,
+)
 from rayserve_app.ingress import CLIENT_HEADERS
 from rayserve_app.protocols.protocol import Protocol, listed, shortened
 from rayserve_app.protocols.sagemaker.names import AlreadyLoaded
@@ -66,12 +73,7 @@ class Gateway:
         self._forwarder = Forwarder(self.connections)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1003})
-        else:
-            await self._answer(scope, receive, send)
+        await run_plain(self._answer, scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
@@ -81,7 +83,7 @@ class Gateway:
         with_body = method != "HEAD"
         headers = _headers(scope)
         if MARK in headers:
-            response = _error(508, "This request has been forwarded already: it would loop")
+            response = error_response(508, "This request has been forwarded already: it would loop")
         elif path in OWN_PATHS and method in ("GET", "HEAD"):
             response = self._list(headers) if path == "/" else self._document(scope)
         elif claimants:
@@ -95,11 +97,9 @@ class Gateway:
             else:
                 return
         elif claims:
-            known = ", ".join(sorted(claims))
-            response = _error(405, f"No {method} here, only {known}")
-            response.headers["allow"] = known
+            response = no_such_method(method, claims)
         else:
-            response = _error(404, f"No such path {path!r}; known: {', '.join(self._router.paths)}")
+            response = no_such_path(path, self._router.paths)
         await response.send(send, takes_views=False, with_body=with_body)
 
     async def _follow(
@@ -124,8 +124,10 @@ class Gateway:
                 await response.send(send, takes_views=False)
                 return
             name = params.get("model")
-            if destination.choice is Choice.READ:
-                name = await self._read_name(_headers(scope), upload)
+            headers = _headers(scope)
+            if destination.choice is Choice.READ and _is_json(headers):
+                await self._read(upload)
+                name = await self._named_in(upload, headers)
             model = self._find(name, destination.protocol)
             if destination.choice is Choice.PREFIXED:
                 path = path.removeprefix(f"/{name}")
@@ -136,6 +138,8 @@ class Gateway:
     def _choose(self, claimants: Sequence[Claimant], headers: Mapping[bytes, bytes]) -> Claimant:
         """Return whose request it is: AWS's JSON protocol has a header, and of the others the first
         that knows a model."""
+        if len(claimants) == 1:
+            return claimants[0]
         is_aws = TARGET in headers
         meant = [each for each in claimants if (each[0].protocol.name == AWS) == is_aws]
         known = [
@@ -166,11 +170,8 @@ class Gateway:
             raise protocol.unknown_model(name, names)
         return model
 
-    async def _read_name(self, headers: Mapping[bytes, bytes], upload: Upload) -> str | None:
-        """Return the model that a JSON body names; None if it names none."""
-        if not headers.get(b"content-type", b"").startswith(READ_TYPES):
-            return None
-        await self._read(upload)
+    async def _named_in(self, upload: Upload, headers: Mapping[bytes, bytes]) -> str | None:
+        """Return the model that a JSON body, which has been read, names; None if it names none."""
         body = upload.start()
         keys = AWS_KEYS if TARGET in headers else ("model_name",)
         if len(body) > INLINE_BYTES:
@@ -201,7 +202,8 @@ class Gateway:
         self, path: str, scope: Scope, upload: Upload, protocol: type[Protocol]
     ) -> Response:
         """Ask all models for the one that is meant; only they know where they lie."""
-        name = await self._read_name(_headers(scope), upload)
+        await self._read(upload)
+        name = await self._named_in(upload, _headers(scope))
         if name is not None and self._directory.find(name) is not None:
             raise AlreadyLoaded(f"Model {shortened(name)} is already loaded")
         refusal: Answer | None = None
@@ -229,10 +231,10 @@ class Gateway:
         if pages.is_wanted(headers.get(b"accept", b"").decode("latin-1")):
             rows = [pages.ModelLink(each.name, each.prefix, each.is_ready) for each in models]
             return Response(pages.model_list(rows), media_type=pages.MEDIA_TYPE)
-        listed = [
+        described = [
             {"name": each.name, "path": each.prefix, "ready": each.is_ready} for each in models
         ]
-        document = {"models": listed, "protocols": list(self._settings.protocols)}
+        document = {"models": described, "protocols": list(self._settings.protocols)}
         return Response(json.encode(document), media_type=JSON)
 
     def _document(self, scope: Scope) -> Response:
@@ -269,21 +271,13 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
     return dict(scope.get(CLIENT_HEADERS) or scope["headers"])
 
 
+def _is_json(headers: Mapping[bytes, bytes]) -> bool:
+    return headers.get(b"content-type", b"").startswith(READ_TYPES)
+
+
 def _name_in(body: Buffer, keys: Sequence[str]) -> str | None:
     try:
         fields = json.decode_object(body)
     except DecodeError:
         return None  # whoever gets it says what is wrong with it
     return next((fields[key] for key in keys if isinstance(fields.get(key), str)), None)
-
-
-def _error(status: int, text: str) -> Response:
-    return Response(json.encode({"error": text}), status=status, media_type=JSON)
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

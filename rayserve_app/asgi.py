@@ -13,6 +13,7 @@ from rayserve_app import openapi, pages
 from rayserve_app.codecs import json
 from rayserve_app.errors import BackendError, ServingError
 from rayserve_app.http import (
+    FORWARDED,
     BodyBudget,
     ClientDisconnected,
     Handler,
@@ -53,7 +54,7 @@ def create_app(model: Model, *, takes_views: Callable[[Scope], bool] = lambda _:
 class App:
     """Routes requests by their path below the model's prefix, which is the same with or without a
     final slash. Where several protocols claim a path, the first in the model's order gets the
-    request, and the next ones if it declines."""
+    request, or in that of the gateway which forwards it, and the next ones if it declines."""
 
     def __init__(
         self, model: Model, protocols: list[Protocol], takes_views: Callable[[Scope], bool]
@@ -101,6 +102,8 @@ class App:
     ) -> tuple[Response, Protocol | None]:
         """Return the answer of the first claimant that does not decline, and who that is."""
         refusal: tuple[ServingError, Protocol | None] | None = None
+        if len(claimants) > 1 and (spoken := request.header(FORWARDED)) is not None:
+            claimants = _in_order(claimants, spoken)
         for (handler, protocol), request.path_params in claimants:
             try:
                 if protocol is not None and "model" in request.path_params:
@@ -151,3 +154,11 @@ class App:
             version=model.versions.default.version,
         )
         return Response(json.encode(document), media_type=_JSON)
+
+
+def _in_order(claimants: Claimants, spoken: str) -> Claimants:
+    """Return those of the protocols that a gateway speaks, in its order; all if it speaks none."""
+    names = spoken.split(",")
+    named = [(each[0][1].name, each) for each in claimants if each[0][1] is not None]
+    known = [(names.index(name), each) for name, each in named if name in names]
+    return [each for _, each in sorted(known, key=lambda pair: pair[0])] or claimants

@@ -40,6 +40,9 @@ STATUS: Final[Mapping[type[ServingError], int]] = {
     errors.ConfigurationError: 500,
 }
 
+FORWARDED: Final = "x-rayserve-forwarded"
+"""The header of a request that a gateway has forwarded: the protocols that it speaks, in order."""
+
 MAX_QUERY_PAIRS: Final = 1000
 
 CHUNK_BYTES: Final = 1 << 20

@@ -7,6 +7,7 @@ another one, if nothing of its body had been sent or all of it is still at hand.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -15,12 +16,12 @@ from starlette.types import Receive, Scope, Send
 from rayserve_app.errors import BodyTimeout, ModelNotReady, RequestTooLarge
 from rayserve_app.gateway.connection import Connection, Header, ReplicaLost
 from rayserve_app.gateway.replicas import Address, Connections, ServedModel
-from rayserve_app.http import BodyBudget
+from rayserve_app.http import FORWARDED, BodyBudget
 from rayserve_app.ingress import CLIENT_HEADERS
 from rayserve_app.types import Buffer
 
-MARK: Final = b"x-rayserve-forwarded"
-"""The header of a forwarded request, which no gateway forwards again."""
+MARK: Final = FORWARDED.encode()
+"""No gateway forwards a request with this header again."""
 
 MAX_KEPT_BYTES: Final = 1_000_000
 """Of a body, to be sent again if its replica is lost."""
@@ -152,8 +153,13 @@ class Upload:
 class Forwarder:
     """Forwards requests over connections that it keeps."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, protocols: Sequence[str]) -> None:
+        """
+        Args:
+            protocols: what the gateway speaks, in its order, which a model's answer follows.
+        """
         self._connections = connections
+        self._mark = b"%s: %s\r\n\r\n" % (MARK, ",".join(protocols).encode())
 
     async def send(
         self, scope: Scope, path: str, upload: Upload, send: Send, model: ServedModel
@@ -167,7 +173,7 @@ class Forwarder:
             ModelNotReady: there is no replica, or those that were asked were lost.
             AnswerCut, ClientLeft: there is no way to go on.
         """
-        request = _request(scope, path, upload)
+        request = _request(scope, path, upload, self._mark)
         lost: list[Address] = []
         while True:
             address = self._connections.choose(model, without=lost)
@@ -193,7 +199,7 @@ class _Request(NamedTuple):
     has_answer_body: bool
 
 
-def _request(scope: Scope, path: str, upload: Upload) -> _Request:
+def _request(scope: Scope, path: str, upload: Upload, mark: bytes) -> _Request:
     headers: list[Header] = scope.get(CLIENT_HEADERS) or scope["headers"]
     target = quote(path, safe=SAFE).encode()
     if query := scope.get("query_string", b""):
@@ -206,7 +212,7 @@ def _request(scope: Scope, path: str, upload: Upload) -> _Request:
         lines.append(b"transfer-encoding: chunked")
     elif not has_length and upload.size:
         lines.append(b"content-length: %d" % upload.size)
-    lines.append(MARK + b": 1\r\n\r\n")
+    lines.append(mark)
     return _Request(b"\r\n".join(lines), is_chunked, scope["method"] != "HEAD")
 
 

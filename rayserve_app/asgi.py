@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import perf_counter
 from typing import TypeAlias
 
@@ -146,14 +148,15 @@ class App:
 
     async def _document(self, request: Request) -> Response:
         model = self._model
-        document = openapi.create_document(
+        writing = partial(
+            openapi.write_document,
             model.name,
             model.settings.protocols,
             base_path=request.root_path,
-            models=[model.name],
+            models=(model.name,),
             version=model.versions.default.version,
         )
-        return Response(json.encode(document), media_type=_JSON)
+        return Response(await asyncio.to_thread(writing), media_type=_JSON)
 
 
 def _in_order(claimants: Claimants, spoken: str) -> Claimants:

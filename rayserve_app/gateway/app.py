@@ -85,7 +85,7 @@ class Gateway:
         if MARK in headers:
             response = error_response(508, "This request has been forwarded already: it would loop")
         elif path in OWN_PATHS and method in ("GET", "HEAD"):
-            response = self._list(headers) if path == "/" else self._document(scope)
+            response = self._list(headers) if path == "/" else await self._document(scope)
         elif claimants:
             destination, params = self._choose(claimants, headers)
             try:
@@ -237,14 +237,15 @@ class Gateway:
         document = {"models": described, "protocols": list(self._settings.protocols)}
         return Response(json.encode(document), media_type=JSON)
 
-    def _document(self, scope: Scope) -> Response:
-        document = openapi.create_document(
+    async def _document(self, scope: Scope) -> Response:
+        document = await asyncio.to_thread(
+            openapi.write_document,
             "Models",
             self._settings.protocols,
             base_path=scope.get("root_path", ""),
-            models=self._directory.names,
+            models=tuple(self._directory.names),
         )
-        return Response(json.encode(document), media_type=JSON)
+        return Response(document, media_type=JSON)
 
 
 class _Collector:

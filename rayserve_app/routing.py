@@ -20,14 +20,16 @@ class Router(Generic[T]):
 
     def __init__(self) -> None:
         self._exact: dict[str, dict[str, list[tuple[T, Mapping[str, str]]]]] = {}
-        self._patterns: dict[str, tuple[re.Pattern[str], dict[str, list[T]]]] = {}
+        # By the number of slashes, of which a pattern has as many as what it matches.
+        self._patterns: dict[int, dict[str, tuple[re.Pattern[str], dict[str, list[T]]]]] = {}
 
     def add(self, method: str, path: str, endpoint: T) -> None:
         """Add a claim; who claims the same path earlier comes first."""
         if "{" not in path:
             self._exact.setdefault(path, {}).setdefault(method, []).append((endpoint, NOTHING))
             return
-        _, claims = self._patterns.setdefault(path, (compile_path(path), {}))
+        patterns = self._patterns.setdefault(path.count("/"), {})
+        _, claims = patterns.setdefault(path, (compile_path(path), {}))
         claims.setdefault(method, []).append(endpoint)
 
     def find(self, path: str) -> Claims[T]:
@@ -37,7 +39,7 @@ class Router(Generic[T]):
         if exact is not None:
             return exact
         found: dict[str, list[tuple[T, Mapping[str, str]]]] = {}
-        for pattern, claims in self._patterns.values():
+        for pattern, claims in self._patterns.get(path.count("/"), {}).values():
             if match := pattern.fullmatch(path):
                 for method, endpoints in claims.items():
                     parameters = match.groupdict()
@@ -48,13 +50,14 @@ class Router(Generic[T]):
     def operations(self) -> list[tuple[str, str]]:
         """All methods and paths, in the order of the paths."""
         claimed = {path: list(claims) for path, claims in self._exact.items()}
-        claimed |= {path: list(claims) for path, (_, claims) in self._patterns.items()}
+        for patterns in self._patterns.values():
+            claimed |= {path: list(claims) for path, (_, claims) in patterns.items()}
         return [(method, path) for path in sorted(claimed) for method in claimed[path]]
 
     @property
     def paths(self) -> list[str]:
         """All paths and patterns, in order."""
-        return sorted((*self._exact, *self._patterns))
+        return sorted({path for _, path in self.operations})
 
 
 def compile_path(path: str) -> re.Pattern[str]:

@@ -156,6 +156,11 @@ class Inputs:
         return self.from_json(value, path=place)
 
     @property
+    def spec(self) -> TensorSpec:
+        """What one array of a model of one input is."""
+        return self._tensors.spec
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of the inputs, where a protocol has names: the model's own; one input also
         answers to its type's, which is the first where the model says none."""

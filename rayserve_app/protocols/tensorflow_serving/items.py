@@ -27,12 +27,8 @@ def tensor_specs(servable: Servable) -> tuple[TensorSpec, ...]:
     which types they are."""
     settings, declared = servable.inputs.settings, servable.metadata.inputs
     name = servable.inputs.names[0] if servable.inputs.names else ""
-    if settings.type in VECTOR_DTYPES:
-        return (TensorSpec(name, np.dtype(VECTOR_DTYPES[settings.type]).name, (-1, -1)),)
-    if settings.type == "tensor":
-        own = next(iter(declared), TensorSpec(name, "", ()))
-        shape = own.shape if settings.shape is None else (-1, *settings.shape)
-        declared = (TensorSpec(name, settings.dtype or own.dtype, shape),)
+    if settings.type == "tensor" or settings.type in VECTOR_DTYPES:
+        declared = (servable.inputs.spec._replace(name=name),)
     elif settings.type != "tensors":
         return ()
     return declared if all(spec.dtype for spec in declared) else ()

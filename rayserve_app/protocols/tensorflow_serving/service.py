@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from rayserve_app import content_coding
+from rayserve_app.codecs import json
 from rayserve_app.codecs.tensorflow_document import (
     decode_document,
     instances_of,
@@ -19,6 +20,7 @@ from rayserve_app.content_coding import CODINGS
 from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import InvalidRequest, ModelNotFound, ServingError, VersionNotFound
 from rayserve_app.http import Request, Response, retry_headers, status_of
+from rayserve_app.model import INLINE_BYTES
 from rayserve_app.protocols.protocol import Declined, Protocol, Route, listed, rows
 from rayserve_app.protocols.tensorflow_serving.items import (
     read_features,
@@ -43,11 +45,6 @@ MAX_VERSION: Final = 2**63 - 1
 _MODEL: Final = "/v1/models/{model}"
 _CHOICES: Final = (_MODEL, f"{_MODEL}/versions/{{version}}", f"{_MODEL}/labels/{{label}}")
 
-
-MAX_QUICK_BYTES: Final = 1 << 18
-MAX_QUICK_VALUES: Final = 256
-"""Bodies of up to so many bytes and values are read in less time than a thread takes to start on
-them: one image in base64 is."""
 
 Select: TypeAlias = Callable[[str | None], Servable]
 
@@ -85,21 +82,6 @@ def parse_examples(document: dict[str, Any], select: Select, *, render: Render) 
     """Read a classify or regress request."""
     servable = select(signature_name(document))
     return Query(servable, read_features(read_examples(document), servable), render)
-
-
-def read_bytes(body: Buffer, coding: str) -> int:
-    """Return how much work a body is to read, as the length of bytes that pass as they are."""
-    is_quick = coding == "identity" and len(body) <= MAX_QUICK_BYTES
-    return 0 if is_quick and not _has_many_values(bytes(body)) else max(len(body), MAX_QUICK_BYTES)
-
-
-def _has_many_values(raw: bytes) -> bool:
-    position = -1
-    for _ in range(MAX_QUICK_VALUES):
-        position = raw.find(b",", position + 1)
-        if position < 0:
-            return False
-    return True
 
 
 class TensorFlowServing(Protocol):
@@ -182,7 +164,10 @@ class TensorFlowServing(Protocol):
         select = self._select(request)
         body = await request.body(CODINGS)
         reading = partial(self._read, body, request.content_coding, parse, select)
-        query = await model.offload(reading, read_bytes(body, request.content_coding))
+        is_plain = request.content_coding == "identity"
+        # What is compressed may be large.
+        size = json.work_bytes(body) if is_plain else INLINE_BYTES + 1
+        query = await model.offload(reading, size)
         results = await model.predict(query.items, servable=query.servable, timing=request.timing)
         found = rows(results)
         answer = await model.offload(partial(query.render, found), written_bytes(found))

@@ -2,54 +2,20 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rayserve_app.asgi import create_app
-from rayserve_app.model import Model
 from tests.clients import simple_tensorflow_serving as clients
+from tests.protocols.servers import serving
 from tests.protocols.test_simple_tensorflow_serving import (
     PHOTO,
     create_image_model,
     create_template_model,
 )
-
-
-def mount(app: ASGIApp) -> ASGIApp:
-    """Return the app under `/m`, as Serve mounts it."""
-
-    async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
-        await app({**scope, "root_path": "/m"}, receive, send)
-
-    return mounted
-
-
-@contextmanager
-def serving(model: Model) -> Iterator[str]:
-    """Serve a model; yield its URL."""
-    config = uvicorn.Config(mount(create_app(model)), port=0, log_level="warning")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}/m"
-    finally:
-        server.should_exit = True
-        thread.join()
-        model.close()
 
 
 @pytest.fixture(scope="module")

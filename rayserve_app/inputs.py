@@ -6,6 +6,7 @@ model's input alone, so the same image arrives as the same item whatever protoco
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -32,6 +33,9 @@ NPY: Final = "application/x-npy"
 TEXT: Final = "text/plain"
 OCTETS: Final = "application/octet-stream"
 PACKED: Final = "application/x-packed-jpeg"
+
+PRINTABLE: Final = re.compile(rb"[\t\n\r -~]*")
+"""What base64 is made of, and no image begins with."""
 
 
 class Payload(NamedTuple):
@@ -253,8 +257,8 @@ class Inputs:
         if self._carries_bytes:
             readers: dict[str, BodyReader] = {OCTETS: self._from_octets, JSON: from_json}
             declared = {
-                "base64": self._from_text,
-                "base64_urlsafe": self._from_text,
+                "base64": self._from_text_or_octets,
+                "base64_urlsafe": self._from_text_or_octets,
                 "json_metadata": from_json,
             }
             readers[""] = declared.get(self.settings.codec, self._from_octets)
@@ -279,6 +283,11 @@ class Inputs:
 
     def _from_octets(self, body: Buffer) -> Payload:
         return Payload(self._encoded.read(body), self._encoded.is_stream(body))
+
+    def _from_text_or_octets(self, body: Buffer) -> Payload:
+        """Read a body of which nobody says whether it is base64 or what that stands for."""
+        is_text = PRINTABLE.fullmatch(bytes(body[:64]))
+        return self._from_text(body) if is_text else self._from_octets(body)
 
     def _from_text(self, body: Buffer) -> Payload:
         return Payload(self.from_json_item(_text(body), path=""), False)

@@ -732,3 +732,22 @@ def test_a_column_of_single_strings_for_a_tensor_model() -> None:
     inputs = columns_of({"type": "tensor"}, TensorSpec("text", "string", (-1,)))
     payload = inputs.from_columns({"text": ["a", b"b"]})
     assert [item.tolist() for item in payload.items] == ["a", b"b"]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("codec", ["base64", "base64_urlsafe"])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WebP"])
+def test_an_image_without_a_content_type_is_one_for_models_of_base64_too(
+    codec: str, image_format: str
+) -> None:
+    inputs = columns_of({"type": "string", "codec": codec})
+    image = encoded(image_format)
+    alphabet = b"-_" if codec == "base64_urlsafe" else b"+/"
+    text = base64.b64encode(image, alphabet).decode()
+    for body in (image, text.encode()):
+        (item,) = inputs.from_body(body, None).items
+        assert str(item).rstrip("=") == text.rstrip("=")
+
+
+def test_text_that_is_no_base64_is_refused_without_a_content_type() -> None:
+    with pytest.raises(DecodeError):
+        columns_of({"type": "string", "codec": "base64"}).from_body(b"no base64!", None)

@@ -104,8 +104,8 @@ class App:
     ) -> tuple[Response, Protocol | None]:
         """Return the answer of the first claimant that does not decline, and who that is."""
         refusal: tuple[ServingError, Protocol | None] | None = None
-        if len(claimants) > 1 and (spoken := request.header(FORWARDED)) is not None:
-            claimants = _in_order(claimants, spoken)
+        if len(claimants) > 1 and (order := request.header(FORWARDED)) is not None:
+            claimants = _in_order(claimants, order)
         for (handler, protocol), request.path_params in claimants:
             try:
                 if protocol is not None and "model" in request.path_params:
@@ -159,9 +159,9 @@ class App:
         return Response(await asyncio.to_thread(writing), media_type=_JSON)
 
 
-def _in_order(claimants: Claimants, spoken: str) -> Claimants:
-    """Return those of the protocols that a gateway speaks, in its order; all if it speaks none."""
-    names = spoken.split(",")
+def _in_order(claimants: Claimants, order: str) -> Claimants:
+    """Return those of the protocols that a gateway names, in its order; all if it names none."""
+    names = order.split(",")
     named = [(each[0][1].name, each) for each in claimants if each[0][1] is not None]
     known = [(names.index(name), each) for name, each in named if name in names]
     return [each for _, each in sorted(known, key=lambda pair: pair[0])] or claimants

@@ -41,7 +41,8 @@ STATUS: Final[Mapping[type[ServingError], int]] = {
 }
 
 FORWARDED: Final = "x-rayserve-forwarded"
-"""The header of a request that a gateway has forwarded: the protocols that it speaks, in order."""
+"""The header of a request that a gateway has forwarded: the protocols that may answer, in order, or
+nothing if the order is the model's."""
 
 MAX_QUERY_PAIRS: Final = 1000
 

@@ -70,7 +70,7 @@ class Gateway:
         self._aliases: dict[str, str] = {}
         """Models' names by further ones that clients have given them."""
         self.connections = Connections()
-        self._forwarder = Forwarder(self.connections, settings.protocols)
+        self._forwarder = Forwarder(self.connections, settings.order)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await run_plain(self._answer, scope, receive, send)

@@ -153,13 +153,13 @@ class Upload:
 class Forwarder:
     """Forwards requests over connections that it keeps."""
 
-    def __init__(self, connections: Connections, protocols: Sequence[str]) -> None:
+    def __init__(self, connections: Connections, order: Sequence[str]) -> None:
         """
         Args:
-            protocols: what the gateway speaks, in its order, which a model's answer follows.
+            order: of the protocols that may answer; if empty, that of the model that answers.
         """
         self._connections = connections
-        self._mark = b"%s: %s\r\n\r\n" % (MARK, ",".join(protocols).encode())
+        self._mark = b"%s: %s\r\n\r\n" % (MARK, ",".join(order).encode())
 
     async def send(
         self, scope: Scope, path: str, upload: Upload, send: Send, model: ServedModel

@@ -15,7 +15,7 @@ class GatewaySettings(Section):
     """One gateway: the protocols whose un-prefixed paths it serves."""
 
     protocols: ProtocolNames = tuple(PROTOCOLS)
-    """Where two claim one path, the first one's default model gets it."""
+    """Where two claim one path, the first one answers, or its default model where none is named."""
     default_model: str | dict[str, str] = Field(default_factory=dict)
     """The model that paths without a name mean: for all protocols, or by protocol."""
     max_read_mb: Annotated[float, Field(gt=0, le=256)] = 64
@@ -25,6 +25,12 @@ class GatewaySettings(Section):
     body_timeout_s: Annotated[float, Field(gt=0)] = 10
     """Longest pause before a body begins, and within one that is read. While a body is forwarded,
     its model's own limits hold."""
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Which of the protocols answers a path that several claim; if none is named, each model's
+        own order says so."""
+        return self.protocols if "protocols" in self.model_fields_set else ()
 
     def default_for(self, protocol: str) -> str | None:
         """Return the name of the model for a path of the protocol that names none."""

@@ -1,9 +1,10 @@
-"""Where protocols collide, the gateway's order counts, not the model's."""
+"""Where protocols collide, the gateway's order counts, and the model's if the gateway has none."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -18,14 +19,14 @@ from tests.servers import serving
 
 
 @contextmanager
-def gateway(*protocols: str) -> Iterator[httpx.Client]:
+def gateway(of_gateway: dict[str, Any], **of_model: Any) -> Iterator[httpx.Client]:
     def capitals(items: Sequence[str]) -> list[str]:
         return [item.upper() for item in items]
 
     directory = Directory()
-    settings = GatewaySettings(protocols=protocols, default_model="m")
+    settings = GatewaySettings(**of_gateway, default_model="m")
     with (
-        serving_model(create_model(capitals, input={"type": "string"})) as url,
+        serving_model(create_model(capitals, input={"type": "string"}, **of_model)) as url,
         serving(Gateway(settings, directory)) as port,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
     ):
@@ -48,5 +49,17 @@ def gateway(*protocols: str) -> Iterator[httpx.Client]:
     ],
 )
 def test_the_gateways_first_protocol_answers(protocols: list[str], path: str, key: str) -> None:
-    with gateway(*protocols) as client:
+    with gateway({"protocols": protocols}) as client:
         assert key in client.get(path).text
+
+
+@pytest.mark.parametrize(
+    ("protocols", "key"),
+    [
+        (["sagemaker", "cluster_serving"], "modelUrl"),
+        (["cluster_serving", "sagemaker"], "redisHost"),
+    ],
+)
+def test_a_gateway_without_an_order_leaves_it_to_the_model(protocols: list[str], key: str) -> None:
+    with gateway({}, protocols=protocols) as client:
+        assert key in client.get("/models/m").text

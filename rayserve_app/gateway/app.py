@@ -89,7 +89,7 @@ class Gateway:
         elif claimants:
             destination, params = self._choose(claimants, headers)
             try:
-                await self._follow(destination, params, path, scope, receive, send)
+                await self._follow(destination, params, path, headers, scope, receive, send)
             except ClientLeft:
                 return
             except ServingError as exc:
@@ -107,6 +107,7 @@ class Gateway:
         destination: Destination,
         params: Mapping[str, str],
         path: str,
+        headers: Mapping[bytes, bytes],
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -124,7 +125,6 @@ class Gateway:
                 await response.send(send, takes_views=False)
                 return
             name = params.get("model")
-            headers = _headers(scope)
             if destination.choice is Choice.READ and _is_json(headers):
                 await self._read(upload)
                 name = await self._named_in(upload, headers)

@@ -48,6 +48,7 @@ class Connection(asyncio.Protocol):
         self._waiting_bytes = 0
         self._is_paused = False
         self._is_complete = False
+        self._is_kept = False
         self._has_body = True
         self._changed: asyncio.Future[None] | None = None
 
@@ -58,7 +59,7 @@ class Connection(asyncio.Protocol):
     @property
     def is_reusable(self) -> bool:
         """Whether the exchange is over, and the replica keeps the connection."""
-        return self._is_open and self._is_complete and self._parser.should_keep_alive()
+        return self._is_open and self._is_complete and self._is_kept
 
     def send(self, head: bytes, body: Buffer = b"", *, has_body: bool = True) -> None:
         """Send a request's head and what there is of its body.
@@ -68,9 +69,7 @@ class Connection(asyncio.Protocol):
         """
         self._begin()
         self._has_body = has_body
-        self._transport.write(head + body if len(body) < HIGH_WATER_BYTES else head)
-        if len(body) >= HIGH_WATER_BYTES:
-            self._transport.write(body)
+        self._transport.writelines((head, body))
 
     async def write(self, data: Buffer) -> None:
         """Send more of the body, as fast as the replica takes it.
@@ -168,7 +167,10 @@ class Connection(asyncio.Protocol):
             self._writable.set_result(None)
         self._writable = None
 
-    # What the parser calls.
+    # What the parser calls; what these raise, it raises as one of its own errors.
+
+    def on_message_begin(self) -> None:
+        self._refuse_more()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value))
@@ -176,9 +178,10 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._status = self._parser.get_status_code()
         if not self._has_body:
-            self._is_complete = True
+            self.on_message_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._refuse_more()
         self._pieces.append(body)
         self._waiting_bytes += len(body)
         if self._waiting_bytes > HIGH_WATER_BYTES and not self._is_paused:
@@ -187,3 +190,10 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._is_complete = True
+        # Afterwards the parser has forgotten the headers that say so.
+        self._is_kept = self._parser.should_keep_alive()
+
+    def _refuse_more(self) -> None:
+        """What comes after the end would be taken for the answer to the next request."""
+        if self._is_complete:
+            raise ReplicaLost

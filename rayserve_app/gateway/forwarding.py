@@ -7,7 +7,7 @@ another one, if nothing of its body had been sent or all of it is still at hand.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -46,6 +46,14 @@ HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
+
+REQUEST_ID: Final = b"x-request-id"
+
+UNWANTED: Final = HOP_BY_HOP | {b"date", b"server"}
+"""What of an answer is not passed on: uvicorn writes the last two into every answer itself."""
+
+UNWANTED_IN_SERVE: Final = UNWANTED | {REQUEST_ID}
+"""Serve writes the third, which it shares with the replica."""
 
 # What may stand in a path as it is (RFC 3986, section 3.3).
 SAFE: Final = "/:@!$&'()*+,;=~"
@@ -197,10 +205,12 @@ class _Request(NamedTuple):
     head: bytes
     is_chunked: bool
     has_answer_body: bool
+    unwanted: frozenset[bytes]
+    """Headers of the answer that are not passed on."""
 
 
 def _request(scope: Scope, path: str, upload: Upload, mark: bytes) -> _Request:
-    headers: list[Header] = scope.get(CLIENT_HEADERS) or scope["headers"]
+    headers = _request_headers(scope)
     target = quote(path, safe=SAFE).encode()
     if query := scope.get("query_string", b""):
         target += b"?" + query
@@ -213,7 +223,19 @@ def _request(scope: Scope, path: str, upload: Upload, mark: bytes) -> _Request:
     elif not has_length and upload.size:
         lines.append(b"content-length: %d" % upload.size)
     lines.append(mark)
-    return _Request(b"\r\n".join(lines), is_chunked, scope["method"] != "HEAD")
+    unwanted = UNWANTED_IN_SERVE if CLIENT_HEADERS in scope else UNWANTED
+    return _Request(b"\r\n".join(lines), is_chunked, scope["method"] != "HEAD", unwanted)
+
+
+def _request_headers(scope: Scope) -> list[Header]:
+    """Return the client's headers; within Serve, with the identifier that Serve has given the
+    request, which the replica's logs are then to be found by as well."""
+    if CLIENT_HEADERS not in scope:
+        own: list[Header] = scope["headers"]
+        return own
+    headers = [header for header in scope[CLIENT_HEADERS] if header[0] != REQUEST_ID]
+    headers += [header for header in scope["headers"] if header[0] == REQUEST_ID]
+    return headers
 
 
 class _Exchange:
@@ -244,7 +266,7 @@ class _Exchange:
             WATCH_AFTER_S if upload.is_whole else 0, self._start_attending, task, is_chunked
         )
         try:
-            await self._answer()
+            await self._answer(request.unwanted)
         except asyncio.CancelledError:
             if self._has_client or task.uncancel():
                 raise
@@ -256,10 +278,10 @@ class _Exchange:
             if not self._is_sent:
                 connection.close()
 
-    async def _answer(self) -> None:
+    async def _answer(self, unwanted: Set[bytes]) -> None:
         connection = self._connection
         head = await connection.head()
-        headers = [header for header in head.headers if header[0] not in HOP_BY_HOP]
+        headers = [header for header in head.headers if header[0] not in unwanted]
         start = {"type": "http.response.start", "status": head.status, "headers": headers}
         await self._send(start)
         is_last = False

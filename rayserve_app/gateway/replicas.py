@@ -6,6 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from itertools import count
+from time import monotonic
 from typing import Final, NamedTuple
 
 from rayserve_app.errors import ModelNotReady
@@ -15,6 +16,10 @@ CONNECT_TIMEOUT_S: Final = 2.0
 
 MAX_IDLE: Final = 128
 """Connections to one replica that are kept while nobody uses them."""
+
+MAX_IDLE_S: Final = 4.0
+"""How long they are. A server that closes them sooner may do so while a request is on its way;
+uvicorn's own limit is 5 s, Serve's 90 s."""
 
 
 class Address(NamedTuple):
@@ -66,12 +71,19 @@ class Lease(NamedTuple):
     connection: Connection
 
 
+class IdleConnection(NamedTuple):
+    """A connection that nobody uses, and since when."""
+
+    since: float
+    connection: Connection
+
+
 class Connections:
     """Connections to replicas, kept between exchanges; the next request goes to the replica with
     the fewest under way."""
 
     def __init__(self) -> None:
-        self._idle: defaultdict[Address, list[Connection]] = defaultdict(list)
+        self._idle: defaultdict[Address, list[IdleConnection]] = defaultdict(list)
         self._busy: defaultdict[Address, int] = defaultdict(int)
         self._turns: dict[Address, int] = {}
         self._turn = count()
@@ -110,7 +122,7 @@ class Connections:
         self._busy[lease.address] -= 1
         idle = self._idle[lease.address]
         if lease.connection.is_reusable and len(idle) < MAX_IDLE:
-            idle.append(lease.connection)
+            idle.append(IdleConnection(monotonic(), lease.connection))
         else:
             lease.connection.close()
 
@@ -123,7 +135,7 @@ class Connections:
 
     def drop_idle(self, address: Address) -> None:
         """Close the idle connections to a replica."""
-        for connection in self._idle.pop(address, ()):
+        for _, connection in self._idle.pop(address, ()):
             connection.close()
 
     def close(self) -> None:
@@ -136,9 +148,10 @@ class Connections:
     async def _connect(self, address: Address) -> Connection:
         idle = self._idle[address]
         while idle:
-            connection = idle.pop()
-            if connection.is_open:
+            since, connection = idle.pop()
+            if connection.is_open and monotonic() - since < MAX_IDLE_S:
                 return connection
+            connection.close()
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):

@@ -1,8 +1,8 @@
 # make serve   serve the example models until Ctrl-C
 # make test    all tests; make test ARGS="-k codec" some of them
 # make lint    style and types
-# make bench   measure: a table, and bench.json
-# make bench-peers   measure LitServe, BentoML and MLServer beside ours: a table, bench-peers.json
+# make bench   measure: a table, bench.json and bench.png
+# make bench-peers   the same jobs by LitServe, BentoML and MLServer beside ours: bench-peers.json
 # make clean   remove what the others made
 #
 # The first call makes .venv with everything that constraints.txt pins, and .venv-mxnet, which MXNet
@@ -12,7 +12,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CONFIG ?= configs/app.yaml
 ARGS ?=
 
-PACKAGES := -e .[serve,tensorflow,examples,test,lint] safetensors
+PACKAGES := -e .[serve,tensorflow,examples,bench,test,lint] safetensors
 MXNET_PACKAGES := -e .[serve,mxnet,test-tools]
 PEERS := litserve bentoml mlserver
 
@@ -42,11 +42,11 @@ lint: .venv/.installed
 	@.venv/bin/mypy
 
 bench: models/.built
-	@.venv/bin/rayserve-app bench --json bench.json $(ARGS)
+	@.venv/bin/rayserve-app bench --json bench.json --plot bench.png $(ARGS)
 
 # Each server in an environment of its own, as nothing of theirs is to meet anything of ours.
 bench-peers: models/.built $(PEERS:%=.venv-peers/%/.installed)
-	@.venv/bin/rayserve-app bench-peers --json bench-peers.json $(ARGS)
+	@.venv/bin/rayserve-app bench-peers --json bench-peers.json --plot bench-peers.png $(ARGS)
 
 clean:
 	rm -rf .venv .venv-mxnet .venv-peers models dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -17,6 +17,7 @@ from rayserve_app.errors import ServingError
 
 if TYPE_CHECKING:
     from rayserve_app.bench.rounds import Effort
+    from rayserve_app.bench.runner import Outputs
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -92,7 +93,7 @@ def add_bench(parser: argparse.ArgumentParser) -> Run:
     def run(arguments: argparse.Namespace) -> int:
         from rayserve_app.bench.runner import bench
 
-        return bench(arguments.figures, _effort(arguments), arguments.config, arguments.json)
+        return bench(arguments.figures, _effort(arguments), arguments.config, _outputs(arguments))
 
     return run
 
@@ -108,8 +109,13 @@ def add_bench_peers(parser: argparse.ArgumentParser) -> Run:
         from rayserve_app.bench.runner import bench
 
         require_environments(MODEL_APIS)
-        effort = _effort(arguments)
-        return bench(arguments.figures, effort, arguments.config, arguments.json, PEER_FIGURES)
+        return bench(
+            arguments.figures,
+            _effort(arguments),
+            arguments.config,
+            _outputs(arguments),
+            PEER_FIGURES,
+        )
 
     return run
 
@@ -129,6 +135,7 @@ def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="see that it runs; figures mean little"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON too")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="and draw it: .png, .svg, .pdf")
 
 
 def _effort(arguments: argparse.Namespace) -> Effort:
@@ -138,6 +145,26 @@ def _effort(arguments: argparse.Namespace) -> Effort:
     return Effort(arguments.rounds or usual.rounds, arguments.seconds or usual.seconds)
 
 
+def _outputs(arguments: argparse.Namespace) -> Outputs:
+    from rayserve_app.bench.runner import Outputs
+
+    return Outputs(arguments.json, arguments.plot)
+
+
+def add_plot(parser: argparse.ArgumentParser) -> Run:
+    """Draw a report that a benchmark has written as JSON."""
+    parser.add_argument("report", type=Path, metavar="JSON", help="what --json has written")
+    parser.add_argument("picture", type=Path, metavar="FILE", help=".png, .svg or .pdf")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from rayserve_app.bench.plot import draw_file
+
+        draw_file(arguments.report, arguments.picture)
+        return 0
+
+    return run
+
+
 SUBCOMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "serve": add_serve,
     "build-models": add_build_models,
@@ -145,6 +172,7 @@ SUBCOMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "manifest": add_manifest,
     "bench": add_bench,
     "bench-peers": add_bench_peers,
+    "plot": add_plot,
 }
 
 

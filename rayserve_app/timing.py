@@ -7,9 +7,17 @@ from rayserve_app.recorder import Recorder
 
 class Timing:
     """Seconds per stage of one request; `predict` of a request that was split over several
-    batches is the longest of them."""
+    batches is the longest of them, `batch_items` the largest."""
 
-    __slots__ = ("batch_wait", "decode", "encode", "predict", "predicted_at", "queue")
+    __slots__ = (
+        "batch_items",
+        "batch_wait",
+        "decode",
+        "encode",
+        "predict",
+        "predicted_at",
+        "queue",
+    )
 
     def __init__(self) -> None:
         self.queue = 0.0
@@ -17,6 +25,8 @@ class Timing:
         self.batch_wait = 0.0
         self.predict = 0.0
         self.encode = 0.0
+        self.batch_items = 0
+        """Items in the batch, those of other requests too; 0 if there was none."""
         self.predicted_at = 0.0
         """When the results were there, by `time.perf_counter`; 0 until then."""
 
@@ -27,9 +37,12 @@ class Timing:
                 histogram.observe(seconds)
 
     def header(self) -> str:
-        """Render `Server-Timing` (W3C Server Timing): durations in milliseconds."""
+        """Render `Server-Timing` (W3C Server Timing): durations in milliseconds, and the batch's
+        size as the description of `predict`."""
+        items = self.batch_items
+        batch = f';desc="{items} item{"s" if items > 1 else ""}"' if items else ""
         return (
             f"queue;dur={self.queue * 1e3:.3f}, decode;dur={self.decode * 1e3:.3f}, "
-            f"batch_wait;dur={self.batch_wait * 1e3:.3f}, predict;dur={self.predict * 1e3:.3f}, "
-            f"encode;dur={self.encode * 1e3:.3f}"
+            f"batch_wait;dur={self.batch_wait * 1e3:.3f}, "
+            f"predict;dur={self.predict * 1e3:.3f}{batch}, encode;dur={self.encode * 1e3:.3f}"
         )

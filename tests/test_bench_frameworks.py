@@ -17,10 +17,13 @@ from rayserve_app.bench.figures import FIGURES
 from rayserve_app.bench.figures.frameworks import row
 from rayserve_app.bench.figures.start import drop_from_page_cache, rounds_of_starts, with_archive
 from rayserve_app.bench.framework_loop import Pace, load_model
-from rayserve_app.bench.load import Load
+from rayserve_app.bench.framework_process import LoopEnded, framework_loop
+from rayserve_app.bench.instance import Instance
+from rayserve_app.bench.load import PERCENTILES, Load
 from rayserve_app.bench.models import BANDS, band_energies
 from rayserve_app.bench.report import Bound
 from rayserve_app.bench.rounds import Effort
+from rayserve_app.bench.subjects import Subject
 from rayserve_app.codecs import image
 from rayserve_app.errors import LoadError
 from rayserve_app.sources import fetch
@@ -36,7 +39,7 @@ def built_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("name", ["tensorflow-network", "torch-network"])
+@pytest.mark.parametrize("name", ["tensorflow-network", "torch-network", "torch-network-cuda"])
 def test_the_networks_answer_unlike_images_unlike(
     name: str, built_models: Path, tmp_path: Path
 ) -> None:
@@ -91,21 +94,54 @@ def test_a_wave_is_found_in_its_band_of_frequencies() -> None:
 def test_a_framework_is_reported_against_its_loop() -> None:
     loads = [Load([0.2] * served, 0, 0, 1.0, 0.0) for served in (18, 30, 20)]
     paces = [Pace(per_s, 8e3 / per_s) for per_s in (20.0, 20.0, 25.0)]
-    reported = row("a model", list(zip(loads, paces, strict=True)), Bound("at least", 0.85))
+    bound = Bound("at least", 0.85)
+    reported = row("a figure", "a model", list(zip(loads, paces, strict=True)), bound)
+    assert (reported.figure, reported.case) == ("a figure", "a model")
     assert reported.measured == 0.9
     assert reported.is_reached
     assert reported.details == pytest.approx(
         {
-            "served_per_s": 20,
             "loop_per_s": 20,
             "loop_item_ms": 50,
-            "served_p50_ms": 200,
             "loop_batch_p50_ms": 400,
+            "served_per_s": 20,
+            **{f"served_{name}": 200 for name in PERCENTILES},
         }
     )
+    assert [len(load.latencies) for load in reported.loads["served"]] == [18, 30, 20]
 
 
-@pytest.mark.parametrize(("rounds", "starts"), [(1, 1), (2, 1), (3, 2), (5, 3), (50, 3)])
+@pytest.fixture
+def closure(tmp_path: Path) -> Instance:
+    """An instance, not started, that declares a closure `mean`."""
+    image = {"type": "image", "size": [8, 8]}
+    model = {"function": "tests.serve.closures:mean_colors", "input": image}
+    config = {
+        "applications": [
+            {"name": "mean", "import_path": "deployments.closure:build", "args": {"model": model}}
+        ]
+    }
+    instance = Instance(config, APP_YAML.with_name("serve.env"))
+    instance.config_path = tmp_path / "bench.yaml"
+    instance.config_path.write_text(yaml.safe_dump(config))
+    return instance
+
+
+async def test_a_loop_in_a_process_of_its_own_is_asked_again_and_again(closure: Instance) -> None:
+    with framework_loop(closure, Subject("closure", "mean", 4)) as loop:
+        paces = [await loop(size, 0.05) for size in (1, 4)]
+    assert all(pace.per_s > 0 and pace.p50_ms > 0 for pace in paces)
+
+
+async def test_a_loop_whose_model_is_not_declared_ends(closure: Instance) -> None:
+    with (
+        framework_loop(closure, Subject("closure", "median", 4)) as loop,
+        pytest.raises(LoopEnded, match="The loop of median ended"),
+    ):
+        await loop(1, 0.05)
+
+
+@pytest.mark.parametrize(("rounds", "starts"), [(1, 1), (2, 1), (3, 2), (5, 2), (50, 2)])
 def test_starts_need_fewer_rounds(rounds: int, starts: int) -> None:
     assert rounds_of_starts(Effort(rounds, 3.0)) == starts
 

@@ -9,8 +9,11 @@ from typing import Any, Final
 
 import yaml
 
+from rayserve_app.bench import cuda
 from rayserve_app.bench.models import HEADS, MAX_IMAGES, TEXTURE_SIDE
 from rayserve_app.bench.networks import SIDE
+from rayserve_app.bench.subjects import CUDA
+from rayserve_app.cores import available_cores
 from rayserve_app.errors import ConfigurationError
 
 TWICE: Final = "{}-twice"
@@ -79,19 +82,29 @@ def _own_applications(models: Path) -> list[dict[str, Any]]:
     return [
         _closure("slot-first", sleep, {"type": "bytes"}, _batching("slot_first", wait_s=0.0)),
         _closure("serve-batch", sleep, {"type": "bytes"}, _batching("serve_batch", wait_s=0.01)),
-        _closure(
-            "constant-heads",
-            "rayserve_app.bench.models:constant_heads",
-            {"type": "image", "codec": "packed_jpeg", "size": [512, 512], "scale": 1 / 255},
-            {
-                "output": {"codec": "npy", "outputs": list(HEADS)},
-                "batching": {"max_batch_size": MAX_IMAGES},
-            },
-        ),
+        *_large_answers(),
+        _colors(),
+        _slow_neighbour(),
         *_framework_applications(models),
         _gateway(),
         _application("minimal", "rayserve_app.bench.peers.minimal:app", "Minimal"),
+        _application("large", "rayserve_app.bench.peers.large:app", "Large"),
         _application("bare", "rayserve_app.bench.peers.bare:app", "Bare"),
+    ]
+
+
+def _large_answers() -> list[dict[str, Any]]:
+    """Return two models of large answers: one to be timed, for it takes no time itself, and one
+    whose memory counts: that has taken none before its first request."""
+    image = {"type": "image", "codec": "packed_jpeg", "size": [512, 512], "scale": 1 / 255}
+    others = {
+        "output": {"codec": "npy", "outputs": list(HEADS)},
+        "batching": {"max_batch_size": MAX_IMAGES},
+    }
+    models = "rayserve_app.bench.models"
+    return [
+        _closure("constant-heads", f"{models}:constant_heads", image, others),
+        _closure("fresh-heads", f"{models}:fresh_heads", image, {**others, "warm_up": False}),
     ]
 
 
@@ -102,12 +115,63 @@ def _framework_applications(models: Path) -> list[dict[str, Any]]:
     batches = {"batching": {"max_batch_size": 8}}
     module = {"module": "rayserve_app.bench.networks:create_network"}
     chw = {**image, "layout": "CHW"}
+    # A batch on each core, so that none waits for a core that decodes another's images.
+    side_by_side = {
+        "batching": {"max_batch_size": 8, "max_concurrent_batches": available_cores()},
+        "threads": {"compute": 1},
+    }
+    torch = _file_model("torch-network", "torch", models, chw, {**module, **side_by_side})
     return [
         _closure("texture", "rayserve_app.bench.models:band_energies", texture, batches),
         _file_model("tensorflow-network", "tensorflow", models, image, batches),
-        _file_model("torch-network", "torch", models, chw, {**module, **batches}),
+        _on_cpu(torch),
+        _cuda(models),
         _file_model("texture-package", "sagemaker", models, {"type": "request"}, {}),
     ]
+
+
+def _on_cpu(application: dict[str, Any]) -> dict[str, Any]:
+    """Keep a model from the GPU of a machine that has one."""
+    if cuda.device_name() is None:
+        return application
+    return _with_options(application, runtime_env={"env_vars": {"CUDA_VISIBLE_DEVICES": ""}})
+
+
+def _cuda(models: Path) -> dict[str, Any]:
+    """Return PyTorch's network on a whole GPU: bytes go there, and one batch while another runs."""
+    application = _file_model(
+        CUDA.application,
+        "torch",
+        models,
+        {"type": "image", "size": [SIDE, SIDE], "layout": "CHW"},
+        {
+            "module": "rayserve_app.bench.networks:create_network_of_bytes",
+            "batching": {"max_batch_size": CUDA.batch_size, "max_concurrent_batches": 2},
+        },
+    )
+    return _with_options(application, num_gpus=1)
+
+
+def _with_options(application: dict[str, Any], **options: Any) -> dict[str, Any]:
+    (deployment,) = application["deployments"]
+    all_options = {**deployment["ray_actor_options"], **options}
+    return {**application, "deployments": [{**deployment, "ray_actor_options": all_options}]}
+
+
+def _colors() -> dict[str, Any]:
+    """Return a model that takes no time, so that images are decoded, whole, as fast as they can
+    be: at a reduced size a large one would be cheaper than its pixels."""
+    image = {"type": "image", "size": [TEXTURE_SIDE, TEXTURE_SIDE], "reduced_decode": "never"}
+    function = "rayserve_app.bench.models:corner_colors"
+    return _closure("corner-colors", function, image, {"batching": {"max_batch_size": 8}})
+
+
+def _slow_neighbour() -> dict[str, Any]:
+    """Return a model that computes on one core at most."""
+    image = {"type": "image", "size": [TEXTURE_SIDE, TEXTURE_SIDE], "scale": 1 / 255}
+    others = {"batching": {"max_batch_size": 8}, "threads": {"compute": 1, "decode": 1}}
+    function = "rayserve_app.bench.models:band_energies"
+    return _closure("slow-texture", function, image, others)
 
 
 def _file_model(

@@ -47,12 +47,18 @@ def raw_body(image: bytes, media_type: str) -> Envelope:
     return Envelope("raw body", "/invocations", media_type, image, _json)
 
 
+def base64_json(image: bytes) -> Envelope:
+    """Return the image as SageMaker's clients send it in JSON: one string, in base64."""
+    text = b64encode(image).decode()
+    return Envelope("base64 JSON, SageMaker", "/invocations", JSON, _dump(text), _json)
+
+
 def all_envelopes(image: bytes, media_type: str, model: str) -> list[Envelope]:
     """Return the raw body, and then the image in each protocol's own envelope."""
     text = b64encode(image).decode()
     return [
         raw_body(image, media_type),
-        Envelope("base64 JSON, SageMaker", "/invocations", JSON, _dump(text), _json),
+        base64_json(image),
         Envelope(
             "base64 JSON, Clipper",
             "/predict",

@@ -34,9 +34,11 @@ class Pace(NamedTuple):
 
 
 def load_model(config_path: Path, application: str) -> Model:
-    """Return the loaded model that a Serve YAML declares under an application's name."""
+    """Return the loaded model that a Serve YAML declares under an application's name, with all
+    cores for one batch."""
     config = yaml.safe_load(config_path.read_text())
     (declared,) = (each for each in config["applications"] if each["name"] == application)
+    declared["args"]["model"].pop("threads", None)
     built: Any = import_from_string(declared["import_path"])(declared["args"])
     # What Serve would hand to the replica's constructor.
     settings, create_backend = built._bound_deployment.init_args

@@ -20,6 +20,7 @@ import psutil
 import yaml
 
 from rayserve_app.server import processes
+from rayserve_app.server.settings import serve_environment
 
 READY_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 20.0
@@ -71,6 +72,11 @@ class Instance:
     @property
     def port(self) -> int:
         return int(self._config["http_options"]["port"])
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that Serve's processes start with, the allocator's among them."""
+        return serve_environment(self._environment_path, {**os.environ, **self._variables})
 
     def url(self, path: str) -> str:
         """Return the address of a path, `/<application>/...`, through HAProxy."""

@@ -7,7 +7,9 @@ from time import perf_counter, thread_time
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from rayserve_app.bench.load import Answer, Target
+from rayserve_app.bench import server_timing as timing
+from rayserve_app.bench.connection import Answer
+from rayserve_app.bench.load import Target
 
 BUFFER_BYTES = 64 << 20
 MAX_HEAD_BYTES = 16 << 10
@@ -79,11 +81,7 @@ def receive(connection: socket.socket, buffer: memoryview) -> None:
 
 def server_timing(answer: Answer) -> dict[str, float]:
     """Read `Server-Timing`: milliseconds by stage."""
-    stages = {}
-    for part in answer.header("server-timing").split(","):
-        name, _, duration = part.strip().partition(";dur=")
-        stages[name] = float(duration)
-    return stages
+    return timing.stages(answer.header("server-timing"))
 
 
 class Loopback:

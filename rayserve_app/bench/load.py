@@ -9,9 +9,19 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import cycle
 from time import perf_counter, process_time
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple
+
+from rayserve_app.bench import server_timing
+from rayserve_app.bench.connection import Answer, Connection, find_header
+
+PERCENTILES: Final = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99, "p999_ms": 99.9}
+MOST_TIMINGS: Final = 500
 
 
 class Target(NamedTuple):
@@ -42,26 +52,12 @@ class Target(NamedTuple):
         return cls(host, int(port), head.encode() + body)
 
 
-class Answer(NamedTuple):
-    """What came back: the head is kept for its headers, of the body only the length."""
-
-    status: int
-    head: bytes
-    body_bytes: int
-
-    def header(self, name: str) -> str:
-        """Return a header's value, empty if absent."""
-        for line in self.head.decode("latin-1").split("\r\n")[1:]:
-            key, _, value = line.partition(":")
-            if key.strip().lower() == name.lower():
-                return value.strip()
-        return ""
-
-
-class Load(NamedTuple):
+@dataclass(frozen=True)
+class Load:
     """The outcome of one run; latencies in seconds, of good answers only."""
 
-    latencies: list[float]
+    latencies: Sequence[float]
+    """In the order of the answers."""
     errors: int
     unanswered: int
     """Requests that had no answer when the run was over."""
@@ -69,6 +65,11 @@ class Load(NamedTuple):
     """From the first request to the last answer, or to the end of waiting for it."""
     generator_cpu_seconds: float
     """What the load generator itself computed."""
+    timings: Sequence[str] = ()
+    """The good answers' `Server-Timing`, `MOST_TIMINGS` of them, evenly picked."""
+    lateness: Sequence[float] = ()
+    """Open loop: by how many seconds each request's task started after its intended time. It is
+    part of its latency, and what the load generator's own stalls put into that."""
 
     @property
     def rate(self) -> float:
@@ -82,110 +83,128 @@ class Load(NamedTuple):
 
     def percentile(self, percent: float) -> float:
         """Return a latency percentile in seconds, by nearest rank; infinite without an answer."""
-        if not self.latencies:
-            return float("inf")
-        rank = math.ceil(len(self.latencies) * percent / 100)
-        return sorted(self.latencies)[max(0, rank - 1)]
+        return percentile(self._sorted, percent)
+
+    def percentiles(self) -> dict[str, float]:
+        """Return the percentiles that a report tells, in milliseconds."""
+        return {name: self.percentile(percent) * 1e3 for name, percent in PERCENTILES.items()}
+
+    @cached_property
+    def stages(self) -> dict[str, float]:
+        """The median of each stage of `Server-Timing`, in milliseconds."""
+        return server_timing.median_stages(self.timings)
+
+    @cached_property
+    def batches(self) -> Counter[int]:
+        """How many batches there were of each size, estimated from `Server-Timing`: as if every
+        request had one item."""
+        share = len(self.timings) / max(1, len(self.latencies))
+        return server_timing.count_batches(self.timings, share)
+
+    @property
+    def late_p99_ms(self) -> float:
+        """The 99th percentile of `lateness`, in milliseconds; 0 for a closed loop."""
+        return percentile(sorted(self.lateness), 99) * 1e3 if self.lateness else 0.0
+
+    @cached_property
+    def _sorted(self) -> list[float]:
+        return sorted(self.latencies)
 
 
-class Connection(asyncio.Protocol):
-    """One kept connection with one request at a time."""
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """Return a percentile of sorted values, by nearest rank; infinite without any."""
+    if not ordered:
+        return float("inf")
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
+
+class _Run:
+    """What a run counts while the clock runs; of the answers only the heads are kept, to be read
+    when it is over."""
 
     def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
-        self._answer: asyncio.Future[Answer] | None = None
-        self._head = b""
-        self._expected = -1
-        self._received = 0
+        self.latencies: list[float] = []
+        self.lateness: list[float] = []
+        self.errors = 0
+        self._heads: list[bytes] = []
+        self.started_at = perf_counter()
+        self._cpu_before = process_time()
 
-    @classmethod
-    async def open(cls, target: Target) -> Connection:
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(cls, target.host, target.port)
-        return connection
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-
-    async def send(self, request: bytes) -> Answer:
-        """Send one request and wait for the end of its answer."""
-        if self._transport is None or self._transport.is_closing():
-            raise ConnectionError("the server closed the connection")
-        self._answer = asyncio.get_running_loop().create_future()
-        self._head, self._expected, self._received = b"", -1, 0
-        self._transport.write(request)
-        return await self._answer
-
-    def data_received(self, data: bytes) -> None:
-        if self._expected < 0:
-            self._head += data
-            head, separator, rest = self._head.partition(b"\r\n\r\n")
-            if not separator:
-                return
-            self._head = head
-            self._expected = _content_length(head)
-            self._received = len(rest)
+    def count(self, answer: Answer, since: float) -> None:
+        """Count an answer to a request that was due at `since`."""
+        if answer.status == 200:
+            self.latencies.append(perf_counter() - since)
+            self._heads.append(answer.head)
         else:
-            self._received += len(data)
-        if self._received >= self._expected and self._answer and not self._answer.done():
-            status = int(self._head[9:12])
-            self._answer.set_result(Answer(status, self._head, self._received))
+            self.errors += 1
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._answer and not self._answer.done():
-            self._answer.set_exception(ConnectionError("the server closed the connection"))
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-
-def _content_length(head: bytes) -> int:
-    for line in head.split(b"\r\n"):
-        key, _, value = line.partition(b":")
-        if key.lower() == b"content-length":
-            return int(value)
-    raise ValueError(f"An answer without Content-Length: {head[:200]!r}")
+    def end(self, unanswered: int = 0, least_s: float = 0.0) -> Load:
+        """Stop the clock, and read the heads."""
+        seconds = max(least_s, perf_counter() - self.started_at)
+        cpu_seconds = process_time() - self._cpu_before
+        step = math.ceil(len(self._heads) / MOST_TIMINGS) or 1
+        timings = [
+            found.decode("latin-1")
+            for head in self._heads[::step]
+            if (found := find_header(head, b"server-timing"))
+        ]
+        return Load(
+            self.latencies, self.errors, unanswered, seconds, cpu_seconds, timings, self.lateness
+        )
 
 
 async def send_once(target: Target) -> Answer:
     """Send the request once on a connection of its own."""
-    connection = await Connection.open(target)
+    connection = await Connection.open(target.host, target.port)
     try:
         return await connection.send(target.request)
     finally:
         connection.close()
 
 
-async def closed_loop(target: Target, *, connections: int, seconds: float) -> Load:
-    """Let each connection send its next request when its last one is answered."""
-    opened = [await Connection.open(target) for _ in range(connections)]
-    latencies: list[float] = []
-    errors = 0
-    started_at, cpu_before = perf_counter(), process_time()
-    stop_at = started_at + seconds
+class _Requests:
+    """The requests to one server, in turn."""
+
+    def __init__(self, targets: Target | Sequence[Target]) -> None:
+        several = [targets] if isinstance(targets, Target) else targets
+        addresses = {(target.host, target.port) for target in several}
+        if len(addresses) != 1:
+            raise ValueError(f"Expected targets of one server, got {sorted(addresses)}")
+        (self._address,) = addresses
+        self.next: Callable[[], bytes] = cycle([target.request for target in several]).__next__
+
+    async def connect(self) -> Connection:
+        return await Connection.open(*self._address)
+
+
+async def closed_loop(
+    targets: Target | Sequence[Target], *, connections: int, seconds: float
+) -> Load:
+    """Let each connection send its next request when its last one is answered.
+
+    Args:
+        targets: one request, or some to one server that are sent in turn.
+    """
+    requests = _Requests(targets)
+    opened = [await requests.connect() for _ in range(connections)]
+    run = _Run()
+    stop_at = run.started_at + seconds
 
     async def drive(connection: Connection) -> None:
-        nonlocal errors
         while (sent_at := perf_counter()) < stop_at:
             try:
-                answer = await connection.send(target.request)
+                run.count(await connection.send(requests.next()), sent_at)
             except ConnectionError:
-                errors += 1
-                connection = await Connection.open(target)
-                continue
-            if answer.status == 200:
-                latencies.append(perf_counter() - sent_at)
-            else:
-                errors += 1
+                run.errors += 1
+                connection = await requests.connect()
         connection.close()
 
     await asyncio.gather(*map(drive, opened))
-    return Load(latencies, errors, 0, perf_counter() - started_at, process_time() - cpu_before)
+    return run.end()
 
 
 async def open_loop(
-    target: Target,
+    targets: Target | Sequence[Target],
     *,
     rate: float,
     seconds: float,
@@ -198,30 +217,26 @@ async def open_loop(
     server that stalls cannot hide it.
 
     Args:
+        targets: one request, or some to one server that are sent in turn.
         rate: requests per second, at random times if `poisson`, else evenly spaced.
         seed: of the random times; the same seed, the same times.
         most: connections at most; a request that finds none free waits, and its clock runs.
         grace_s: how long to wait for answers after `seconds`.
     """
-    latencies: list[float] = []
-    errors = 0
+    requests = _Requests(targets)
     free: asyncio.LifoQueue[Connection | None] = asyncio.LifoQueue()
     for _ in range(most):
         free.put_nowait(None)
-    started_at, cpu_before = perf_counter(), process_time()
+    run = _Run()
 
     async def drive(intended_at: float) -> None:
-        nonlocal errors
+        run.lateness.append(perf_counter() - intended_at)
         connection = await free.get()
         try:
-            connection = connection or await Connection.open(target)
-            answer = await connection.send(target.request)
-            if answer.status == 200:
-                latencies.append(perf_counter() - intended_at)
-            else:
-                errors += 1
+            connection = connection or await requests.connect()
+            run.count(await connection.send(requests.next()), intended_at)
         except ConnectionError:
-            errors += 1
+            run.errors += 1
             connection = None
         except asyncio.CancelledError:
             # Its answer may still come: nobody else may read it as theirs.
@@ -234,19 +249,19 @@ async def open_loop(
 
     tasks = []
     for offset in arrivals(rate, seconds, seed=seed if poisson else None):
-        intended_at = started_at + offset
+        intended_at = run.started_at + offset
         await asyncio.sleep(max(0.0, intended_at - perf_counter()))
         tasks.append(asyncio.create_task(drive(intended_at)))
-    end_at = started_at + seconds + grace_s
+    end_at = run.started_at + seconds + grace_s
     _, pending = await asyncio.wait(tasks, timeout=end_at - perf_counter())
-    elapsed, cpu_seconds = perf_counter() - started_at, process_time() - cpu_before
+    load = run.end(len(pending), least_s=seconds)
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
     while not free.empty():
         if connection := free.get_nowait():
             connection.close()
-    return Load(latencies, errors, len(pending), max(seconds, elapsed), cpu_seconds)
+    return load
 
 
 def arrivals(rate: float, seconds: float, *, seed: int | None) -> list[float]:

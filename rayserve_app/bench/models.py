@@ -25,7 +25,7 @@ HEADS_BYTES: Final = sum(4 * MAX_IMAGES * h * w * c for h, w, c in HEADS.values(
 """Bytes of the heads of ten images: 54.8 MB."""
 
 TEXTURE_SIDE: Final = 224
-"""Height and width of the images whose texture is described."""
+"""Height and width of the images whose texture or colour is described."""
 
 BANDS: Final = 32
 
@@ -44,6 +44,17 @@ def constant_heads(images: Any) -> dict[str, Array]:
         for name, shape in HEADS.items():
             _heads[name] = np.ones((MAX_IMAGES, *shape), np.float32)
     return {name: array[: len(images)] for name, array in _heads.items()}
+
+
+def fresh_heads(images: Any) -> dict[str, Array]:
+    """Answer as much in arrays that are new each time, as a framework's are."""
+    return {name: np.ones((len(images), *shape), np.float32) for name, shape in HEADS.items()}
+
+
+def corner_colors(images: Any) -> list[list[int]]:
+    """Tell the colour of the first pixel of images (N, H, W, C): what takes time is decoding."""
+    colors: list[list[int]] = images[:, 0, 0].tolist()
+    return colors
 
 
 def band_energies(images: Any) -> list[list[float]]:

@@ -1,4 +1,5 @@
-"""Models of the bench's own: one plain CNN in PyTorch and in TensorFlow, and a SageMaker package.
+"""Models of the bench's own: one plain CNN in PyTorch, for a CPU and for a GPU, and in TensorFlow;
+and a SageMaker package.
 
 Seeded: what they answer means nothing, only what they cost counts, over 20 ms per image on two
 cores. They are built for each run, `python -m rayserve_app.bench.networks DIRECTORY NAME ...`, in a
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,13 +73,25 @@ def create_network() -> Any:
     )
 
 
-def build_torch(directory: Path) -> None:
-    """Save weights for `create_network` as safetensors."""
+def create_network_of_bytes() -> Any:
+    """Return the same with the pixels' scaling as its first layer, for (N, 3, SIDE, SIDE) uint8: a
+    quarter of the bytes go to the device."""
+    from torch import nn
+
+    class Scale(nn.Module):
+        def forward(self, pixels: Any) -> Any:
+            return pixels.float() / 255
+
+    return nn.Sequential(Scale(), create_network())
+
+
+def build_torch(create: Callable[[], Any], directory: Path) -> None:
+    """Save weights for what `create` returns as safetensors."""
     import torch
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    save_file(create_network().state_dict(), directory / "network.safetensors")
+    save_file(create().state_dict(), directory / "network.safetensors")
 
 
 def build_tensorflow(directory: Path) -> None:
@@ -103,7 +117,8 @@ def build_package(directory: Path) -> None:
 BUILDERS: Final[Mapping[str, Callable[[Path], None]]] = {
     "tensorflow-network": build_tensorflow,
     "texture-package": build_package,
-    "torch-network": build_torch,
+    "torch-network": partial(build_torch, create_network),
+    "torch-network-cuda": partial(build_torch, create_network_of_bytes),
 }
 """By the application whose model each builds."""
 

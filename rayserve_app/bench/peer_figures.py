@@ -1,4 +1,5 @@
-"""Our server beside LitServe, BentoML and MLServer: an image's size, a model of 50 ms per batch.
+"""Our server beside LitServe, BentoML and MLServer: an image's size, a model of 50 ms per batch;
+for the latter Serve's own `@serve.batch` too.
 
 All run at once, with the replicas' niceness, and are measured in turn; idle, none takes more than
 0.01 of a core but LitServe with batches, which polls its queue and takes 0.14. How each is
@@ -7,7 +8,7 @@ configured stands in peer_subjects.py and peers/.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from statistics import median
@@ -15,28 +16,23 @@ from typing import Final, NamedTuple
 
 from rayserve_app.bench import pictures
 from rayserve_app.bench.answer import fetch
+from rayserve_app.bench.figures import batching
 from rayserve_app.bench.figures.figure import Figure, MeasurementFailed, require_no_errors
 from rayserve_app.bench.instance import Instance
-from rayserve_app.bench.load import Load, Target, closed_loop, open_loop
+from rayserve_app.bench.load import Load, Target, closed_loop
 from rayserve_app.bench.peer_servers import Peer, PeerServer
-from rayserve_app.bench.peer_subjects import BATCHERS, HANDLER, MODEL_APIS, raw
+from rayserve_app.bench.peer_subjects import BATCHERS, HANDLER, MODEL_APIS
 from rayserve_app.bench.report import Bound, Row
 from rayserve_app.bench.rounds import Effort, median_ratio, take_turns
+from rayserve_app.bench.summary import stages, summary
 
 SIZE: Final = "peers-image-size"
 BATCHING: Final = "peers-batching"
+OURS: Final = "ours"
 CONNECTIONS: Final = 16
 WARM_UP_S: Final = 0.5
 
-RATES: Final = {200: (195, 90), 400: (390, 95), 600: (550, None)}
-"""Requests per second that are offered: how many we must serve, and the median in milliseconds."""
-
-WARM_UP_RATE: Final = min(RATES)
-
-SECONDS_FACTOR: Final = 3
-"""A queue needs some seconds to show whether it grows."""
-
-BODY: Final = (b"0123456789", "application/octet-stream")
+WARM_UP: Final = Effort(rounds=1, seconds=0.5)
 
 
 class Picture(NamedTuple):
@@ -57,7 +53,7 @@ class Turn(NamedTuple):
 
 async def measure_image_size(instance: Instance, effort: Effort) -> list[Row]:
     images = (
-        Picture("10 KB PNG", pictures.png(68), "image/png", 3),
+        Picture("10 KB PNG", pictures.png(pictures.SMALL_SIDE), "image/png", 3),
         Picture("130 KB JPEG", pictures.jpeg(pictures.SIDE), "image/jpeg", 2),
     )
     url = instance.url("/image-example/invocations")
@@ -104,7 +100,7 @@ async def _compare_sizes(
 
 
 def size_rows(
-    case: str, ours: Sequence[Turn], peers: dict[str, Sequence[Turn]], image: Picture
+    case: str, ours: Sequence[Turn], peers: Mapping[str, Sequence[Turn]], image: Picture
 ) -> Iterator[Row]:
     """Compare our turns with the peers', of the same rounds; the last of them is HANDLER."""
     target = Bound("at least", image.least_ratio)
@@ -112,88 +108,64 @@ def size_rows(
     *model_apis, handler = ([each.load.rate for each in turns] for turns in peers.values())
     best_api = [max(each) for each in zip(*model_apis, strict=True)]
     best = [max(each) for each in zip(best_api, handler, strict=True)]
-    details = _summary("our", ours)
+    loads = _loads(ours)
+    details = {**summary(loads, "our_"), **stages(loads)}
     for name, others in (("the best model API", best_api), ("the best of all", best)):
         ratio = median_ratio(zip(rates, others, strict=True))
-        yield Row(SIZE, f"{case}, {name}", ratio, "x", target, details)
+        yield Row(SIZE, f"{case}, {name}", ratio, "x", target, details, {"ours": loads})
     for name, turns in peers.items():
         ratio = median_ratio(
             (rate, each.load.rate) for rate, each in zip(rates, turns, strict=True)
         )
-        details = {**_summary("its", turns), "its_cores": median(each.cores for each in turns)}
-        yield Row(SIZE, f"{case}, {name}", ratio, "x", None, details)
+        loads = _loads(turns)
+        details = {**summary(loads, "its_"), "its_cores": median(each.cores for each in turns)}
+        yield Row(SIZE, f"{case}, {name}", ratio, "x", None, details, {name: loads})
 
 
-def _summary(whose: str, turns: Sequence[Turn]) -> dict[str, float]:
-    return {
-        f"{whose}_per_s": median(turn.load.rate for turn in turns),
-        f"{whose}_p50_ms": median(turn.load.percentile(50) for turn in turns) * 1e3,
-        f"{whose}_p99_ms": median(turn.load.percentile(99) for turn in turns) * 1e3,
-    }
+def _loads(turns: Sequence[Turn]) -> list[Load]:
+    return [turn.load for turn in turns]
 
 
 async def measure_batching(instance: Instance, effort: Effort) -> list[Row]:
-    ours = Target.post(instance.url("/slot-first/invocations"), *raw(*BODY))
     with ExitStack() as stack:
-        servers = await _start(BATCHERS, stack, *BODY)
-        # BentoML learns how long a batch takes from the first ones.
-        await _open_loop(ours, WARM_UP_RATE, 1, seed=0)
-        for server in servers:
-            await _open_loop(server.target(*BODY), WARM_UP_RATE, 1, seed=0)
+        servers = await _start(BATCHERS, stack, *batching.BODY)
+        targets = {
+            OURS: batching.request(instance, "slot-first"),
+            batching.STOCK: batching.request(instance, "serve-batch"),
+            **{each.peer.label(): each.target(*batching.BODY) for each in servers},
+        }
+        for target in targets.values():
+            # BentoML learns how long a batch takes from the first ones.
+            await _offer(target, min(batching.RATES), WARM_UP, seed=0)
         rows: list[Row] = []
-        for rate in RATES:
-            loads = await _compare_batchers(rate, ours, servers, effort)
-            for label, of_one in loads.items():
-                rows += batching_rows(label, rate, of_one)
+        for rate in batching.RATES:
+            rows += await _compare_batchers(rate, targets, effort)
     return rows
 
 
 async def _compare_batchers(
-    rate: float, ours: Target, servers: Sequence[PeerServer], effort: Effort
-) -> dict[str, list[Load]]:
-    loads: dict[str, list[Load]] = {
-        label: [] for label in ("ours", *(each.peer.label() for each in servers))
-    }
+    rate: int, targets: Mapping[str, Target], effort: Effort
+) -> Iterator[Row]:
+    loads: dict[str, list[Load]] = {name: [] for name in targets}
     for seed in range(effort.rounds):
-        seconds = effort.seconds * SECONDS_FACTOR
-        loads["ours"].append(await _open_loop(ours, rate, seconds, seed))
-        for server in servers:
-            load = await _open_loop(server.target(*BODY), rate, seconds, seed)
-            loads[server.peer.label()].append(load)
-    require_no_errors("ours", loads["ours"])
-    return loads
+        for name, target in targets.items():
+            loads[name].append(await _offer(target, rate, effort, seed))
+    require_no_errors(OURS, loads[OURS])
+    return batching_rows(rate, loads)
 
 
-async def _open_loop(target: Target, rate: float, seconds: float, seed: int) -> Load:
-    load = await open_loop(target, rate=rate, seconds=seconds, seed=seed)
+async def _offer(target: Target, rate: int, effort: Effort, seed: int) -> Load:
+    load = await batching.run(target, rate, effort, seed)
     # Answered when what is left of the queue is done: the next turn begins with an empty one.
     await fetch(target)
     return load
 
 
-def batching_rows(label: str, rate: int, loads: Sequence[Load]) -> Iterator[Row]:
-    """Return how many per second one server answered and how fast; targets are ours."""
-    served, most_p50_ms = RATES[rate] if label == "ours" else (None, None)
-    case = f"{rate}/s, {label}"
-    yield Row(
-        BATCHING,
-        case,
-        median(load.rate for load in loads),
-        "/s",
-        None if served is None else Bound("at least", served),
-        {
-            "errors": sum(load.errors for load in loads),
-            "unanswered": sum(load.unanswered for load in loads),
-        },
-    )
-    yield Row(
-        BATCHING,
-        f"{case}, p50",
-        median(load.percentile(50) for load in loads) * 1e3,
-        "ms",
-        None if most_p50_ms is None else Bound("at most", most_p50_ms),
-        {"p99_ms": median(load.percentile(99) for load in loads) * 1e3},
-    )
+def batching_rows(rate: int, loads: Mapping[str, Sequence[Load]]) -> Iterator[Row]:
+    """Return how many per second each server answered and how fast; targets are ours."""
+    for name, of_one in loads.items():
+        goal = batching.RATES[rate] if name == OURS else None
+        yield from batching.rows_at(BATCHING, rate, name, of_one, goal)
 
 
 async def _start(
@@ -210,5 +182,5 @@ async def _start(
 
 PEER_FIGURES: Final = {
     SIZE: Figure(SIZE, ("image-example",), measure_image_size),
-    BATCHING: Figure(BATCHING, ("slot-first",), measure_batching),
+    BATCHING: Figure(BATCHING, ("slot-first", "serve-batch"), measure_batching),
 }

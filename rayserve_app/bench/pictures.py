@@ -11,6 +11,12 @@ from PIL import Image
 SIDE = 512
 """Height and width of the JPEG that models of images are asked with."""
 
+SMALL_SIDE = 68
+"""Of the PNG."""
+
+MIXED_SIDES = (128, 1024, 256, 384, 128, 768, 384, 256)
+"""As many pixels as so many pictures of SIDE have."""
+
 NOISE = 8.5
 """Standard deviation of the pixels, of 255."""
 

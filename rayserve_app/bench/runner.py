@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
 import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from rayserve_app.bench import loop, networks
+from rayserve_app.bench import loop, networks, plot
 from rayserve_app.bench.applications import build_config
 from rayserve_app.bench.figures import FIGURES
 from rayserve_app.bench.figures.figure import Figure
@@ -18,45 +20,77 @@ from rayserve_app.bench.instance import Instance, NotReady, free_port
 from rayserve_app.bench.machine import describe_machine
 from rayserve_app.bench.report import Report, Row
 from rayserve_app.bench.rounds import Effort
-from rayserve_app.errors import ConfigurationError
+from rayserve_app.bench.usage import Usage, UsageMeter
+from rayserve_app.errors import ConfigurationError, MissingDependency
 from rayserve_app.server.settings import ENVIRONMENT_FILE_NAME
+
+
+@dataclass
+class Findings:
+    """What was found so far."""
+
+    rows: list[Row] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    usage: dict[str, Usage] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the report is written besides standard output."""
+
+    json_path: Path | None = None
+    plot_path: Path | None = None
 
 
 def bench(
     names: Sequence[str],
     effort: Effort,
     config_path: Path,
-    json_path: Path | None,
+    outputs: Outputs,
     known: Mapping[str, Figure] = FIGURES,
 ) -> int:
     """Measure and print the figures of these names, all of them if none is given.
 
     Args:
         config_path: the Serve YAML that declares the models that are measured.
-        json_path: where the report is written as JSON as well.
         known: the figures to choose from.
     Returns: the exit status: 1 if a figure could not be measured, whatever the others found.
     """
     figures = choose(names, known)
     machine = describe_machine()
-    rows: list[Row] = []
-    failures: dict[str, str] = {}
+    findings = Findings()
     try:
         with tempfile.TemporaryDirectory(prefix="rayserve-bench-") as folder:
             networks.build({name for each in figures for name in each.applications}, Path(folder))
             for group in _by_instance(figures):
-                found, failed = _run(group, effort, config_path, Path(folder))
-                rows += found
-                failures |= failed
+                _run(group, effort, config_path, Path(folder), findings)
     except NotReady as error:
         _say(str(error))
         return 1
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    report = Report(machine, command, effort.rounds, effort.seconds, rows, failures)
+    report = Report(
+        machine,
+        command,
+        effort.rounds,
+        effort.seconds,
+        findings.rows,
+        findings.failures,
+        findings.usage,
+    )
     print(report.to_text(), end="")
-    if json_path is not None:
-        json_path.write_text(report.to_json())
-    return 1 if failures else 0
+    _write(report, outputs)
+    return 1 if findings.failures else 0
+
+
+def _write(report: Report, outputs: Outputs) -> None:
+    document = report.to_json()
+    if outputs.json_path is not None:
+        outputs.json_path.write_text(document)
+    if outputs.plot_path is not None:
+        try:
+            plot.draw(json.loads(document), outputs.plot_path)
+        except MissingDependency as error:  # the figures are what was asked for
+            _say(f"No plot: {error}")
 
 
 def choose(names: Sequence[str], known: Mapping[str, Figure] = FIGURES) -> list[Figure]:
@@ -79,34 +113,35 @@ def _by_instance(figures: Sequence[Figure]) -> list[list[Figure]]:
 
 
 def _run(
-    figures: Sequence[Figure], effort: Effort, config_path: Path, models: Path
-) -> tuple[list[Row], dict[str, str]]:
+    figures: Sequence[Figure], effort: Effort, config_path: Path, models: Path, findings: Findings
+) -> None:
     """Measure figures with one instance, which runs unless they start it."""
     names = {name for figure in figures for name in figure.applications}
     config = build_config(names, config_path, free_port(), models)
     instance = Instance(config, config_path.with_name(ENVIRONMENT_FILE_NAME))
     if figures[0].starts_itself:
-        return loop.run(measure(figures, instance, effort))
+        loop.run(measure(figures, instance, effort, findings))
+        return
     _say(f"Starting Serve with {', '.join(sorted(names))} ...")
     with instance:
         os.setpriority(os.PRIO_PROCESS, 0, instance.niceness())
-        return loop.run(measure(figures, instance, effort))
+        loop.run(measure(figures, instance, effort, findings))
 
 
 async def measure(
-    figures: Sequence[Figure], instance: Instance, effort: Effort
-) -> tuple[list[Row], dict[str, str]]:
-    """Return the rows of all figures, and why some have none."""
-    rows: list[Row] = []
-    failures: dict[str, str] = {}
+    figures: Sequence[Figure], instance: Instance, effort: Effort, findings: Findings
+) -> None:
+    """Find the rows of all figures, what they took, and why some have none."""
     for figure in figures:
         _say(f"Measuring {figure.name} ...")
-        try:
-            rows += await figure.measure(instance, effort)
-        except Exception as error:  # one that fails takes no other with it
-            traceback.print_exc()
-            failures[figure.name] = f"{type(error).__name__}: {error}"
-    return rows, failures
+        with UsageMeter() as meter:
+            try:
+                findings.rows += await figure.measure(instance, effort)
+            except Exception as error:  # one that fails takes no other with it
+                traceback.print_exc()
+                findings.failures[figure.name] = f"{type(error).__name__}: {error}"
+        if meter.usage is not None:
+            findings.usage[figure.name] = meter.usage
 
 
 def _say(line: str) -> None:

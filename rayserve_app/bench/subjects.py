@@ -1,4 +1,4 @@
-"""The models that stand for their frameworks: two of `configs/app.yaml`, four of the bench's."""
+"""The models that stand for their frameworks: two of `configs/app.yaml`, the others the bench's."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class Subject(NamedTuple):
 CLOSURE: Final = Subject("closure", "texture", 8)
 TENSORFLOW: Final = Subject("TensorFlow", "tensorflow-network", 8)
 TORCH: Final = Subject("PyTorch", "torch-network", 8)
+CUDA: Final = Subject("PyTorch on a GPU", "torch-network-cuda", 32)
+"""Only where there is one."""
 MXNET: Final = Subject("MXNet", "resnet-embedding", 8)
 SAGEMAKER: Final = Subject("SageMaker package", "texture-package", 1)
 YOLOV3: Final = Subject("TensorFlow, 5.5 MB per answer", "yolov3", 10)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from rayserve_app.bench.figures import (
     batching,
+    cnn,
     frameworks,
     gateway,
     image_example,
     memory,
+    mixed_sizes,
     neighbours,
     packed_stream,
     protocols,
+    slow_neighbour,
     start,
     yolov3,
 )
@@ -29,7 +32,10 @@ FIGURES: dict[str, Figure] = {
         protocols.FIGURE,
         gateway.FIGURE,
         batching.FIGURE,
+        mixed_sizes.FIGURE,
         packed_stream.FIGURE,
+        slow_neighbour.FIGURE,
+        cnn.FIGURE,
         yolov3.FIGURE,
         frameworks.FIGURE,
         neighbours.FIGURE,

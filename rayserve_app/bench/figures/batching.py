@@ -1,4 +1,4 @@
-"""Open loop into a model that takes 50 ms per batch: our batcher beside `@serve.batch`.
+"""Open loop into a model that takes 50 ms per batch of up to 32: our batcher beside `@serve.batch`.
 
 A batcher that keeps batches small under load falls behind here, whatever its average cost. One run
 takes `SECONDS_FACTOR * Effort.seconds`; the same requests at the same times go to both.
@@ -6,64 +6,98 @@ takes `SECONDS_FACTOR * Effort.seconds`; the same requests at the same times go 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
-from typing import Final
+from typing import Final, NamedTuple
 
+from rayserve_app.bench.answer import fetch
 from rayserve_app.bench.echo import echo_server
 from rayserve_app.bench.figures.figure import Figure, require_no_errors
 from rayserve_app.bench.instance import Instance
 from rayserve_app.bench.load import Load, Target, open_loop
 from rayserve_app.bench.report import Bound, Row
 from rayserve_app.bench.rounds import Effort
+from rayserve_app.bench.summary import stages, summary
 
 NAME: Final = "batching"
-RATE: Final = 200.0
-LEAST_SERVED: Final = 190.0
-MOST_P50_MS: Final = 95.0
-SECONDS_FACTOR: Final = 3
+OURS: Final = "slot_first"
+STOCK: Final = "serve_batch, wait 10 ms"
+SECONDS_FACTOR: Final = 2
 """A queue needs some seconds to show whether it grows."""
 
 
+class Goal(NamedTuple):
+    """What we are to reach at one rate."""
+
+    served_per_s: float
+    p50_ms: float | None
+
+
+RATES: Final[Mapping[int, Goal]] = {200: Goal(195, 90), 400: Goal(390, 95), 600: Goal(550, None)}
+"""By requests per second that are offered."""
+
+
 async def measure(instance: Instance, effort: Effort) -> list[Row]:
-    slot_first, serve_batch = (
-        _target(instance.url(f"/{name}/invocations")) for name in ("slot-first", "serve-batch")
-    )
-    ours, stock = [], []
-    for seed in range(effort.rounds):
-        ours.append(await _run(slot_first, effort, seed))
-        stock.append(await _run(serve_batch, effort, seed))
-    require_no_errors("slot_first", ours)
+    ours, stock = (request(instance, name) for name in ("slot-first", "serve-batch"))
+    rows: list[Row] = []
+    for rate in RATES:
+        loads: dict[str, list[Load]] = {OURS: [], STOCK: []}
+        for seed in range(effort.rounds):
+            loads[OURS].append(await run(ours, rate, effort, seed))
+            # Answered when what was left of its last queue is done.
+            await fetch(stock)
+            loads[STOCK].append(await run(stock, rate, effort, seed))
+        require_no_errors(OURS, loads[OURS])
+        rows += rows_at(NAME, rate, OURS, loads[OURS], RATES[rate])
+        rows += rows_at(NAME, rate, STOCK, loads[STOCK])
     with echo_server() as echo:
-        alone = await _run(_target(f"{echo}/"), effort, seed=0)
-    served, p50 = Bound("at least", LEAST_SERVED), Bound("at most", MOST_P50_MS)
-    return [
-        *_rows("slot_first", ours, served, p50),
-        *_rows("serve_batch, wait 10 ms", stock, None, None),
-        *_rows("load generator alone", [alone], None, None),
-    ]
+        target = Target.post(f"{echo}/", *BODY)
+        alone = await run(target, max(RATES), effort, seed=0)
+    return [*rows, *rows_at(NAME, max(RATES), "load generator alone", [alone])]
 
 
-def _target(url: str) -> Target:
-    return Target.post(url, b"0123456789", "application/octet-stream")
+BODY: Final = (b"0123456789", "application/octet-stream")
 
 
-async def _run(target: Target, effort: Effort, seed: int) -> Load:
+def request(instance: Instance, application: str) -> Target:
+    """Return the request that all get."""
+    return Target.post(instance.url(f"/{application}/invocations"), *BODY)
+
+
+async def run(target: Target, rate: float, effort: Effort, seed: int) -> Load:
+    """Offer a rate, at times that the seed says."""
     seconds = SECONDS_FACTOR * effort.seconds
-    return await open_loop(target, rate=RATE, seconds=seconds, seed=seed)
+    return await open_loop(target, rate=rate, seconds=seconds, seed=seed)
 
 
-def _rows(case: str, loads: list[Load], served: Bound | None, p50: Bound | None) -> Iterator[Row]:
-    p50_ms, p99_ms = (
-        median(load.percentile(percent) for load in loads) * 1e3 for percent in (50, 99)
-    )
+def rows_at(
+    figure: str, rate: int, who: str, loads: Sequence[Load], goal: Goal | None = None
+) -> Iterator[Row]:
+    """Return how many per second one server answered, and how fast."""
+    case = f"{rate}/s, {who}"
+    most_p50_ms = goal and goal.p50_ms
     details = {
-        "offered_per_s": RATE,
         "errors": sum(load.errors for load in loads),
         "unanswered": sum(load.unanswered for load in loads),
     }
-    yield Row(NAME, case, median(load.rate for load in loads), "/s", served, details)
-    yield Row(NAME, f"{case}, p50", p50_ms, "ms", p50, {"p99_ms": p99_ms})
+    yield Row(
+        figure,
+        case,
+        median(load.rate for load in loads),
+        "/s",
+        Bound("at least", goal.served_per_s) if goal else None,
+        details,
+        {who: loads},
+    )
+    percentiles = summary(loads)
+    yield Row(
+        figure,
+        f"{case}, p50",
+        percentiles["p50_ms"],
+        "ms",
+        Bound("at most", most_p50_ms) if most_p50_ms else None,
+        {**percentiles, **stages(loads)},
+    )
 
 
 FIGURE: Final = Figure(NAME, ("slot-first", "serve-batch"), measure)

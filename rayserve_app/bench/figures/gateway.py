@@ -23,16 +23,18 @@ from rayserve_app.bench.instance import Instance
 from rayserve_app.bench.load import Load, Target, closed_loop
 from rayserve_app.bench.report import Bound, Row
 from rayserve_app.bench.rounds import Effort, interleave, median_ratio
+from rayserve_app.bench.summary import stages, summary
 
 NAME: Final = "gateway"
 MODEL: Final = "image-example"
-MOST_ADDED_MS: Final = 1.5
+MOST_ADDED_MS: Final = 1.2
 """At one connection."""
 
-LEAST_RATIO: Final = 0.35
+LEAST_RATIO: Final = 0.45
 """Of the requests per second, at CONNECTIONS."""
 
 CONNECTIONS: Final = 16
+SECONDS_FACTOR: Final = 2 / 3
 WARM_UP_S: Final = 0.3
 LEARN_TIMEOUT_S: Final = 20.0
 
@@ -43,16 +45,15 @@ PER_REQUEST: Final = frozenset({"date", "server-timing", "x-request-id"})
 async def measure(instance: Instance, effort: Effort) -> list[Row]:
     direct, through = instance.url(f"/{MODEL}"), instance.url("")
     images = {
-        "PNG": raw_body(pictures.png(68), "image/png"),
-        "JPEG": raw_body(pictures.jpeg(pictures.SIDE), "image/jpeg"),
+        "10 KB PNG": raw_body(pictures.png(pictures.SMALL_SIDE), "image/png"),
+        "130 KB JPEG": raw_body(pictures.jpeg(pictures.SIDE), "image/jpeg"),
     }
-    await _await_model(images["PNG"].target(through))
+    await _await_model(images["10 KB PNG"].target(through))
     rows = [await _compare_answers(list(images.values()), direct, through)]
     for name, envelope in images.items():
-        size = f"{len(envelope.body) / 1e3:.0f} KB {name}"
         for connections in (1, CONNECTIONS):
             pairs = await _measure(envelope, direct, through, connections, effort)
-            rows.append(row(f"{size}, c={connections}", pairs, connections))
+            rows.append(row(f"{name}, c={connections}", pairs, connections))
     return rows
 
 
@@ -69,9 +70,9 @@ async def _measure(
     targets = [envelope.target(url) for url in (direct, through)]
     for target in targets:
         await closed_loop(target, connections=connections, seconds=WARM_UP_S)
+    seconds = SECONDS_FACTOR * effort.seconds
     first, second = (
-        partial(closed_loop, target, connections=connections, seconds=effort.seconds)
-        for target in targets
+        partial(closed_loop, target, connections=connections, seconds=seconds) for target in targets
     )
     pairs = await interleave(effort.rounds, first, second)
     require_no_errors(NAME, [load for pair in pairs for load in pair])
@@ -84,20 +85,17 @@ def row(case: str, pairs: Sequence[tuple[Load, Load]], connections: int) -> Row:
     added_ms = median(b.percentile(50) - a.percentile(50) for a, b in pairs) * 1e3
     ratio = median_ratio((b.rate, a.rate) for a, b in pairs)
     direct, through = zip(*pairs, strict=True)
-    details = {**_summary("direct", direct), **_summary("gateway", through)}
+    details = {
+        **summary(direct, "direct_"),
+        **summary(through, "gateway_"),
+        **stages(through),
+    }
+    loads = {"direct": direct, "gateway": through}
     if connections == 1:
         target = Bound("at most", MOST_ADDED_MS)
-        return Row(NAME, case, added_ms, "ms added", target, {"ratio": ratio, **details})
+        return Row(NAME, case, added_ms, "ms added", target, {"ratio": ratio, **details}, loads)
     target = Bound("at least", LEAST_RATIO)
-    return Row(NAME, case, ratio, "x direct", target, {"added_ms": added_ms, **details})
-
-
-def _summary(name: str, loads: Sequence[Load]) -> dict[str, float]:
-    return {
-        f"{name}_per_s": median(load.rate for load in loads),
-        f"{name}_p50_ms": median(load.percentile(50) for load in loads) * 1e3,
-        f"{name}_p99_ms": median(load.percentile(99) for load in loads) * 1e3,
-    }
+    return Row(NAME, case, ratio, "x direct", target, {"added_ms": added_ms, **details}, loads)
 
 
 async def _compare_answers(raw: Sequence[Envelope], direct: str, through: str) -> Row:

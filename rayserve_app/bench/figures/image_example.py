@@ -1,118 +1,151 @@
-"""Requests per second of the image-size example, against the least that a user writes by hand.
+"""Requests per second of the image-size example: the image as the body, against the least that a
+user writes by hand, and in base64 JSON, against the body alone.
 
-Both open the same image with Pillow and answer the same JSON, from replicas of one Serve instance,
-through its HAProxy. `Effort.seconds` is one closed-loop run.
+Both servers open the same image with Pillow and answer the same JSON, from replicas of one Serve
+instance, through its HAProxy. One closed-loop run takes `Effort.seconds` where a bound is set on
+requests per second of many callers, else half of it.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from statistics import median
-from typing import Final, NamedTuple
+from typing import Final
 
 from rayserve_app.bench import pictures
 from rayserve_app.bench.answer import fetch
 from rayserve_app.bench.echo import echo_server
+from rayserve_app.bench.envelopes import Envelope, base64_json, raw_body
 from rayserve_app.bench.figures.figure import Figure, MeasurementFailed, require_no_errors
 from rayserve_app.bench.instance import Instance
 from rayserve_app.bench.load import Load, Target, closed_loop
 from rayserve_app.bench.report import Bound, Row
-from rayserve_app.bench.rounds import Effort, interleave, median_ratio
+from rayserve_app.bench.rounds import Effort, median_ratio, take_turns
+from rayserve_app.bench.summary import stages, summary
 
 NAME: Final = "image-example"
-CONNECTIONS: Final = (1, 16)
-LEAST_RATIO: Final = 0.8
+MODEL: Final = "image-example"
+CONNECTIONS: Final = (1, 16, 64)
+CROWD: Final = 16
+"""The connections at which the bounds of many callers hold."""
+
+PNG: Final = "10 KB PNG"
+JPEG: Final = "130 KB JPEG"
+
+LEAST_OF_MINIMAL: Final[Mapping[int, float]] = {1: 0.8, CROWD: 0.9}
+"""By connections."""
+
+LEAST_OF_RAW: Final[Mapping[tuple[str, int], float]] = {(JPEG, CROWD): 0.8}
+"""Of base64 JSON, by image and connections."""
+
 LEAST_HEADROOM: Final = 2.0
 """How many times the fastest server the load generator alone must reach."""
 
 WARM_UP_S: Final = 0.3
 
 
-class Picture(NamedTuple):
-    """An encoded image and its media type."""
-
-    name: str
-    data: bytes
-    content_type: str
-
-    def target(self, url: str) -> Target:
-        return Target.post(url, self.data, self.content_type)
-
-
 async def measure(instance: Instance, effort: Effort) -> list[Row]:
-    images = [
-        Picture("PNG", pictures.png(68), "image/png"),
-        Picture("JPEG", pictures.jpeg(512), "image/jpeg"),
-    ]
-    ours, minimal = instance.url("/image-example/invocations"), instance.url("/minimal")
-    for image in images:
-        await _check_same_answer(image, ours, minimal)
-    rows = []
+    images = {
+        PNG: raw_body(pictures.png(pictures.SMALL_SIDE), "image/png"),
+        JPEG: raw_body(pictures.jpeg(pictures.SIDE), "image/jpeg"),
+    }
+    ours, minimal = instance.url(f"/{MODEL}"), instance.url("/minimal")
+    rows: list[Row] = []
     with echo_server() as echo:
-        for image in images:
-            targets = [image.target(url) for url in (ours, minimal, f"{echo}/")]
+        for image, raw in images.items():
+            by_hand = Target.post(minimal, raw.body, raw.content_type)
+            targets = [raw.target(ours), by_hand, base64_json(raw.body).target(ours)]
+            await _check_same_answer(image, targets)
             for connections in CONNECTIONS:
-                case = f"{len(image.data) / 1e3:.0f} KB {image.name}, c={connections}"
-                rows += await _compare(case, targets, connections, effort)
+                loads = await _measure(targets, connections, effort)
+                require_no_errors(f"{image}, c={connections}", chain(*loads))
+                rows += size_rows(image, connections, loads)
+                rows.append(await _headroom(image, raw, echo, connections, loads, effort))
     return rows
 
 
-async def _compare(case: str, targets: list[Target], connections: int, effort: Effort) -> list[Row]:
-    """Measure ours against the minimal ingress, and the load generator alone."""
+async def _measure(
+    targets: Sequence[Target], connections: int, effort: Effort
+) -> list[tuple[Load, ...]]:
     for target in targets:
         await closed_loop(target, connections=connections, seconds=WARM_UP_S)
-    ours, minimal, echo = (
-        partial(closed_loop, target, connections=connections, seconds=effort.seconds)
-        for target in targets
+    seconds = effort.seconds if connections == CROWD else effort.seconds / 2
+    return await take_turns(
+        effort.rounds,
+        [
+            partial(closed_loop, target, connections=connections, seconds=seconds)
+            for target in targets
+        ],
     )
-    pairs = await interleave(effort.rounds, ours, minimal)
-    alone = await echo()
-    require_no_errors(case, [load for pair in pairs for load in pair])
-    require_no_errors("echo server", [alone])
-    first, second = zip(*pairs, strict=True)
-    fastest = max(_rate(first), _rate(second))
+
+
+def size_rows(image: str, connections: int, loads: Sequence[Sequence[Load]]) -> list[Row]:
+    """Return the rows of the raw body against the minimal ingress and of base64 JSON against the
+    raw body, from the rounds of ours, the minimal ingress's and those of base64 JSON."""
+    raw, minimal, packed = loads
+    of_minimal = LEAST_OF_MINIMAL.get(connections)
+    of_raw = LEAST_OF_RAW.get((image, connections))
     return [
         Row(
             NAME,
-            case,
-            median_ratio((a.rate, b.rate) for a, b in pairs),
+            f"{image}, c={connections}",
+            _ratio(raw, minimal),
             "x minimal",
-            Bound("at least", LEAST_RATIO),
+            None if of_minimal is None else Bound("at least", of_minimal),
             {
-                **_summary("ours", first),
-                **_summary("minimal", second),
-                "generator_cores": median(load.generator_cpu for load in first + second),
+                **summary(raw, "ours_"),
+                **summary(minimal, "minimal_"),
+                **stages(raw),
+                "generator_cores": median(load.generator_cpu for load in (*raw, *minimal)),
             },
+            {"ours": raw, "minimal": minimal},
         ),
         Row(
-            "load generator",
-            case,
-            alone.rate / fastest,
-            "x fastest",
-            Bound("at least", LEAST_HEADROOM),
-            {"echo_per_s": alone.rate, "echo_p50_ms": alone.percentile(50) * 1e3},
+            NAME,
+            f"{image} as base64 JSON, c={connections}",
+            _ratio(packed, raw),
+            "x raw",
+            None if of_raw is None else Bound("at least", of_raw),
+            {**summary(packed), **stages(packed)},
+            {"base64 JSON": packed},
         ),
     ]
 
 
-def _rate(loads: tuple[Load, ...]) -> float:
-    return median(load.rate for load in loads)
+async def _headroom(
+    image: str,
+    envelope: Envelope,
+    echo: str,
+    connections: int,
+    loads: Sequence[Sequence[Load]],
+    effort: Effort,
+) -> Row:
+    """Measure the load generator alone, against a server that does nothing."""
+    target = Target.post(f"{echo}/", envelope.body, envelope.content_type)
+    alone = await closed_loop(target, connections=connections, seconds=effort.seconds / 2)
+    require_no_errors("echo server", [alone])
+    fastest = max(median(load.rate for load in own) for own in loads)
+    return Row(
+        "load generator",
+        f"{image}, c={connections}",
+        alone.rate / fastest,
+        "x fastest",
+        Bound("at least", LEAST_HEADROOM),
+        summary([alone], "echo_"),
+    )
 
 
-def _summary(name: str, loads: tuple[Load, ...]) -> dict[str, float]:
-    return {
-        f"{name}_per_s": _rate(loads),
-        f"{name}_p50_ms": median(load.percentile(50) for load in loads) * 1e3,
-        f"{name}_p99_ms": median(load.percentile(99) for load in loads) * 1e3,
-    }
+def _ratio(first: Sequence[Load], second: Sequence[Load]) -> float:
+    return median_ratio((a.rate, b.rate) for a, b in zip(first, second, strict=True))
 
 
-async def _check_same_answer(image: Picture, ours: str, minimal: str) -> None:
-    answers = [await fetch(image.target(url)) for url in (ours, minimal)]
-    values = [json.loads(answer.body) for answer in answers]
-    if values[0] != values[1]:
-        raise MeasurementFailed(f"Unlike answers to one {image.name}: {values}")
+async def _check_same_answer(image: str, targets: Sequence[Target]) -> None:
+    values = [json.loads((await fetch(target)).body) for target in targets]
+    if any(value != values[0] for value in values):
+        raise MeasurementFailed(f"Unlike answers to one {image}: {values}")
 
 
-FIGURE: Final = Figure(NAME, ("image-example", "minimal"), measure)
+FIGURE: Final = Figure(NAME, (MODEL, "minimal"), measure)

@@ -22,7 +22,7 @@ NAME: Final = "neighbours"
 SUBJECTS: Final = (YOLOV3, MXNET)
 CONNECTIONS: Final = 2 * max(subject.batch_size for subject in SUBJECTS)
 LEAST_SHARES: Final = 0.9
-SECONDS_FACTOR: Final = 2
+SECONDS_FACTOR: Final = 4 / 3
 """A batch takes a fifth of a second: a measurement has to hold enough of them."""
 
 

@@ -1,15 +1,18 @@
-"""Ten JPEGs in, 54.8 MB out: everything but the network itself, against the floor.
+"""Ten JPEGs in, 54.8 MB out: everything but the network itself, against the floor; and the memory.
 
 The model answers constants of yolov3's shapes. The floor is one process without a server: the ten
 decoded on a pool of all cores, then the same bytes written to a socket of this machine, read by the
 same code. A round is `RUNS_PER_SECOND * Effort.seconds` runs of each, of which the median counts.
+Memory is that of a replica whose model makes its answer anew, above what the replica takes before
+its first request. `bare_ms` is what an ingress written by hand takes that answers as many bytes and
+does nothing else: the way through Serve and HAProxy, which the floor does not go.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from statistics import median
 from time import perf_counter
 from types import TracebackType
@@ -28,14 +31,21 @@ from rayserve_app.bench.large import (
 from rayserve_app.bench.load import Target
 from rayserve_app.bench.models import HEADS_BYTES, MAX_IMAGES
 from rayserve_app.bench.report import Bound, Row
-from rayserve_app.bench.rounds import Effort, interleave
+from rayserve_app.bench.rounds import Effort
+from rayserve_app.bench.usage import peak_bytes, reset_peak
 from rayserve_app.codecs import image, packed_jpeg
 from rayserve_app.cores import available_cores
 from rayserve_app.settings import LimitSettings
 from rayserve_app.types import Array
 
 NAME: Final = "packed-stream"
-MOST_RATIO: Final = 2.0
+MODEL: Final = "constant-heads"
+FRESH: Final = "fresh-heads"
+BARE: Final = "large"
+MOST_RATIO: Final = 1.3
+MOST_REPLIES: Final = 2.5
+"""The replica's memory at its peak above what it has before its first request, in replies."""
+
 RUNS_PER_SECOND: Final = 20 / 3
 """Twenty per round of the usual three seconds."""
 
@@ -96,41 +106,93 @@ def _decode(jpeg: bytes) -> Array:
     return image.decode(jpeg, max_pixels=LimitSettings().max_pixels)
 
 
+class Round(NamedTuple):
+    """What was measured in turn."""
+
+    served: list[LargeAnswer]
+    bare: list[LargeAnswer]
+    floor: list[FloorTime]
+
+
 async def measure(instance: Instance, effort: Effort) -> list[Row]:
     jpegs = ten_jpegs()
     body = packed_jpeg.encode(jpegs)
-    url = instance.url("/constant-heads/invocations")
-    target = Target.post(url, body, "application/octet-stream", accept="application/x-npy")
-    runs = max(3, round(RUNS_PER_SECOND * effort.seconds))
-    with LargeAnswerClient(target) as client, Floor(jpegs) as floor:
-        ask(client)
-        floor.run()
-        pairs = await interleave(
-            effort.rounds,
-            partial(asyncio.to_thread, _repeat_served, client, runs),
-            partial(asyncio.to_thread, _repeat_floor, floor, runs),
+    served, fresh, bare = (
+        Target.post(
+            instance.url(path), body, "application/octet-stream", accept="application/x-npy"
         )
-    return _rows(pairs, len(body))
-
-
-def _rows(pairs: list[tuple[list[LargeAnswer], list[FloorTime]]], body_bytes: int) -> list[Row]:
-    served = [answer for answers, _ in pairs for answer in answers]
-    floors = [time for _, times in pairs for time in times]
-    ratio = median(
-        median(answer.seconds for answer in answers) / median(time.total for time in times)
-        for answers, times in pairs
+        for path in (f"/{MODEL}/invocations", f"/{FRESH}/invocations", f"/{BARE}")
     )
+    runs = max(3, round(RUNS_PER_SECOND * effort.seconds))
+    memory = await asyncio.to_thread(_measure_memory, instance, fresh, runs)
+    with (
+        LargeAnswerClient(served) as client,
+        LargeAnswerClient(bare) as other,
+        Floor(jpegs) as floor,
+    ):
+        for each in (client, other):
+            ask(each)
+        floor.run()
+        rounds = [
+            Round(
+                await asyncio.to_thread(_repeat, client, runs),
+                await asyncio.to_thread(_repeat, other, runs),
+                await asyncio.to_thread(_repeat_floor, floor, runs),
+            )
+            for _ in range(effort.rounds)
+        ]
+    case = f"{len(body) / 1e6:.1f} MB in, {HEADS_BYTES / 1e6:.1f} MB out"
+    return [time_row(case, rounds), memory_row(case, *memory)]
+
+
+def _measure_memory(instance: Instance, target: Target, runs: int) -> tuple[int, int]:
+    """Return the bytes that are resident before the first request and at the peak."""
+    (replica,) = instance.replicas(FRESH)
+    if not reset_peak(replica):
+        raise MeasurementFailed("the kernel does not tell a peak of memory")
+    idle = peak_bytes(replica)
+    with LargeAnswerClient(target) as client:
+        _repeat(client, runs)
+    return idle, peak_bytes(replica)
+
+
+def time_row(case: str, rounds: Sequence[Round]) -> Row:
+    """Return the row of the wall time against the floor's."""
+    ratio = median(_wall_s(each.served) / _floor_s(each.floor) for each in rounds)
+    served = [answer for each in rounds for answer in each.served]
+    floors = [time for each in rounds for time in each.floor]
     milliseconds = {
-        "served_ms": median(answer.seconds for answer in served),
-        "floor_ms": median(time.total for time in floors),
+        "served_ms": _wall_s(served),
+        "bare_ms": _wall_s([answer for each in rounds for answer in each.bare]),
+        "floor_ms": _floor_s(floors),
         "floor_decode_ms": median(time.decode for time in floors),
         "floor_send_ms": median(time.send for time in floors),
         "client_cpu_ms": median(answer.reader_cpu_seconds for answer in served),
     }
     details = {name: seconds * 1e3 for name, seconds in milliseconds.items()}
     details |= {f"server_{name}_ms": value for name, value in median_stages(served).items()}
-    case = f"{body_bytes / 1e6:.1f} MB in, {HEADS_BYTES / 1e6:.1f} MB out"
-    return [Row(NAME, case, ratio, "x floor", Bound("at most", MOST_RATIO), details)]
+    return Row(NAME, case, ratio, "x floor", Bound("at most", MOST_RATIO), details)
+
+
+def memory_row(case: str, idle: int, peak: int) -> Row:
+    """Return the row of the replica's memory, from the bytes that were resident before its first
+    request and at the peak of all."""
+    return Row(
+        NAME,
+        f"{case}, peak memory",
+        (peak - idle) / HEADS_BYTES,
+        "x reply",
+        Bound("at most", MOST_REPLIES),
+        {"idle_mb": idle / 1e6, "peak_mb": peak / 1e6},
+    )
+
+
+def _wall_s(answers: Sequence[LargeAnswer]) -> float:
+    return median(answer.seconds for answer in answers)
+
+
+def _floor_s(times: Sequence[FloorTime]) -> float:
+    return median(time.total for time in times)
 
 
 def median_stages(answers: list[LargeAnswer]) -> dict[str, float]:
@@ -148,7 +210,7 @@ def ask(client: LargeAnswerClient) -> LargeAnswer:
     return received
 
 
-def _repeat_served(client: LargeAnswerClient, runs: int) -> list[LargeAnswer]:
+def _repeat(client: LargeAnswerClient, runs: int) -> list[LargeAnswer]:
     return [ask(client) for _ in range(runs)]
 
 
@@ -156,4 +218,4 @@ def _repeat_floor(floor: Floor, runs: int) -> list[FloorTime]:
     return [floor.run() for _ in range(runs)]
 
 
-FIGURE: Final = Figure(NAME, ("constant-heads",), measure)
+FIGURE: Final = Figure(NAME, (MODEL, FRESH, BARE), measure)

@@ -20,6 +20,7 @@ from rayserve_app.bench.instance import Instance
 from rayserve_app.bench.load import Load, Target, closed_loop
 from rayserve_app.bench.report import Bound, Row
 from rayserve_app.bench.rounds import Effort, median_ratio, take_turns
+from rayserve_app.bench.summary import stages, summary
 
 NAME: Final = "protocols"
 MODEL: Final = "image-example"
@@ -54,19 +55,19 @@ def rows(size: str, names: Sequence[str], loads: Sequence[Sequence[Load]]) -> li
     """Return a row per envelope, of which the first is what the others are compared with."""
     (first, *others), (raw, *rest) = names, loads
     cases = [f"{size} as {name}" for name in names]
-    found = [Row(NAME, cases[0], median(load.rate for load in raw), "/s", None, _details(raw))]
+    per_s = median(load.rate for load in raw)
+    found = [Row(NAME, cases[0], per_s, "/s", None, _details(raw), {first: raw})]
     for name, case, own in zip(others, cases[1:], rest, strict=True):
         ratio = median_ratio((a.rate, b.rate) for a, b in zip(own, raw, strict=True))
         target = Bound("at least", LEAST_RATIO) if name.startswith(BOUNDED) else None
-        found.append(Row(NAME, case, ratio, f"x {first}", target, _details(own)))
+        found.append(Row(NAME, case, ratio, f"x {first}", target, _details(own), {name: own}))
     return found
 
 
 def _details(loads: Sequence[Load]) -> dict[str, float]:
     return {
-        "per_s": median(load.rate for load in loads),
-        "p50_ms": median(load.percentile(50) for load in loads) * 1e3,
-        "p99_ms": median(load.percentile(99) for load in loads) * 1e3,
+        **summary(loads),
+        **stages(loads),
         "generator_cores": median(load.generator_cpu for load in loads),
     }
 

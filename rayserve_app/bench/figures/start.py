@@ -56,8 +56,8 @@ async def measure(instance: Instance, effort: Effort) -> list[Row]:
 
 
 def rounds_of_starts(effort: Effort) -> int:
-    """Return half of the rounds, and three at most: a start takes long, and moves little."""
-    return min(3, (effort.rounds + 1) // 2)
+    """Return half of the rounds, and two at most: a start takes long, and moves little."""
+    return min(2, (effort.rounds + 1) // 2)
 
 
 def _measure(instance: Instance, subject: Subject, rounds: int, folder: Path) -> Starts:

@@ -1,0 +1,87 @@
+"""One kept HTTP/1.1 connection of the load generator, and what it keeps of an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple, cast
+
+
+class Answer(NamedTuple):
+    """What came back: the head is kept for its headers, of the body only the length."""
+
+    status: int
+    head: bytes
+    body_bytes: int
+
+    def header(self, name: str) -> str:
+        """Return a header's value, empty if absent."""
+        return find_header(self.head, name.lower().encode()).decode("latin-1")
+
+
+class Connection(asyncio.Protocol):
+    """One kept connection with one request at a time."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[Answer] | None = None
+        self._head = b""
+        self._expected = -1
+        self._received = 0
+
+    @classmethod
+    async def open(cls, host: str, port: int) -> Connection:
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(cls, host, port)
+        return connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    async def send(self, request: bytes) -> Answer:
+        """Send one request and wait for the end of its answer."""
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionError("the server closed the connection")
+        self._answer = asyncio.get_running_loop().create_future()
+        self._head, self._expected, self._received = b"", -1, 0
+        self._transport.write(request)
+        return await self._answer
+
+    def data_received(self, data: bytes) -> None:
+        if self._expected < 0:
+            self._head += data
+            head, separator, rest = self._head.partition(b"\r\n\r\n")
+            if not separator:
+                return
+            self._head = head
+            self._expected = _content_length(head)
+            self._received = len(rest)
+        else:
+            self._received += len(data)
+        if self._received >= self._expected and self._answer and not self._answer.done():
+            status = int(self._head[9:12])
+            self._answer.set_result(Answer(status, self._head, self._received))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._answer and not self._answer.done():
+            self._answer.set_exception(ConnectionError("the server closed the connection"))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+def find_header(head: bytes, name: bytes) -> bytes:
+    """Return a header's value, empty if absent; the name is in lower case."""
+    start = head.lower().find(b"\r\n" + name + b":")
+    if start < 0:
+        return b""
+    start += len(name) + 3
+    end = head.find(b"\r\n", start)
+    return head[start : end if end >= 0 else len(head)].strip()
+
+
+def _content_length(head: bytes) -> int:
+    value = find_header(head, b"content-length")
+    if not value:
+        raise ValueError(f"An answer without Content-Length: {head[:200]!r}")
+    return int(value)

@@ -1,0 +1,70 @@
+"""JPEGs of many sizes against as many pixels in one size, through a model that decodes them whole
+and answers at once.
+
+What a request costs besides its pixels is the same, for both have as many requests: what is lost is
+lost in batches and on threads that wait for the largest. `Effort.seconds` is one closed-loop run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from rayserve_app.bench import pictures
+from rayserve_app.bench.figures.figure import Figure, require_no_errors
+from rayserve_app.bench.instance import Instance
+from rayserve_app.bench.load import Load, Target, closed_loop
+from rayserve_app.bench.report import Bound, Row
+from rayserve_app.bench.rounds import Effort, interleave, median_ratio
+from rayserve_app.bench.summary import stages, summary
+
+NAME: Final = "mixed-sizes"
+MODEL: Final = "corner-colors"
+CONNECTIONS: Final = 16
+LEAST_RATIO: Final = 0.9
+WARM_UP_S: Final = 0.5
+
+
+async def measure(instance: Instance, effort: Effort) -> list[Row]:
+    url = instance.url(f"/{MODEL}/invocations")
+    same_sides = [pictures.SIDE] * len(pictures.MIXED_SIDES)
+    mixed, same = (
+        [
+            Target.post(url, pictures.jpeg(side, seed), "image/jpeg")
+            for seed, side in enumerate(sides)
+        ]
+        for sides in (pictures.MIXED_SIDES, same_sides)
+    )
+    for targets in (mixed, same):
+        await closed_loop(targets, connections=CONNECTIONS, seconds=WARM_UP_S)
+    pairs = await interleave(
+        effort.rounds,
+        partial(closed_loop, mixed, connections=CONNECTIONS, seconds=effort.seconds),
+        partial(closed_loop, same, connections=CONNECTIONS, seconds=effort.seconds),
+    )
+    require_no_errors(NAME, [load for pair in pairs for load in pair])
+    return [row(pairs)]
+
+
+def row(pairs: Sequence[tuple[Load, Load]]) -> Row:
+    """Return the row of what was measured in turn, with mixed sizes and with one."""
+    mixed, same = zip(*pairs, strict=True)
+    sides = pictures.MIXED_SIDES
+    return Row(
+        NAME,
+        f"JPEGs of {min(sides)} to {max(sides)} px, c={CONNECTIONS}",
+        median_ratio((a.rate, b.rate) for a, b in pairs),
+        f"x all {pictures.SIDE} px",
+        Bound("at least", LEAST_RATIO),
+        {
+            **summary(mixed, "mixed_"),
+            **summary(same, "same_"),
+            **stages(mixed, "mixed_"),
+            **stages(same, "same_"),
+        },
+        {"mixed sizes": mixed, "one size": same},
+    )
+
+
+FIGURE: Final = Figure(NAME, (MODEL,), measure)

@@ -1,0 +1,31 @@
+"""What a row tells of the loads behind it: each value the median over the rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+
+from rayserve_app.bench.load import Load
+
+
+def summary(loads: Sequence[Load], prefix: str = "") -> dict[str, float]:
+    """Return answers per second and the latency's percentiles."""
+    return {
+        f"{prefix}per_s": median(load.rate for load in loads),
+        **_medians((load.percentiles() for load in loads), prefix),
+    }
+
+
+def stages(loads: Sequence[Load], prefix: str = "server_") -> dict[str, float]:
+    """Return milliseconds by stage of `Server-Timing`, those that every load has."""
+    return _medians((load.stages for load in loads), prefix, "_ms")
+
+
+def _medians(
+    rounds: Iterable[Mapping[str, float]], prefix: str, suffix: str = ""
+) -> dict[str, float]:
+    first, *rest = rounds
+    names = [name for name in first if all(name in each for each in rest)]
+    return {
+        f"{prefix}{name}{suffix}": median(each[name] for each in (first, *rest)) for name in names
+    }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any, ClassVar
 
+import numpy as np
 from ray import serve
 from ray.serve import Application as Application  # what every `build` returns
 from ray.serve import Deployment
@@ -22,6 +25,8 @@ from deployments.metrics import MetricsExporter
 from rayserve_app.asgi import App, create_app
 from rayserve_app.backend import Backend
 from rayserve_app.batching import Predict, Result, Target, as_error, check_outputs
+from rayserve_app.cores import available_cores
+from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
     ConfigurationError,
     DeadlineExceeded,
@@ -29,9 +34,11 @@ from rayserve_app.errors import (
     ServingError,
 )
 from rayserve_app.ingress import Ingress
-from rayserve_app.model import Model
+from rayserve_app.inputs import OCTETS, Inputs
+from rayserve_app.model import INLINE_BYTES, ITEM_BYTES, Model
 from rayserve_app.recorder import Recorder
 from rayserve_app.settings import BatchingSettings, ModelSettings
+from rayserve_app.threads import bind_threads
 from rayserve_app.timing import Timing
 from rayserve_app.types import Item
 
@@ -107,15 +114,14 @@ class ModelDeployment(IngressDeployment):
             recorder=recorder,
             batcher=_stock_batcher(settings.batching, recorder),
         )
-        await asyncio.to_thread(self.model.load)
+        await asyncio.to_thread(load, self.model)
         self._metrics = asyncio.create_task(MetricsExporter(recorder, _counter).run())
         self._warm_by = perf_counter() + WARM_UP_DEADLINES * settings.deadline.latency_ms / 1e3
-        warm_up = asyncio.create_task(asyncio.to_thread(self.model.warm_up))
+        self._warm_up = asyncio.create_task(asyncio.to_thread(warm_up, self.model))
         # Replacing or joining replicas that serve, it becomes ready only when it is warm. The
         # first one answers at once, 503 in the client's protocol until it is.
         if await asyncio.to_thread(_is_served, context):
-            await warm_up
-        self._warm_up = warm_up
+            await self._warm_up
 
     def __serve_build_asgi_app__(self) -> App:
         IngressDeployment.is_here = True
@@ -136,8 +142,9 @@ class ModelDeployment(IngressDeployment):
             ServingError: the first fault; its path is the item's index.
         """
         servable = self.model.select(version, signature)
-        inputs = servable.inputs
-        encoded = [inputs.from_object(item, path=f"[{i}]") for i, item in enumerate(items)]
+        reading = partial(_read, servable.inputs, items)
+        work = sum(_work_bytes(servable.inputs, item) for item in items)
+        encoded = await self.model.offload(reading, work)
         results = await self.model.predict(encoded, servable=servable)
         return [_value(result, index) for index, result in enumerate(results)]
 
@@ -153,6 +160,21 @@ class ModelDeployment(IngressDeployment):
         if hasattr(self, "_metrics"):
             self._metrics.cancel()
             self.model.close()
+
+
+def load(model: Model) -> None:
+    """Load a model in a process of its own, whose libraries get the model's threads. Blocks."""
+    bind_threads(model.settings.threads.compute or available_cores())
+    model.load()
+    gc.collect()
+
+
+def warm_up(model: Model) -> None:
+    """Warm a model up, and keep the garbage collector from what is there to stay: again and again
+    it would take a tenth of a second to look at a framework's objects, and nothing else runs
+    meanwhile. Blocks."""
+    model.warm_up()
+    gc.freeze()
 
 
 def http_middlewares() -> list[Middleware]:
@@ -206,6 +228,20 @@ class StockBatcher:
         except Exception as exc:
             return [as_error(exc)] * len(items)
         return check_outputs(outputs, len(items))
+
+
+def _read(inputs: Inputs, items: Sequence[Any]) -> list[Encoded]:
+    return [inputs.from_object(item, path=f"[{index}]") for index, item in enumerate(items)]
+
+
+def _work_bytes(inputs: Inputs, item: Any) -> int:
+    """Return how much it is to read an item (`Model.offload`): an array may have to be converted,
+    and a collection of Python's to become one."""
+    if isinstance(item, bytes | bytearray | memoryview):
+        return ITEM_BYTES + inputs.work_bytes(item, OCTETS)
+    if isinstance(item, np.ndarray):
+        return 2 * ITEM_BYTES + item.nbytes // ITEM_BYTES
+    return ITEM_BYTES + len(item) if isinstance(item, str) else INLINE_BYTES + 1
 
 
 def _counter(name: str, description: str, tags: tuple[str, ...]) -> Counter:

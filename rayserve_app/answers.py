@@ -30,6 +30,9 @@ INLINE_BYTES: Final = 1 << 18
 """More is hashed or copied in a thread: it would hold up the event loop for longer than the way to
 a thread and back takes."""
 
+ITEM_BYTES: Final = 1 << 12
+"""As many bytes are hashed in the time that an item takes however small it is."""
+
 
 class _Flight:
     """One prediction that is under way, and those who wait for it."""
@@ -106,7 +109,7 @@ class Answers:
         return [_for_another(found[key]) for key in keys]
 
     async def _keys(self, items: Sequence[Encoded], scope: Hashable) -> list[Hashable]:
-        if sum(map(size_bytes, items)) <= INLINE_BYTES:
+        if sum(map(size_bytes, items)) + ITEM_BYTES * len(items) <= INLINE_BYTES:
             return _keys(items, scope)
         return await self._workers.run(partial(_keys, items, scope))
 

@@ -36,6 +36,10 @@ so many requests have seen a whole deadline pass. Mere load passes deadlines too
 while batches come and go."""
 
 
+STEP_ITEMS = 128
+"""Items of one request that are queued at once: each takes a microsecond or two."""
+
+
 class Target(Protocol):
     """What items are submitted for: whatever predicts them, and tells which may meet."""
 
@@ -156,7 +160,7 @@ class Batcher:
         Args:
             target: what predicts the items. Items that share its `bucket` share its `predict`.
             timeout_s: what is left of the caller's deadline.
-            timing: gets the seconds spent waiting and predicting.
+            timing: gets the seconds spent waiting and predicting, and the batch's size.
         Raises:
             DeadlineExceeded: not all results were there after `timeout_s`.
         """
@@ -164,16 +168,16 @@ class Batcher:
             return []
         loop = asyncio.get_running_loop()
         request = _Request(target.predict, loop.create_future(), timing, len(items))
-        self._enqueue(request, items, target.bucket, timeout_s)
-        if self._free_slots and (self._next_dispatch is None or self._is_waiting):
-            # Not at once: what arrived in the same turn of the loop joins.
-            self._dispatch_at(loop.call_soon(self._dispatch))
         deadline = loop.call_later(timeout_s, self._expire, request, timeout_s)
         try:
+            await self._enqueue(request, items, target.bucket, timeout_s)
+            if self._free_slots and (self._next_dispatch is None or self._is_waiting):
+                # Not at once: what arrived in the same turn of the loop joins.
+                self._dispatch_at(loop.call_soon(self._dispatch))
             return await request.future
         finally:
             deadline.cancel()
-            if request.missing:
+            if request.missing and request.entries:
                 self._queues.remove(request.entries)
             # Items would live until the garbage collector finds the circle, which may be late.
             request.entries.clear()
@@ -182,20 +186,24 @@ class Batcher:
         """Take no more batches; one that runs is left to end."""
         self._workers.close()
 
-    def _enqueue(
+    async def _enqueue(
         self,
         request: _Request,
         items: Sequence[Item],
         bucket: Callable[[Item], Hashable],
         timeout_s: float,
     ) -> None:
-        # First, for it may raise, and a request is queued whole or not at all.
-        buckets = [bucket(item) for item in items]
+        """Queue a request's items, no more at once than others can wait for."""
         now = perf_counter()
-        for index, item in enumerate(items):
-            entry = _Entry(item, buckets[index], request, index, now, now + timeout_s)
-            request.entries.append(entry)
-            self._queues.add(entry)
+        for start in range(0, len(items), STEP_ITEMS):
+            if start:
+                await asyncio.sleep(0)
+                if request.future.done():
+                    return
+            for index, item in enumerate(items[start : start + STEP_ITEMS], start):
+                entry = _Entry(item, bucket(item), request, index, now, now + timeout_s)
+                request.entries.append(entry)
+                self._queues.add(entry)
 
     def _expire(self, request: _Request, timeout_s: float) -> None:
         if request.future.done():
@@ -275,6 +283,8 @@ class Batcher:
                 timing.batch_wait = wait_s
             if predict_s > timing.predict:
                 timing.predict = predict_s
+            if count > timing.batch_items:
+                timing.batch_items = count
             if not request.missing and not request.future.done():
                 request.future.set_result([r for r in request.results if r is not None])
 

@@ -9,10 +9,10 @@ from time import perf_counter
 from typing import Final, TypeAlias
 from urllib.parse import parse_qsl
 
-import numpy as np
 from starlette.types import Message, Receive, Scope, Send
 
-from rayserve_app import buffers, errors
+from rayserve_app import errors
+from rayserve_app.body import Body
 from rayserve_app.codecs import json
 from rayserve_app.errors import (
     InvalidRequest,
@@ -44,15 +44,17 @@ FORWARDED: Final = "x-rayserve-forwarded"
 """The header of a request that a gateway has forwarded: the protocols that may answer, in order, or
 nothing if the order is the model's."""
 
-MAX_QUERY_PAIRS: Final = 1000
+MAX_QUERY_PAIRS: Final = 256
 
-CHUNK_BYTES: Final = 1 << 20
-"""Large answers are handed over in pieces of this size, so that the server's flow control works
-and nothing copies a whole answer."""
+CHUNK_BYTES: Final = 1 << 19
+"""Large answers are handed over in pieces of this size, so that the server's flow control works,
+nothing copies a whole answer and no step of the event loop takes long."""
 
-_SMALL_PIECE_BYTES: Final = 1 << 10
-"""Smaller pieces of a body are kept together: each by itself takes some 60 bytes more than the
-budget counts."""
+_FREED_BYTES: Final = 1 << 24
+"""Larger answers are freed in a thread: the kernel takes 10 ms to get back a gigabyte."""
+
+_SEND_BYTES: Final = 1 << 14
+"""What it takes to hand over a piece of no length, in bytes that are sent meanwhile."""
 
 
 class ClientDisconnected(Exception):
@@ -166,13 +168,14 @@ class Request:
             return self._body
         most = int(self.limits.max_body_mb * 1e6)
         announced = self.header("content-length")
-        if announced is not None and announced.isdecimal() and int(announced) > most:
+        length = int(announced) if announced is not None and announced.isdecimal() else None
+        if length is not None and length > most:
             raise _too_large(most, f"{announced} bytes")
         message = await self._next()
         body: Buffer = message.get("body", b"")
         self._reserve(len(body))
         if message.get("more_body", False) or len(body) > most:
-            body = await self._rest(message, most)
+            body = await self._rest(message, Body(length), most)
         self.body_read.set()
         self._body = body
         return body
@@ -188,14 +191,13 @@ class Request:
         self._budget.take(count)
         self.received += count
 
-    async def _rest(self, message: Message, most: int) -> memoryview:
-        pieces: list[Buffer] = []
+    async def _rest(self, message: Message, body: Body, most: int) -> memoryview:
         while True:
-            _append(pieces, message.get("body", b""))
             if self.received > most:
                 raise _too_large(most, f"{self.received} bytes so far")
+            body.append(message.get("body", b""))
             if not message.get("more_body", False):
-                return _joined(pieces, self.received)
+                return await body.joined()
             message = await self._next()
             self._reserve(len(message.get("body", b"")))
 
@@ -210,24 +212,6 @@ class Request:
             raise ClientDisconnected
         self.progressed_at = perf_counter()
         return message
-
-
-def _append(pieces: list[Buffer], piece: Buffer) -> None:
-    if len(piece) >= _SMALL_PIECE_BYTES:
-        pieces.append(piece)
-    elif pieces and isinstance(pieces[-1], bytearray):
-        pieces[-1] += piece
-    else:
-        pieces.append(bytearray(piece))
-
-
-def _joined(pieces: Sequence[Buffer], length: int) -> memoryview:
-    joined = buffers.empty((length,), np.uint8).data
-    start = 0
-    for piece in pieces:
-        joined[start : start + len(piece)] = piece
-        start += len(piece)
-    return joined
 
 
 def _too_large(most: int, got: str) -> RequestTooLarge:
@@ -271,14 +255,33 @@ class Response:
         if len(self.buffers) == 1 and isinstance(self.buffers[0], bytes) and length <= CHUNK_BYTES:
             await send({"type": "http.response.body", "body": self.buffers[0]})
             return
+        await self._send_pieces(send, takes_views)
+        await send({"type": "http.response.body", "body": b""})
+        if length > _FREED_BYTES:
+            held, self.buffers = [*self.buffers], ()
+            asyncio.get_running_loop().run_in_executor(None, held.clear)
+
+    async def _send_pieces(self, send: Send, takes_views: bool) -> None:
+        """Send piece by piece, and let others run after each of CHUNK_BYTES: a socket may take
+        megabytes without a wait."""
+        loop = asyncio.get_running_loop()
+        step_bytes = 0
+        others_ran: list[bool] = []
         for buffer in self.buffers:
             view = memoryview(buffer)
             for start in range(0, len(view), CHUNK_BYTES):
                 chunk: Buffer = view[start : start + CHUNK_BYTES]
+                if step_bytes >= CHUNK_BYTES:
+                    if not others_ran:
+                        await asyncio.sleep(0)
+                    step_bytes = 0
+                if not step_bytes:
+                    others_ran = []
+                    loop.call_soon(others_ran.append, True)
+                step_bytes += _SEND_BYTES + len(chunk)
                 if not takes_views:
                     chunk = bytes(chunk)
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
 
 
 async def run_plain(

@@ -14,7 +14,7 @@ import numpy as np
 
 from rayserve_app.codecs import base64, csv, image, json, npy
 from rayserve_app.codecs.json_metadata import EncodedImage
-from rayserve_app.encoded_inputs import Encoded, EncodedInputs
+from rayserve_app.encoded_inputs import Encoded, EncodedInputs, is_image
 from rayserve_app.errors import (
     DecodeError,
     RequestTooLarge,
@@ -33,6 +33,9 @@ NPY: Final = "application/x-npy"
 TEXT: Final = "text/plain"
 OCTETS: Final = "application/octet-stream"
 PACKED: Final = "application/x-packed-jpeg"
+
+WORK_BYTES: Final = {CSV: 8, NPY: 16}
+"""What a byte takes to read, in bytes of JSON: small arrays are mostly header, and maybe rows."""
 
 PRINTABLE: Final = re.compile(rb"[\t\n\r -~]*")
 """What base64 is made of, and no image begins with."""
@@ -70,6 +73,7 @@ class Inputs:
         self._image_arrays = ImageArrays(settings, self.preprocess)
         self._takes_image_arrays = settings.type == "image" and settings.codec == "raw"
         self._carries_bytes = settings.type in ("bytes", "image") or settings.codec != "raw"
+        self._is_raw = settings.codec not in ("base64", "base64_urlsafe", "json_metadata")
         self.needs_decoding = settings.type == "image"
         """Whether `decode` takes long enough to be worth a thread."""
         self._readers = self._body_readers()
@@ -241,14 +245,20 @@ class Inputs:
                 got=f"{total} in {len(items)} images",
             )
 
-    def parse_bytes(self, body: Buffer, content_type: str | None) -> int:
-        """Return how much `from_body` has to do, as a number of bytes of short JSON values; encoded
-        images pass as they are, but for their headers."""
-        is_raw = self.settings.type in ("bytes", "image") and self.settings.codec != "base64"
+    def work_bytes(self, body: Buffer, content_type: str | None) -> int:
+        """Return how much `from_body` has to do, as `json.work_bytes` measures it: an encoded image
+        passes as it is, but for its header."""
         kind = media_type(content_type)
-        if is_raw and (kind in ("", OCTETS, PACKED) or kind.startswith("image/")):
+        if self.settings.type == "request":
             return 0
-        return json.work_bytes(body) if kind == JSON else len(body)
+        if kind in self._readers and self._readers[kind] is self._readers.get(JSON):
+            return json.work_bytes(body)
+        is_octets = kind in ("", OCTETS, PACKED) or kind.startswith("image/")
+        if is_octets and self.settings.codec == "packed_jpeg":
+            return 0 if is_image(body) else len(body)
+        if is_octets and self.settings.type in ("bytes", "image") and self._is_raw:
+            return 0
+        return WORK_BYTES.get(kind, 1) * len(body)
 
     def _body_readers(self) -> dict[str, BodyReader]:
         def from_json(body: Buffer) -> Payload:

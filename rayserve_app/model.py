@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Any, Final, Protocol, TypeVar
 
-from rayserve_app import buffers
 from rayserve_app.answers import Answers
 from rayserve_app.backend import Backend
 from rayserve_app.batching import Batcher, Result, Target
 from rayserve_app.blanks import blank_item
 from rayserve_app.content import items_bytes
 from rayserve_app.cores import available_cores
+from rayserve_app.decoding import decode
 from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
-    DeadlineExceeded,
     ModelNotReady,
     Overloaded,
     ServingError,
@@ -27,7 +25,7 @@ from rayserve_app.inputs import Inputs
 from rayserve_app.recorder import Recorder
 from rayserve_app.settings import ModelSettings
 from rayserve_app.timing import Timing
-from rayserve_app.types import Array, Item
+from rayserve_app.types import Item
 from rayserve_app.versions import Servable, Versions, describe_metadata
 from rayserve_app.workers import Workers
 
@@ -35,7 +33,12 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-INLINE_BYTES: Final = 1 << 16
+INLINE_BYTES: Final = 1 << 12
+"""Work that is done at once in the event loop, as a length of JSON of short values, which take some
+30 ns a byte to read. The way to a thread and back takes 30 to 100 µs."""
+
+ITEM_BYTES: Final = 1 << 6
+"""What it takes to look at one item, in the same measure."""
 
 
 class BatchQueue(Protocol):
@@ -142,12 +145,15 @@ class Model:
             return await self._recall(self._answers, items, servable, timing, timeout_s)
         return await self._predict(items, servable, timing, timeout_s)
 
-    async def offload(self, call: Callable[[], T], size_bytes: int) -> T:
-        """Run a call in a decode thread if what it works on is large, else at once: nothing that
-        takes long may hold up the event loop, and a thread costs more than a small body."""
-        if size_bytes <= INLINE_BYTES:
+    async def offload(self, call: Callable[[], T], work_bytes: int) -> T:
+        """Run a call in a decode thread if it has more than INLINE_BYTES of work, else at once:
+        nothing that takes long may hold up the event loop, and a thread costs more than a small
+        body. What only the call refers to is freed in the thread as well."""
+        if work_bytes <= INLINE_BYTES:
             return call()
-        return await self._decoders.run(call)
+        done = self._decoders.run(call)
+        del call
+        return await done
 
     def check_admission(self) -> None:
         """Raise what any request would get now, before its body is read."""
@@ -253,7 +259,11 @@ class Model:
             places: where the items stand in their request, if they are not the whole of it.
         """
         inputs = servable.inputs
-        size = items_bytes(inputs, items)
+        work = len(items) * ITEM_BYTES
+        if work <= INLINE_BYTES:
+            size = items_bytes(inputs, items)
+        else:
+            size = await self.offload(partial(items_bytes, inputs, items), work)
         self._admit(len(items), size)
         if not items:
             return []
@@ -267,9 +277,11 @@ class Model:
                     timeout_s=timeout_s,
                     timing=timing,
                 )
-            inputs.check_pixels(items)
+            await self.offload(partial(inputs.check_pixels, items), work)
             started_at = perf_counter()
-            decoded = await self._decode(items, inputs, timeout_s, timing, places)
+            decoded = await decode(
+                items, inputs, self._decoders, timeout_s=timeout_s, timing=timing, places=places
+            )
             left_s = max(0.0, timeout_s - (perf_counter() - started_at))
             return await self.batcher.submit(decoded, servable, timeout_s=left_s, timing=timing)
         finally:
@@ -290,53 +302,3 @@ class Model:
                 f"The queue of model {self.name!r} is full: {self._pending_bytes / 1e6:g} of"
                 f" {self.settings.limits.max_queued_mb:g} MB"
             )
-
-    async def _decode(
-        self,
-        items: Sequence[Encoded],
-        inputs: Inputs,
-        timeout_s: float,
-        timing: Timing,
-        places: Sequence[int] | None,
-    ) -> list[Item]:
-        if places is None and len(items) > 1:
-            places = range(len(items))
-        asked_at = perf_counter()
-        spaces = _item_spaces(inputs, len(items))
-        jobs = [
-            self._decoders.run(partial(_decode, inputs, item, space))
-            for item, space in zip(items, spaces, strict=True)
-        ]
-        try:
-            async with asyncio.timeout(timeout_s):
-                done = await asyncio.gather(*jobs, return_exceptions=True)
-        except TimeoutError as exc:
-            raise DeadlineExceeded(
-                f"Decoding took longer than the deadline of {timeout_s * 1e3:.0f} ms"
-            ) from exc
-        decoded: list[Item] = []
-        first_start = float("inf")
-        for index, outcome in enumerate(done):
-            if isinstance(outcome, ServingError) and places is not None:
-                raise outcome.at(f"[{places[index]}]") from outcome.__cause__
-            if isinstance(outcome, BaseException):
-                raise outcome
-            item, started_at = outcome
-            first_start = min(first_start, started_at)
-            decoded.append(item)
-        timing.queue = first_start - asked_at
-        timing.decode = perf_counter() - first_start
-        return decoded
-
-
-def _item_spaces(inputs: Inputs, count: int) -> Sequence[Array | None]:
-    """Return where to decode each item to: side by side, so that they are a batch already."""
-    preprocess = inputs.preprocess
-    if count == 1 or preprocess.shape is None:
-        return [None] * count
-    return list(buffers.empty((count, *preprocess.shape), preprocess.dtype))
-
-
-def _decode(inputs: Inputs, item: Encoded, space: Array | None) -> tuple[Item, float]:
-    started_at = perf_counter()
-    return inputs.decode(item, space), started_at

@@ -13,10 +13,11 @@ import uvicorn
 
 
 @contextmanager
-def serving(app: Any, *, keep_alive_s: int = 5) -> Iterator[int]:
-    """Serve an ASGI app from a thread; yield the port."""
+def serving(app: Any, *, keep_alive_s: int = 5, loop: str = "auto") -> Iterator[int]:
+    """Serve an ASGI app from a thread, in uvicorn's loop of that name; yield the port."""
     config = uvicorn.Config(
         app,
+        loop=loop,
         lifespan="off",
         log_config=None,
         log_level="critical",

@@ -224,9 +224,9 @@ async def test_a_coded_body_is_refused(path: str, body: bytes, keys: set[str]) -
 async def test_stages_are_told_in_server_timing(path: str, body: bytes, keys: set[str]) -> None:
     model = create_echo()
     response = await call(create_app(model), "POST", path, content=body)
-    # W3C Server Timing: metric;dur=milliseconds, separated by commas.
+    # W3C Server Timing: metric;dur=milliseconds;desc="text", separated by commas.
     metrics = [
-        re.fullmatch(r"([a-z_]+);dur=(\d+\.\d+)", part)
+        re.fullmatch(r"([a-z_]+);dur=(\d+\.\d+)(;desc=\"1 item\")?", part)
         for part in response.headers["server-timing"].split(", ")
     ]
     assert all(metrics), response.headers["server-timing"]
@@ -237,6 +237,7 @@ async def test_stages_are_told_in_server_timing(path: str, body: bytes, keys: se
         "predict",
         "encode",
     ]
+    assert [metric[1] for metric in metrics if metric and metric[3]] == ["predict"]
     assert model.recorder.stage_seconds["predict"].count == 1
 
 

@@ -321,6 +321,20 @@ async def test_times_of_waiting_and_predicting_are_told() -> None:
     assert 0.05 <= timing.batch_wait < 0.2
 
 
+async def test_the_size_of_the_batch_is_told_to_all_in_it() -> None:
+    """Of a request that is split over several, the largest."""
+    gate = Gate()
+    batcher = create_batcher(gate.predict, max_batch_size=3)
+    timings = [Timing() for _ in range(3)]
+    await asyncio.gather(
+        batcher.submit([1], timeout_s=5, timing=timings[0]),
+        batcher.submit([2, 3, 4], timeout_s=5, timing=timings[1]),
+        batcher.submit([5], timeout_s=5, timing=timings[2]),
+    )
+    assert gate.batches == [[1, 2, 3], [4, 5]]
+    assert [timing.batch_items for timing in timings] == [3, 3, 2]
+
+
 async def test_an_instant_model_runs_in_the_loop_with_what_has_arrived_together() -> None:
     threads: list[threading.Thread] = []
     gate = Gate()

@@ -180,3 +180,28 @@ async def test_without_workers_an_exception_is_the_outcome() -> None:
     NoWorkers().start(raising(error), lambda result, error: seen.append((result, error)))
     await asyncio.sleep(0)
     assert seen == [(None, error)]
+
+
+async def test_what_a_call_that_fails_has_made_is_freed_in_its_thread() -> None:
+    freed_in: list[threading.Thread] = []
+
+    class Traced:
+        def __del__(self) -> None:
+            freed_in.append(threading.current_thread())
+
+    def parse() -> None:
+        document = Traced()
+        try:
+            read(document)
+        except ValueError as exc:
+            raise RuntimeError("no document") from exc
+
+    def read(document: Traced) -> NoReturn:
+        raise ValueError(type(document).__name__)
+
+    workers = Workers(1, "test")
+    with pytest.raises(RuntimeError, match="no document") as info:
+        await workers.run(parse)
+    assert [thread.name for thread in freed_in] == ["test-0"]
+    assert str(info.value.__cause__) == "Traced"
+    workers.close()

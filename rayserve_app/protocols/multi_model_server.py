@@ -52,6 +52,9 @@ CLASSES: Final[Sequence[tuple[type[ServingError], int | None, str]]] = (
     (BackendError, 503, "InternalServerException"),
 )
 
+FIELDS_WEIGHT: Final = 2
+"""Beside parameters of a query, a body is looked through for the number of its values first."""
+
 BODY: Final = "body"
 """What a body that is no form is called among the inputs."""
 
@@ -155,7 +158,11 @@ class MultiModelServer(Protocol):
             return _marked(await invoker.answer(body, request.timing))
         parts = [Part(name, None, value.encode()) for name, value in query]
         reading = partial(read_parts, invoker.inputs, parts, body, content_type)
-        return _marked(await invoker.answer_items(reading, len(body), request.timing))
+        if is_form:
+            work = form.work_bytes(body, content_type)
+        else:
+            work = FIELDS_WEIGHT * max(len(body), invoker.inputs.work_bytes(body, content_type))
+        return _marked(await invoker.answer_items(reading, work, request.timing))
 
 
 def read_parts(

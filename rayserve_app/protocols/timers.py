@@ -85,8 +85,9 @@ class Timer:
 
     @property
     def sample(self) -> Array:
-        """The latest durations in seconds, float64, in no order."""
-        return np.array(self._sample, dtype=np.float64)
+        """The latest durations in seconds, float64, in no order; from any thread."""
+        # Of a copy, which is made at once: an array that numpy looks at cannot grow.
+        return np.array(self._sample[:], dtype=np.float64)
 
 
 def quantiles(sample: Array, *ranks: float) -> list[float]:

@@ -205,3 +205,13 @@ def test_clients_faults_are_not_logged(caplog: pytest.LogCaptureFixture) -> None
 def test_any_body_is_a_form_or_refused(body: bytes, content_type: str | None) -> None:
     with contextlib.suppress(InvalidRequest):
         form.parse(b"--b\r\n" + body, content_type)
+
+
+def test_a_file_is_less_work_than_many_fields_or_escapes() -> None:
+    head = b'--B\r\nContent-Disposition: form-data; name="a"\r\n\r\n'
+    file, fields = head + b"\xff" * 10_000 + b"\r\n--B--\r\n", (head + b"1\r\n") * 180
+    kind = "multipart/form-data; boundary=B"
+    assert form.work_bytes(file, kind) < len(file) / 4
+    assert form.work_bytes(fields, kind) > 4 * len(fields)
+    escapes = b"a=" + b"%41" * 1000
+    assert form.work_bytes(escapes, "application/x-www-form-urlencoded") > 4 * len(escapes)

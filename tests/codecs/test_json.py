@@ -6,6 +6,7 @@ import json as stdlib
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -81,10 +82,38 @@ def test_a_long_string_is_less_work_than_many_values() -> None:
         assert json.work_bytes(document) == len(document)
 
 
+@pytest.mark.parametrize("document", [b"[%s1]" % (b"[1]," * 999), b'[%s"a"]' % (b'"a",' * 999)])
+def test_many_values_in_a_short_document_are_more_work_than_its_length(document: bytes) -> None:
+    assert json.work_bytes(document) > 1.2 * len(document)
+
+
 def test_encodes_compactly_and_keeps_unicode() -> None:
     assert (
         json.encode({"a": [1, (2.5, None)], "ü": True}) == '{"a":[1,[2.5,null]],"ü":true}'.encode()
     )
+
+
+@pytest.mark.parametrize("shape", [(40_000,), (1, 40_000), (40_000, 1), (3, 2, 8000), (2, 0)])
+@pytest.mark.parametrize("dtype", ["float32", ">f8", "int8", "bool"])
+def test_large_arrays_are_written_as_orjson_does_at_once(
+    shape: tuple[int, ...], dtype: str
+) -> None:
+    array = np.asarray(np.random.default_rng(0).random(shape) * 100).astype(dtype)
+    for each in (array, array.T):
+        native = np.ascontiguousarray(each, each.dtype.newbyteorder("=")).reshape(each.shape)
+        expected = orjson.dumps(native, option=orjson.OPT_SERIALIZE_NUMPY)
+        assert json.encode(each) == expected
+        document = {"outputs": [{"data": each, "shape": [1]}], "mean": np.float32(0.5)}
+        start, end = b'{"outputs":[{"data":', b',"shape":[1]}],"mean":0.5}'
+        assert json.encode(document) == start + expected + end
+
+
+def test_what_is_not_finite_is_found_in_a_large_array_too() -> None:
+    array = np.zeros((3, 20_000))
+    array[2, 7] = np.nan
+    with pytest.raises(PredictError, match="NaN or infinity") as info:
+        json.encode({"data": array})
+    assert info.value.path == "data[2][7]"
 
 
 @pytest.mark.parametrize("depth", [63, 64])

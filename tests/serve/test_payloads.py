@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from skimage import data
 
+from rayserve_app.bench import server_timing
 from rayserve_app.examples.digits import held_back
 
 pytestmark = pytest.mark.serve
@@ -147,6 +148,7 @@ def test_the_models_metadata_without_a_redirect(client: httpx.Client, path: str)
 def test_times_per_stage_in_a_header(client: httpx.Client) -> None:
     jpeg = encode(data.coffee(), "jpg")
     header = client.post("/colors/invocations", content=jpeg).headers["server-timing"]
-    times = dict(part.strip().split(";dur=") for part in header.split(","))
+    times = server_timing.stages(header)
     assert list(times) == ["queue", "decode", "batch_wait", "predict", "encode"]
-    assert float(times["decode"]) > 0
+    assert times["decode"] > 0
+    assert server_timing.batch_items(header) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from itertools import count
@@ -10,12 +11,10 @@ from typing import ClassVar, Final
 
 from rayserve_app.batching import Result
 from rayserve_app.codecs import json
-from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import DeadlineExceeded, ModelNotReady, ServingError, VersionNotFound
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.inputs import Inputs
 from rayserve_app.model import Model
-from rayserve_app.outputs import text_bytes
 from rayserve_app.protocols.clipper.messages import (
     SCHEMA,
     UPDATE_SCHEMA,
@@ -32,6 +31,7 @@ from rayserve_app.protocols.clipper.messages import (
 )
 from rayserve_app.protocols.clipper.metrics import ApplicationMetrics
 from rayserve_app.protocols.protocol import Protocol, Route
+from rayserve_app.protocols.writing import written
 from rayserve_app.types import Row
 from rayserve_app.versions import Servable
 
@@ -77,11 +77,10 @@ class Clipper(Protocol):
         body = await request.body()
         reading = partial(parse, body, self.model.inputs, inputs_of=self._inputs_of)
         query = await self.model.offload(reading, json.work_bytes(body))
-        items = [item for inputs in query.inputs for item in inputs]
-        results = [absence] * len(items) if absence else await self._predict(query, items, request)
-        rows = [result for result in results if isinstance(result, Row)]
-        answer = await self.model.offload(
-            partial(self._render, query, results), text_bytes(rows, "json")
+        answer = await written(
+            self.model,
+            await self._predict(query, request, absence),
+            partial(self._render, query),
         )
         self._metrics.latency.observe(perf_counter() - request.started_at, len(query.inputs))
         return Response(answer, media_type="application/json")
@@ -98,10 +97,7 @@ class Clipper(Protocol):
         return Response(FEEDBACK, media_type=TEXT)
 
     async def metrics(self, _: Request) -> Response:
-        model = self.model
-        version = model.versions.default.version
-        report = self._metrics.report(model.name, version, model.recorder, perf_counter())
-        return Response(json.encode(report), media_type="application/json")
+        return Response(await asyncio.to_thread(self._report), media_type="application/json")
 
     @classmethod
     def render_error(cls, error: ServingError) -> Response:
@@ -117,6 +113,13 @@ class Clipper(Protocol):
             body, status=status, media_type="application/json", headers=retry_headers(error)
         )
 
+    def _report(self) -> bytes:
+        model = self.model
+        version = model.versions.default.version
+        return json.encode(
+            self._metrics.report(model.name, version, model.recorder, perf_counter())
+        )
+
     def _inputs_of(self, version: str) -> Inputs:
         return self._select(version).inputs
 
@@ -129,8 +132,11 @@ class Clipper(Protocol):
             ) from exc
 
     async def _predict(
-        self, query: Query, items: Sequence[Encoded], request: Request
+        self, query: Query, request: Request, absence: ModelNotReady | None
     ) -> Sequence[Result]:
+        items = [item for inputs in query.inputs for item in inputs]
+        if absence is not None:
+            return [absence] * len(items)
         servable = self._select(query.version)
         try:
             return await self.model.predict(items, servable=servable, timing=request.timing)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from time import perf_counter
 from typing import Any, ClassVar, Final
 
@@ -11,10 +13,10 @@ import numpy as np
 
 from rayserve_app.batching import Result
 from rayserve_app.codecs import json
+from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import InvalidRequest, ModelNotFound, ServingError, VersionNotFound
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import Model
-from rayserve_app.outputs import text_bytes
 from rayserve_app.protocols.cluster_serving.messages import (
     create_post_processing,
     parse,
@@ -23,7 +25,8 @@ from rayserve_app.protocols.cluster_serving.messages import (
 )
 from rayserve_app.protocols.protocol import Protocol, Route, listed
 from rayserve_app.protocols.timers import Timer, quantiles
-from rayserve_app.types import Row
+from rayserve_app.protocols.writing import written
+from rayserve_app.types import Buffer
 from rayserve_app.versions import Servable
 
 # Akka's for a String.
@@ -100,22 +103,16 @@ class ClusterServing(Protocol):
 
     async def secure(self, request: Request) -> Response:
         """Take the secret and salt of an encrypted model; no model is, and nothing is kept."""
-        body = bytes(await request.body())
-        pairs = [pair.partition(b"=") for pair in body.split(b"&")[:2]]
-        if len(pairs) < 2 or not all(value for _, _, value in pairs):
+        body = await request.body()
+        if not await self.model.offload(partial(_has_secret, body), len(body)):
             problem = "No secret and salt\n please post a content like secret=xxx&salt=xxxx"
             return _render_error(InvalidRequest(problem))
         return self._answer(request, SECURED)
 
     async def metrics(self, request: Request) -> Response:
-        timers = {"overall": self._overall, "predict": self._predictions, "metrics": self._reports}
-        now = perf_counter()
-        report = [
-            _describe_timer(f"zoo.serving.request.{name}", timer, now)
-            for name, timer in timers.items()
-        ]
-        self._reports.observe(now - request.started_at)
-        return self._answer(request, pretty(report))
+        report = await asyncio.to_thread(self._report)
+        self._reports.observe(perf_counter() - request.started_at)
+        return self._answer(request, report)
 
     @classmethod
     def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:
@@ -135,6 +132,16 @@ class ClusterServing(Protocol):
         text = f"Wrong content format.\nDetails: {error}\nPlease refer to examples:\n{EXAMPLE}\n"
         return Response(text.encode(), status=400, media_type=TEXT)
 
+    def _report(self) -> str:
+        timers = {"overall": self._overall, "predict": self._predictions, "metrics": self._reports}
+        now = perf_counter()
+        return pretty(
+            [
+                _describe_timer(f"zoo.serving.request.{name}", timer, now)
+                for name, timer in timers.items()
+            ]
+        )
+
     async def _predict(
         self, request: Request, servable: Servable, *, may_decline: bool
     ) -> Response:
@@ -149,16 +156,27 @@ class ClusterServing(Protocol):
             may_decline=may_decline,
         )
         instances = await model.offload(reading, json.work_bytes(body))
-        items = [item for instance in instances for item in instance]
-        results = await model.predict(items, servable=servable, timing=request.timing)
-        rows = [result for result in results if isinstance(result, Row)]
-        if failed := len(results) - len(rows):
-            model.recorder.defaults["error"] += failed
-        remaining = iter(results)
-        grouped: list[Sequence[Result]] = [[next(remaining) for _ in each] for each in instances]
-        answer = await model.offload(partial(self._render, grouped), text_bytes(rows, "json"))
+        answer = await written(
+            model,
+            await self._results(instances, servable, request),
+            partial(self._write, [len(each) for each in instances]),
+        )
         self._predictions.observe(perf_counter() - request.started_at)
         return self._answer(request, answer)
+
+    async def _results(
+        self, instances: Sequence[Sequence[Encoded]], servable: Servable, request: Request
+    ) -> list[Result]:
+        items = [item for instance in instances for item in instance]
+        results = await self.model.predict(items, servable=servable, timing=request.timing)
+        if failed := sum(isinstance(result, ServingError) for result in results):
+            self.model.recorder.defaults["error"] += failed
+        return results
+
+    def _write(self, counts: Sequence[int], results: Sequence[Result]) -> bytes:
+        """Write the results of instances of so many items each."""
+        remaining = iter(results)
+        return self._render([[*islice(remaining, count)] for count in counts])
 
     def _answer(self, request: Request, body: str | bytes) -> Response:
         self._overall.observe(perf_counter() - request.started_at)
@@ -195,6 +213,11 @@ class ClusterServing(Protocol):
             "inputCompileType": "instance",
             "features": list(servable.inputs.names),
         }
+
+
+def _has_secret(body: Buffer) -> bool:
+    pairs = [pair.partition(b"=") for pair in bytes(body).split(b"&", 2)[:2]]
+    return len(pairs) == 2 and all(value for _, _, value in pairs)
 
 
 def _render_error(error: ServingError) -> Response:

@@ -55,8 +55,6 @@ class InferenceRequest(NamedTuple):
     """Empty for all outputs, as `is_binary` says."""
     is_binary: bool = False
     id: str = ""
-    json_bytes: int = 0
-    """The length of the JSON that it was read from."""
 
     @property
     def is_all_binary(self) -> bool:
@@ -131,7 +129,6 @@ def parse(body: Buffer, length: int | None) -> InferenceRequest:
         [_at(_output, each, f"outputs[{i}]", is_binary) for i, each in enumerate(outputs)],
         is_binary,
         request_id,
-        len(document),
     )
 
 

@@ -24,7 +24,6 @@ from rayserve_app.errors import (
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.inputs import OCTETS, Payload
 from rayserve_app.model import Model
-from rayserve_app.outputs import text_bytes
 from rayserve_app.protocols.open_inference import documents
 from rayserve_app.protocols.open_inference.messages import (
     LENGTH_HEADER,
@@ -35,15 +34,15 @@ from rayserve_app.protocols.open_inference.messages import (
     render,
 )
 from rayserve_app.protocols.open_inference.tensors import (
-    ELEMENT_TYPES,
     check_outputs,
     output_tensors,
-    read_cost_bytes,
     read_items,
     read_raw,
+    read_work_bytes,
     result_bytes,
 )
 from rayserve_app.protocols.protocol import Protocol, Route, listed, rows
+from rayserve_app.protocols.writing import writing_bytes, written
 from rayserve_app.types import Buffer, Row
 from rayserve_app.versions import Servable
 
@@ -235,31 +234,30 @@ class OpenInference(Protocol):
         if length == 0:
             message, payload = await self._read_raw(body, servable)
         else:
-            message = await model.offload(partial(parse, body, length), length or len(body))
+            work = json.work_bytes(memoryview(body)[:length])
+            message = await model.offload(partial(parse, body, length), work)
             check_outputs(message.outputs, servable.metadata, model.name)
-            payload = await model.offload(
-                partial(read_items, message, servable.inputs), read_cost_bytes(message)
+            reading = model.offload(
+                partial(_read, message, servable), work + read_work_bytes(message, servable.inputs)
             )
-        results = await model.predict(payload.items, servable=servable, timing=request.timing)
-        response = await self._respond(rows(results), message, request, servable)
+            del message  # its values are freed where they are read
+            message, payload = await reading
+        coding = content_coding.choose(request.header("accept-encoding"))
+        response = await written(
+            model,
+            rows(await model.predict(payload.items, servable=servable, timing=request.timing)),
+            partial(self._write, message=message, version=servable.version, coding=coding),
+            work_bytes=partial(_writing_bytes, message=message, coding=coding),
+        )
         return response, len(payload.items)
 
     async def _read_raw(self, body: Buffer, servable: Servable) -> tuple[InferenceRequest, Payload]:
-        cost = 0 if servable.inputs.settings.type in ELEMENT_TYPES else len(body)
+        work = servable.inputs.work_bytes(body, OCTETS)
         reading = partial(read_raw, body, servable, self.model.name)
-        return InferenceRequest((), is_binary=True), await self.model.offload(reading, cost)
-
-    async def _respond(
-        self, found: Sequence[Row], message: InferenceRequest, request: Request, servable: Servable
-    ) -> Response:
-        coding = content_coding.choose(request.header("accept-encoding"))
-        writing = partial(self._write, found, message, servable.version, coding)
-        text = 0 if message.is_all_binary else text_bytes(found, "json")
-        is_costly = coding != "identity" or any(each.classes for each in message.outputs)
-        return await self.model.offload(writing, result_bytes(found) if is_costly else text)
+        return InferenceRequest((), is_binary=True), await self.model.offload(reading, work)
 
     def _write(
-        self, found: Sequence[Row], message: InferenceRequest, version: str, coding: str
+        self, found: Sequence[Row], *, message: InferenceRequest, version: str, coding: str
     ) -> Response:
         outputs = output_tensors(found, message.outputs, self.model.name)
         binary = dict.fromkeys((each.name for each in outputs), message.is_binary)
@@ -340,6 +338,18 @@ class OpenInference(Protocol):
         if fault is None:
             return "READY", ""
         return "UNAVAILABLE" if self.model.is_warm else "LOADING", str(fault)
+
+
+def _read(message: InferenceRequest, servable: Servable) -> tuple[InferenceRequest, Payload]:
+    """Read a request's items; return it without its inputs, whose values may take long to free."""
+    payload = read_items(message, servable.inputs)
+    return message._replace(inputs=()), payload
+
+
+def _writing_bytes(found: Sequence[Row], *, message: InferenceRequest, coding: str) -> int:
+    work = writing_bytes(found, "raw" if message.is_all_binary else "json")
+    is_costly = coding != "identity" or any(each.classes for each in message.outputs)
+    return max(work, result_bytes(found)) if is_costly else work
 
 
 def _json(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:

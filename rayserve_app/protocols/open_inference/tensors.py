@@ -16,7 +16,7 @@ import numpy as np
 
 from rayserve_app.codecs import open_inference_tensor as tensor
 from rayserve_app.errors import DecodeError, InvalidRequest, PredictError, ShapeMismatch
-from rayserve_app.inputs import Inputs, Payload
+from rayserve_app.inputs import OCTETS, Inputs, Payload
 from rayserve_app.outputs import named_arrays
 from rayserve_app.protocols.open_inference.messages import (
     InferenceRequest,
@@ -31,8 +31,9 @@ from rayserve_app.versions import Servable
 ELEMENT_TYPES: Final = ("bytes", "image", "string", "request")
 """Models whose items are single elements of BYTES."""
 
-ELEMENT_COST_BYTES: Final = 100
-"""One element of BYTES takes as long to read as so many bytes of other work."""
+ELEMENT_BYTES: Final = 64
+ITEM_BYTES: Final = 128
+"""What an element of BYTES takes to read, and an item, in bytes of JSON."""
 
 CLASSIFIABLE: Final = "biuf"
 
@@ -74,15 +75,18 @@ def read_items(request: InferenceRequest, inputs: Inputs) -> Payload:
     return payload
 
 
-def read_cost_bytes(request: InferenceRequest) -> int:
-    """Return how many bytes `read_items` has to work through; encoded images pass as they are."""
-    cost = request.json_bytes
+def read_work_bytes(request: InferenceRequest, inputs: Inputs) -> int:
+    """Return how much `read_items` has to do beside reading JSON's values, as `json.work_bytes`
+    measures it; encoded images pass as they are."""
+    work = 0
     for each in request.inputs:
         if each.is_binary and each.datatype == "BYTES":
-            cost += ELEMENT_COST_BYTES * min(len(each.data) // 4, math.prod(each.shape))
+            work += ELEMENT_BYTES * min(len(each.data) // 4, math.prod(each.shape))
+            work += inputs.work_bytes(each.data, OCTETS)
         elif each.is_binary:
-            cost += len(each.data)
-    return cost
+            work += len(each.data)
+        work += ITEM_BYTES * (each.shape[0] if each.shape else 1)
+    return work
 
 
 def read_raw(body: Buffer, servable: Servable, model_name: str) -> Payload:

@@ -33,9 +33,9 @@ from rayserve_app.outputs import (
     flat_shapes,
     json_value,
     negotiate,
-    text_bytes,
 )
 from rayserve_app.protocols.protocol import rows, shortened
+from rayserve_app.protocols.writing import writing_bytes, written
 from rayserve_app.settings import OutputCodec
 from rayserve_app.timing import Timing
 from rayserve_app.types import Buffer, Invocation, Reply, Row
@@ -43,6 +43,12 @@ from rayserve_app.types import Buffer, Invocation, Reply, Row
 Form: TypeAlias = OutputCodec | Literal["json_lines"]
 
 NO_HEADER_VALUE: Final = r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]"
+
+LINES_WEIGHT: Final = 32
+"""Each line is a document of its own."""
+
+TEXTS_PER_BYTE: Final = 16
+"""So much text is as quickly encoded as a byte of JSON is read."""
 
 ATTRIBUTE_PREFIX: Final = "tfs-"
 
@@ -90,40 +96,44 @@ class Invoker:
         inputs = self.inputs
         most = self._model.settings.limits.max_items
         reading = partial(read_body, inputs, body, self._content_type, max_items=most)
-        return await self.answer_items(
-            reading, inputs.parse_bytes(body, self._content_type), timing
-        )
+        work = inputs.work_bytes(body, self._content_type)
+        if media_type(self._content_type) == json_lines.MEDIA_TYPE:
+            work *= LINES_WEIGHT
+        return await self.answer_items(reading, work, timing)
 
     async def answer_items(
-        self, read: Callable[[], Payload], size_bytes: int, timing: Timing
+        self, read: Callable[[], Payload], work_bytes: int, timing: Timing
     ) -> Response:
-        """Predict the items that a call reads, from so many bytes of text."""
+        """Predict the items that a call reads, which is so much work (`Model.offload`)."""
         model = self._model
-        payload = await model.offload(read, size_bytes)
+        payload = await model.offload(read, work_bytes)
         if not payload.items:
             raise DecodeError("No items", expected="at least one")
-        results = await model.predict(payload.items, servable=self._servable, timing=timing)
-        found = rows(results)
         form = self._form
-        size = text_bytes(found, "json" if form == "json_lines" else form)
+        codec: OutputCodec = "json" if form == "json_lines" else form
+        found = rows(await model.predict(payload.items, servable=self._servable, timing=timing))
+        writing = written(
+            model,
+            found,
+            partial(encode_rows, form=form, is_batch=payload.is_batch),
+            work_bytes=partial(writing_bytes, codec=codec),
+        )
+        del found
         try:
-            writing = partial(encode_rows, found, form, is_batch=payload.is_batch)
-            answer = await model.offload(writing, size)
+            return await writing
         except PredictError as exc:
             if form == model.settings.output.codec:
                 raise
             # The model's results have no such form: it is the caller who asked for it.
             raise NotAcceptable(str(exc)) from exc
-        shapes = flat_shapes(found) if form == "npy" else []
-        headers = {OUTPUTS: json.dumps(shapes)} if shapes else {}
-        return Response(answer, media_type=media_type_of(form), headers=headers)
 
     async def _hand_over(self, body: Buffer, timing: Timing) -> Response:
         (row,) = rows(await self._model.predict([Invocation(body, *self._headers)], timing=timing))
         reply = row.value
         if not isinstance(reply, Reply):
             raise PredictError("Not a reply", expected="Reply", got=type(reply).__name__)
-        return render(reply)
+        text = reply.body if isinstance(reply.body, str) else ""
+        return await self._model.offload(partial(render, reply), len(text) // TEXTS_PER_BYTE)
 
 
 def render(reply: Reply) -> Response:
@@ -149,11 +159,17 @@ def read_body(inputs: Inputs, body: Buffer, content_type: str | None, *, max_ite
     return Payload(items, True)
 
 
-def encode_rows(found: Sequence[Row], form: Form, *, is_batch: bool) -> list[Buffer]:
+def encode_rows(found: Sequence[Row], *, form: Form, is_batch: bool) -> Response:
     """Write results as `outputs.encode` does, or as JSON Lines, a line for each."""
-    if form != "json_lines":
-        return encode(found, form, is_batch=is_batch)
-    return [json_lines.encode(map(json_value, found))]
+    if form == "json_lines":
+        lines = json_lines.encode(map(json_value, found))
+        return Response(lines, media_type=json_lines.MEDIA_TYPE)
+    shapes = flat_shapes(found) if form == "npy" else []
+    return Response(
+        encode(found, form, is_batch=is_batch),
+        media_type=MEDIA_TYPES[form],
+        headers={OUTPUTS: json.dumps(shapes)} if shapes else {},
+    )
 
 
 def choose_form(accept: str | None, default: OutputCodec) -> Form:
@@ -165,11 +181,6 @@ def choose_form(accept: str | None, default: OutputCodec) -> Form:
     if media_type((accept or "").partition(",")[0]) == json_lines.MEDIA_TYPE:
         return "json_lines"
     return negotiate(accept, default)
-
-
-def media_type_of(form: Form) -> str:
-    """Return the media type of a form."""
-    return json_lines.MEDIA_TYPE if form == "json_lines" else MEDIA_TYPES[form]
 
 
 def version_of(custom_attributes: str | None, model_name: str) -> str | None:

@@ -79,6 +79,13 @@ def parse(
     raise UnsupportedContentType("Error, unsupported content type")
 
 
+def work_bytes(body: Buffer, content_type: str | None) -> int:
+    """Return how much there is to parse, as `json.work_bytes` measures it."""
+    if media_type(content_type).startswith(JSON):
+        return json.work_bytes(body)
+    return form.work_bytes(body, content_type)
+
+
 def parse_json(body: Buffer, *, model_name: str, autoconvert: bool = False) -> Query:
     """Read a request in JSON."""
     fields = decode_object(body)

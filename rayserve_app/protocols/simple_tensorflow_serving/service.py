@@ -21,7 +21,6 @@ from rayserve_app.errors import (
 )
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import Model
-from rayserve_app.outputs import text_bytes
 from rayserve_app.protocols.protocol import Declined, Protocol, Route, rows
 from rayserve_app.protocols.simple_tensorflow_serving import messages, pages
 from rayserve_app.protocols.simple_tensorflow_serving.basic_auth import BasicAuth, Unauthorized
@@ -37,6 +36,7 @@ from rayserve_app.protocols.simple_tensorflow_serving.signature import (
     example_bytes,
     example_data,
 )
+from rayserve_app.protocols.writing import written
 from rayserve_app.types import Buffer
 from rayserve_app.versions import Servable
 
@@ -170,8 +170,7 @@ class SimpleTensorFlowServing(Protocol):
     async def run_generate_clients(self, request: Request) -> Response:
         async def generate() -> bytes:
             body = await request.body()
-            fields = await self.model.offload(partial(self._fields, request, body), len(body))
-            texts = {field.name: field.text for field in fields}
+            texts = await self.model.offload(partial(self._texts, request, body), len(body))
             return await self._generate(request, texts, texts.get("language") or "bash")
 
         return await self._answer_form(request, _CLIENTS, generate)
@@ -203,9 +202,13 @@ class SimpleTensorFlowServing(Protocol):
             servable = messages.select(model, query.version, query.signature)
             return servable, messages.read_items(query, servable)
 
-        servable, items = await model.offload(read, len(body))
-        found = rows(await model.predict(items, servable=servable, timing=request.timing))
-        return await model.offload(partial(messages.render, found), text_bytes(found, "json"))
+        work = messages.work_bytes(body, request.header("content-type"))
+        servable, items = await model.offload(read, work)
+        return await written(
+            model,
+            rows(await model.predict(items, servable=servable, timing=request.timing)),
+            messages.render,
+        )
 
     async def _generate(self, request: Request, query: Mapping[str, str], language: str) -> bytes:
         """Return an example in JSON, or the source of a client that sends it to the model, under
@@ -244,8 +247,7 @@ class SimpleTensorFlowServing(Protocol):
             return self._page(
                 page, str(exc), status=_status(exc), headers=retry_headers(exc), is_error=True
             )
-        write = partial(self._page, page, text.decode())
-        return await self.model.offload(write, len(text))
+        return await self.model.offload(lambda: self._page(page, str(text, "utf-8")), len(text))
 
     def _page(
         self,
@@ -264,6 +266,9 @@ class SimpleTensorFlowServing(Protocol):
         name = messages.text_of(fields, "model_name") or messages.DEFAULT_NAME
         messages.check_model_name(name, self.model.name)
         return fields
+
+    def _texts(self, request: Request, body: Buffer) -> dict[str, str]:
+        return {field.name: field.text for field in self._fields(request, body)}
 
     def _authorize(self, request: Request) -> None:
         self._auth.check(request.header("authorization"))

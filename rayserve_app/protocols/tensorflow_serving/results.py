@@ -15,7 +15,8 @@ from rayserve_app.codecs.tensorflow_reply import (
 )
 from rayserve_app.codecs.tensorflow_tensors import shape_text
 from rayserve_app.errors import InvalidRequest, NotAcceptable, PredictError, RequestTooLarge
-from rayserve_app.outputs import MAX_TEXT_BYTES, named_arrays, text_bytes
+from rayserve_app.outputs import MAX_TEXT_BYTES, named_arrays
+from rayserve_app.protocols.writing import writing_bytes
 from rayserve_app.types import Array, Row
 
 # tensorflow/cc/saved_model/signature_constants.h
@@ -23,21 +24,15 @@ CLASSES: Final = "classes"
 SCORES: Final = "scores"
 OUTPUTS: Final = "outputs"
 
-_ARRAY_WEIGHT: Final = 4
-"""How much longer a byte of an array takes to write as text than one that passes as it is."""
-
-_VALUE_WEIGHT: Final = 128
-"""The same for a value of JSON."""
-
 
 def written_bytes(rows: Sequence[Row]) -> int:
-    """Return how much work the results are to write, as the length of bytes that pass as they are.
+    """Return how much work the results are to write, as `writing_bytes` does.
 
     Raises:
         RequestTooLarge: more than JSON can be asked to hold.
     """
     try:
-        total = text_bytes(rows, "json")
+        return writing_bytes(rows)
     except NotAcceptable as exc:
         raise RequestTooLarge(
             "The result is too large for JSON",
@@ -45,8 +40,6 @@ def written_bytes(rows: Sequence[Row]) -> int:
             got=exc.got,
             remedy="Send fewer items in one request.",
         ) from exc
-    objects = (row.value for row in rows if not isinstance(row.outputs, Mapping))
-    return total * _ARRAY_WEIGHT + sum(map(_weight, objects))
 
 
 def predictions(rows: Sequence[Row]) -> bytes:
@@ -170,14 +163,3 @@ def _no_classifier(got: str) -> InvalidRequest:
         f' "{SCORES}"',
         got=got,
     )
-
-
-def _weight(value: Any) -> int:
-    """Return what a value takes to write, judged by its first elements."""
-    if isinstance(value, str | bytes):
-        return len(value)
-    if isinstance(value, Mapping):
-        return sum(map(_weight, value.values()))
-    if isinstance(value, list | tuple) and value:
-        return len(value) * _weight(value[0])
-    return _VALUE_WEIGHT

@@ -35,6 +35,7 @@ from rayserve_app.protocols.tensorflow_serving.results import (
     regressions,
     written_bytes,
 )
+from rayserve_app.protocols.writing import written
 from rayserve_app.types import Buffer, Row
 from rayserve_app.versions import Servable
 
@@ -168,9 +169,12 @@ class TensorFlowServing(Protocol):
         # What is compressed may be large.
         size = json.work_bytes(body) if is_plain else INLINE_BYTES + 1
         query = await model.offload(reading, size)
-        results = await model.predict(query.items, servable=query.servable, timing=request.timing)
-        found = rows(results)
-        answer = await model.offload(partial(query.render, found), written_bytes(found))
+        answer = await written(
+            model,
+            rows(await model.predict(query.items, servable=query.servable, timing=request.timing)),
+            query.render,
+            work_bytes=written_bytes,
+        )
         return Response(answer, media_type=JSON)
 
     def _read(self, body: Buffer, coding: str, parse: Parse, select: Select) -> Query:

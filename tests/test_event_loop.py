@@ -1,0 +1,244 @@
+"""Nothing that takes over a millisecond runs on a replica's event loop, whatever clients send."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from typing import Any, Final
+
+import numpy as np
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from rayserve_app.asgi import create_app
+from rayserve_app.http import Response
+from rayserve_app.model import INLINE_BYTES, Model
+from rayserve_app.settings import ModelSettings
+from rayserve_app.types import Metadata, Outputs, Reply, TensorSpec
+from tests import dense_requests as dense
+from tests import large_requests as large
+from tests.large_requests import Make, Request
+from tests.loop_lag import LoopProbe, Step
+from tests.protocols import FunctionBackend
+from tests.protocols.servers import mount
+from tests.servers import serving
+
+MOST_S: Final = 1e-3
+
+REPEATS: Final = 10
+"""What takes longer does so every time; what the machine holds up, not every time."""
+
+HEADS: Final = ((16, 16, 255), (32, 32, 255), (64, 64, 255))
+
+
+def lengths(items: Sequence[Any]) -> Outputs:
+    return [len(item) for item in items]
+
+
+def same(items: Sequence[Any]) -> Outputs:
+    return list(items)
+
+
+def echo(items: Sequence[Any]) -> Outputs:
+    return [Reply(bytes(item.body), item.content_type) for item in items]
+
+
+def sums(items: Sequence[Any]) -> Outputs:
+    return {"sums": np.array([item.sum() for item in items], np.float32)}
+
+
+def heads(items: Sequence[Any]) -> Outputs:
+    """Answer 5.48 MB to each item, as yolov3 does."""
+    return {f"head{shape[0]}": np.ones((len(items), *shape), np.float32) for shape in HEADS}
+
+
+def random_numbers(items: Sequence[Any], dtype: str) -> Outputs:
+    """Answer as many numbers as the item says."""
+    count = int(items[0][0])
+    numbers = np.random.default_rng(0).random(count) * (100 if dtype == "int8" else 1)
+    return {"numbers": np.repeat(numbers.astype(dtype)[None], len(items), 0)}
+
+
+def detections(items: Sequence[Any]) -> Outputs:
+    """Answer as many objects of Python as the item says."""
+    return [[{"label": str(i), "score": i / 7} for i in range(int(item[0]))] for item in items]
+
+
+def sentences(items: Sequence[Any]) -> Outputs:
+    """Answer text of as many words as the item says."""
+    return ["word " * int(item[0]) for item in items]
+
+
+FLOATS: Final = Metadata("numpy", (TensorSpec("input", "float32", (-1, -1)),))
+DOUBLES: Final = {"type": "doubles"}
+
+MODELS: Final[Mapping[str, tuple[Any, dict[str, Any], Metadata | None]]] = {
+    "image": (lengths, {"type": "image", "size": (224, 224)}, None),
+    "original": (lengths, {"type": "image"}, None),
+    "bytes": (lengths, {"type": "bytes"}, None),
+    "string": (same, {"type": "string"}, None),
+    "base64": (lengths, {"type": "string", "codec": "base64"}, None),
+    "stream": (lengths, {"type": "image", "codec": "packed_jpeg", "size": (64, 64)}, None),
+    "yolo": (heads, {"type": "image", "codec": "packed_jpeg", "size": (64, 64)}, None),
+    "request": (echo, {"type": "request"}, None),
+    "tensor": (sums, {"type": "tensor"}, FLOATS),
+    "doubles": (sums, DOUBLES, None),
+    "float32": (lambda items: random_numbers(items, "float32"), DOUBLES, None),
+    "int8": (lambda items: random_numbers(items, "int8"), DOUBLES, None),
+    "detections": (detections, DOUBLES, None),
+    "sentences": (sentences, DOUBLES, None),
+}
+
+
+def create_model(name: str) -> Model:
+    function, declared, metadata = MODELS[name]
+    settings = {
+        "input": declared,
+        "batching": {"max_batch_size": 16},
+        "limits": {"max_queued_items": 10_000},
+        "threads": {"decode": 2},
+    }
+    model = Model(
+        ModelSettings.model_validate(settings | {"warm_up": False}),
+        FunctionBackend(function, metadata),
+        name=name,
+    )
+    model.load()
+    model.warm_up()
+    return model
+
+
+def merge(**groups: Mapping[str, Make]) -> dict[str, Make]:
+    return {
+        f"{group}: {name}": make for group, found in groups.items() for name, make in found.items()
+    }
+
+
+def in_any_form(found: Mapping[str, Make]) -> dict[str, Make]:
+    """Return requests for results of which not all forms are known."""
+    return {name: lambda make=make: make()._replace(status=None) for name, make in found.items()}
+
+
+BODIES: Final = merge(
+    photo=large.images("image", large.photo, "image/jpeg"),
+    large_photo=large.images("image", large.large_photo, "image/png"),
+    large_bytes=large.images("bytes", large.large_photo, "image/png"),
+    large_base64=large.images("base64", large.large_photo, "image/png"),
+    large_request=large.requests("request", large.large_photo, "image/png"),
+    many_rows=large.tensors("tensor", 1000, 200),
+    long_rows=large.tensors("tensor", 10, 50_000),
+    many_vectors=large.tensors("doubles", 1000, 200),
+    streams=large.streams("yolo", "stream"),
+)
+ANSWERS: Final = merge(
+    float32=large.answers("float32", 300_000),
+    int8=large.answers("int8", 300_000),
+    detections=in_any_form(large.answers("detections", 50_000)),
+    sentences=in_any_form(large.answers("sentences", 1_000_000)),
+)
+OTHERS: Final = merge(faults=large.faults("tensor"), documents=large.documents("tensor"))
+DENSE: Final = merge(
+    short_tensor=in_any_form(dense.numbers("tensor", INLINE_BYTES)),
+    short_doubles=in_any_form(dense.numbers("doubles", INLINE_BYTES)),
+    long_tensor=in_any_form(dense.numbers("tensor", 16 * INLINE_BYTES)),
+    short_strings=dense.strings(INLINE_BYTES),
+    long_strings=dense.strings(16 * INLINE_BYTES),
+    few_images=in_any_form(dense.tiny_images(INLINE_BYTES)),
+    many_images=in_any_form(dense.tiny_images(16 * INLINE_BYTES)),
+    few_float32=dense.results("float32", INLINE_BYTES // 4),
+    few_int8=dense.results("int8", INLINE_BYTES // 4),
+    few_detections=in_any_form(dense.results("detections", 50)),
+    few_sentences=in_any_form(dense.results("sentences", INLINE_BYTES // 5)),
+)
+CASES: Final = BODIES | ANSWERS | OTHERS | DENSE
+
+
+class Replica:
+    """All models, served in one event loop, which is probed."""
+
+    def __init__(self, probe: LoopProbe, port: int) -> None:
+        self.probe = probe
+        self._port = port
+
+    def connect(self) -> HTTPConnection:
+        return HTTPConnection("127.0.0.1", self._port, timeout=60)
+
+    def longest(self, *requests: Request, connections: int = 1) -> Step:
+        """Return the longest step that the requests take every time."""
+        found = []
+        for _ in range(REPEATS):
+            self.probe.restart()
+            with ThreadPoolExecutor(connections) as clients:
+                parts = [requests[start::connections] for start in range(connections)]
+                for _ in clients.map(self._send, parts):
+                    pass
+            found.append(self.probe.longest)
+            if found[-1].seconds <= MOST_S:
+                break
+        return min(found)
+
+    def _send(self, requests: Sequence[Request]) -> None:
+        connection = self.connect()
+        for request in requests:
+            headers = dict(request.headers)
+            if request.content_type is not None:
+                headers["content-type"] = request.content_type
+            path = f"/{request.model}{request.path}"
+            connection.request(request.method, path, request.body, headers)
+            response = connection.getresponse()
+            start = response.read(500)
+            while response.read(1 << 20):
+                pass
+            assert response.status == (request.status or response.status) < 500, start
+        connection.close()
+
+
+@pytest.fixture(scope="module")
+def replica() -> Iterator[Replica]:
+    models = [create_model(name) for name in MODELS]
+    apps = {
+        model.name: mount(create_app(model, takes_views=lambda _: True), f"/{model.name}")
+        for model in models
+    }
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await apps[scope["path"].split("/")[1]](scope, receive, send)
+
+    probe = LoopProbe()
+    with probe.watching(), serving(probe.around(app), loop="asyncio") as port:
+        yield Replica(probe, port)
+    for model in models:
+        model.close()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_step_takes_long(replica: Replica, name: str) -> None:
+    longest = replica.longest(CASES[name]())
+    assert longest.seconds <= MOST_S, str(longest)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_step_takes_long_under_load(replica: Replica, seed: int) -> None:
+    """Of four connections, whose requests are of all kinds and sizes."""
+    chosen = random.Random(seed).sample([*(BODIES | ANSWERS | OTHERS).values()], 16)
+    longest = replica.longest(*(make() for make in chosen), connections=4)
+    assert longest.seconds <= MOST_S, str(longest)
+
+
+def test_the_probe_finds_what_takes_long_and_where() -> None:
+    async def compute(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0)
+        ends_at = time.thread_time() + 3 * MOST_S
+        while time.thread_time() < ends_at:
+            pass
+        await Response(b"done").send(send, takes_views=True)
+
+    probe = LoopProbe()
+    with probe.watching(), serving(probe.around(compute), loop="asyncio") as port:
+        found = Replica(probe, port).longest(Request("m", "", method="GET"))
+    assert found.seconds >= 3 * MOST_S
+    assert "compute" in found.what

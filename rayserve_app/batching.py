@@ -170,7 +170,10 @@ class Batcher:
         request = _Request(target.predict, loop.create_future(), timing, len(items))
         deadline = loop.call_later(timeout_s, self._expire, request, timeout_s)
         try:
-            await self._enqueue(request, items, target.bucket, timeout_s)
+            if len(items) <= STEP_ITEMS:
+                self._enqueue(request, items, target, perf_counter() + timeout_s)
+            else:
+                await self._enqueue_in_steps(request, items, target, timeout_s)
             if self._free_slots and (self._next_dispatch is None or self._is_waiting):
                 # Not at once: what arrived in the same turn of the loop joins.
                 self._dispatch_at(loop.call_soon(self._dispatch))
@@ -186,24 +189,30 @@ class Batcher:
         """Take no more batches; one that runs is left to end."""
         self._workers.close()
 
-    async def _enqueue(
+    async def _enqueue_in_steps(
+        self, request: _Request, items: Sequence[Item], target: Target, timeout_s: float
+    ) -> None:
+        """Queue a request's items, no more at once than others can wait for."""
+        late_at = perf_counter() + timeout_s
+        for start in range(0, len(items), STEP_ITEMS):
+            self._enqueue(request, items[start : start + STEP_ITEMS], target, late_at, start)
+            await asyncio.sleep(0)
+            if request.future.done():
+                return
+
+    def _enqueue(
         self,
         request: _Request,
         items: Sequence[Item],
-        bucket: Callable[[Item], Hashable],
-        timeout_s: float,
+        target: Target,
+        late_at: float,
+        start: int = 0,
     ) -> None:
-        """Queue a request's items, no more at once than others can wait for."""
         now = perf_counter()
-        for start in range(0, len(items), STEP_ITEMS):
-            if start:
-                await asyncio.sleep(0)
-                if request.future.done():
-                    return
-            for index, item in enumerate(items[start : start + STEP_ITEMS], start):
-                entry = _Entry(item, bucket(item), request, index, now, now + timeout_s)
-                request.entries.append(entry)
-                self._queues.add(entry)
+        for index, item in enumerate(items, start):
+            entry = _Entry(item, target.bucket(item), request, index, now, late_at)
+            request.entries.append(entry)
+            self._queues.add(entry)
 
     def _expire(self, request: _Request, timeout_s: float) -> None:
         if request.future.done():

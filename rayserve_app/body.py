@@ -53,15 +53,14 @@ class Body:
             _copy(self._pieces, self._whole)
             self._pieces = []
 
-    async def joined(self) -> memoryview:
+    async def joined(self) -> Buffer:
         """Return what has come."""
         if self._whole is not None:
             return self._whole[: self._length].data
-        whole = buffers.empty((self._length,), np.uint8)
         if self._length <= STEP_BYTES:
-            _copy(self._pieces, whole)
-        else:
-            await asyncio.to_thread(_copy, self._pieces, whole)
+            return b"".join(self._pieces)
+        whole = buffers.empty((self._length,), np.uint8)
+        await asyncio.to_thread(_copy, self._pieces, whole)
         return whole.data
 
 

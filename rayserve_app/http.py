@@ -191,7 +191,7 @@ class Request:
         self._budget.take(count)
         self.received += count
 
-    async def _rest(self, message: Message, body: Body, most: int) -> memoryview:
+    async def _rest(self, message: Message, body: Body, most: int) -> Buffer:
         while True:
             if self.received > most:
                 raise _too_large(most, f"{self.received} bytes so far")

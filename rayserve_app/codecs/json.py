@@ -219,8 +219,10 @@ def _holds_large_array(value: Any, depth: int = 0) -> bool:
         return value.size > BLOCK_SIZE and _is_plain(value)
     if depth > 3 or not isinstance(value, dict | list | tuple):
         return False
-    first = islice(value.values() if isinstance(value, dict) else value, 4)
-    return any(_holds_large_array(each, depth + 1) for each in first)
+    for each in islice(value.values() if isinstance(value, dict) else value, 4):
+        if _holds_large_array(each, depth + 1):
+            return True
+    return False
 
 
 def _in_blocks(value: Any) -> Any:

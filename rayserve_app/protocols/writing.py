@@ -85,6 +85,10 @@ def writing_bytes(results: Sequence[Result], codec: OutputCodec = "json") -> int
 
 def _weight(value: Any, depth: int = 0) -> int:
     """Return what a value takes to write, of collections judged by a few of their elements."""
+    if isinstance(value, int | float):
+        return VALUE_BYTES
+    if isinstance(value, list | tuple):
+        return _weight_of_all([*value[: SAMPLES - 1], *value[-1:]], len(value), depth)
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         return ELEMENT_BYTES * value.size
     if isinstance(value, np.ndarray):
@@ -95,8 +99,6 @@ def _weight(value: Any, depth: int = 0) -> int:
         return VALUE_BYTES + len(value)
     if isinstance(value, Mapping):
         return _weight_of_all([*islice(value.values(), SAMPLES)], 2 * len(value), depth)
-    if isinstance(value, list | tuple):
-        return _weight_of_all([*value[: SAMPLES - 1], *value[-1:]], len(value), depth)
     return VALUE_BYTES
 
 

@@ -965,11 +965,11 @@ async def test_with_explicit_control_a_model_is_unloaded_and_loaded_again() -> N
 
 async def test_statistics_count_requests_and_their_time() -> None:
     app = create_echo(batching={"max_batch_size": 2})
-    for count in (1, 4):
+    for count in (1, 2):
         await infer(app, {"inputs": [tensor("INPUT0", "FP32", [count, 4], [0] * 4 * count)]})
     await infer(app, one(data=[]))
     (found,) = (await get(app, "/v2/models/m/stats")).json()["model_stats"]
-    assert (found["name"], found["version"], found["inference_count"]) == ("m", "1", 5)
+    assert (found["name"], found["version"], found["inference_count"]) == ("m", "1", 3)
     assert found["last_inference"] > 1_700_000_000_000
     stats = found["inference_stats"]
     assert {name: each["count"] for name, each in stats.items()} == {

@@ -2,7 +2,7 @@
 # make test    all tests; make test ARGS="-k codec" some of them
 # make lint    style and types
 # make bench   measure: a table, bench.json and bench.png
-# make bench-peers   the same jobs by LitServe, BentoML and MLServer beside ours: bench-peers.json
+# make bench-peers   two of the jobs by LitServe, BentoML and MLServer beside ours
 # make clean   remove what the others made
 #
 # The first call makes .venv with everything that constraints.txt pins, and .venv-mxnet, which MXNet

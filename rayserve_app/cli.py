@@ -132,6 +132,11 @@ def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, metavar="N", help="ratios are medians of so many")
     parser.add_argument("--seconds", type=float, metavar="S", help="of one measurement")
     parser.add_argument(
+        "--even",
+        action="store_true",
+        help="requests of open loops come at even times (default: at random ones)",
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="see that it runs; figures mean little"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON too")
@@ -142,7 +147,11 @@ def _effort(arguments: argparse.Namespace) -> Effort:
     from rayserve_app.bench.rounds import QUICK, STANDARD, Effort
 
     usual = QUICK if arguments.quick else STANDARD
-    return Effort(arguments.rounds or usual.rounds, arguments.seconds or usual.seconds)
+    return Effort(
+        arguments.rounds or usual.rounds,
+        arguments.seconds or usual.seconds,
+        has_random_arrivals=not arguments.even,
+    )
 
 
 def _outputs(arguments: argparse.Namespace) -> Outputs:

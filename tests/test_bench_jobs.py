@@ -168,10 +168,10 @@ def test_a_neighbour_is_judged_by_what_it_does_to_the_99th_percentile() -> None:
 
 
 def test_latency_at_half_of_saturation_is_counted_in_batches() -> None:
-    pairs = [(load(10, latency_ms), Pace(40, 200)) for latency_ms in (300, 500, 900)]
+    pairs = [(load(10, latency_ms), Pace(40, 200)) for latency_ms in (300, 400, 500)]
     steps = {36.0: load(36), 45.0: load(40)}
     row = cnn.half_row("JPEG", pairs, Saturation(36.0, steps), has_bounds=True)
-    assert (row.case, row.measured, row.unit) == ("JPEG, p99", 2.5, "x batch")
+    assert (row.case, row.measured, row.unit) == ("JPEG, p99", 2.5, "x full batch")
     assert (row.target, row.is_reached) == (Bound("at most", 3), True)
     assert (row.details["saturation_per_s"], row.details["offered_per_s"]) == (36, 18)
     assert row.saturation is not None

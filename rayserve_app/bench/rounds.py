@@ -16,6 +16,8 @@ class Effort(NamedTuple):
     rounds: int
     seconds: float
     """Of one measurement; each figure says how it uses them."""
+    has_random_arrivals: bool = True
+    """Whether the requests of an open loop come at random times, else at even ones."""
 
 
 STANDARD = Effort(rounds=5, seconds=3.0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from itertools import count
 from statistics import median
 from typing import Final, NamedTuple
@@ -124,8 +123,11 @@ async def search(
 
 
 async def _drain(target: Target | Sequence[Target]) -> None:
-    """Wait until the server has done what it was left with: it answers one more request."""
+    """Wait until the server has done what it was left with: it answers one more request.
+
+    Raises:
+        TimeoutError: it does not.
+    """
     first = target if isinstance(target, Target) else target[0]
-    with suppress(TimeoutError, ConnectionError):
-        async with asyncio.timeout(DRAIN_TIMEOUT_S):
-            await send_once(first)
+    async with asyncio.timeout(DRAIN_TIMEOUT_S):
+        await send_once(first)

@@ -9,11 +9,15 @@ from rayserve_app.bench.load import Load
 
 
 def summary(loads: Sequence[Load], prefix: str = "") -> dict[str, float]:
-    """Return answers per second and the latency's percentiles."""
-    return {
+    """Return answers per second, the latency's percentiles in milliseconds, and how much of the
+    99th of an open loop may be the load generator's own."""
+    found = {
         f"{prefix}per_s": median(load.rate for load in loads),
         **_medians((load.percentiles() for load in loads), prefix),
     }
+    if any(load.lateness for load in loads):
+        found[f"{prefix}late_p99_ms"] = median(load.late_p99_ms for load in loads)
+    return found
 
 
 def stages(loads: Sequence[Load], prefix: str = "server_") -> dict[str, float]:

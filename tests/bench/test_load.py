@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -171,6 +172,12 @@ def test_percentiles_are_numpys(latencies: list[float]) -> None:
     expected = np.percentile(latencies, [50, 90, 99, 99.9], method="inverted_cdf") * 1e3
     assert list(found) == ["p50_ms", "p90_ms", "p99_ms", "p999_ms"]
     np.testing.assert_allclose(list(found.values()), expected)
+
+
+def test_what_has_no_good_answer_took_for_ever() -> None:
+    load = Load([0.1] * 90, errors=2, unanswered=8, seconds=1, generator_cpu_seconds=0)
+    assert load.percentile(90) == 0.1
+    assert load.percentile(91) == load.percentiles()["p99_ms"] == math.inf
 
 
 async def test_several_requests_are_sent_in_turn() -> None:

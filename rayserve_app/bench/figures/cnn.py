@@ -21,7 +21,7 @@ from rayserve_app.bench.figures.figure import Figure, MeasurementFailed, require
 from rayserve_app.bench.framework_loop import Pace
 from rayserve_app.bench.framework_process import Loop, framework_loop
 from rayserve_app.bench.instance import Instance
-from rayserve_app.bench.load import Load, Target, open_loop
+from rayserve_app.bench.load import Load, Target, open_loop, percentile
 from rayserve_app.bench.report import Bound, Row
 from rayserve_app.bench.rounds import Effort, interleave
 from rayserve_app.bench.saturation import Saturation, search
@@ -85,7 +85,13 @@ async def _at_rate(
 
     async def served() -> Load:
         seconds = SECONDS_FACTOR * effort.seconds
-        return await open_loop(target, rate=rate, seconds=seconds, seed=next(seeds))
+        return await open_loop(
+            target,
+            rate=rate,
+            seconds=seconds,
+            seed=next(seeds),
+            poisson=effort.has_random_arrivals,
+        )
 
     batches = partial(loop, size, TRIAL_FACTOR * effort.seconds)
     measured = await interleave(effort.rounds, served, batches)
@@ -97,18 +103,20 @@ def half_row(
     case: str, pairs: Sequence[tuple[Load, Pace]], saturation: Saturation, *, has_bounds: bool
 ) -> Row:
     """Return the row of the latency at half of saturation, from rounds of it and of full batches
-    in the loop."""
+    in the loop. The percentile is one of all rounds, since each has a hundred requests or so."""
     loads, paces = zip(*pairs, strict=True)
+    latencies = sorted(latency for load in loads for latency in load.latencies)
+    batch_ms = median(pace.p50_ms for pace in paces)
     return Row(
         NAME,
         f"{case}, p99",
-        median(load.percentile(99) * 1e3 / pace.p50_ms for load, pace in pairs),
-        "x batch",
+        percentile(latencies, 99) * 1e3 / batch_ms,
+        "x full batch",
         Bound("at most", MOST_BATCHES) if has_bounds else None,
         {
             "saturation_per_s": saturation.per_s,
             "offered_per_s": saturation.per_s / 2,
-            "loop_batch_p50_ms": median(pace.p50_ms for pace in paces),
+            "loop_batch_p50_ms": batch_ms,
             **summary(loads, "served_"),
             **stages(loads),
         },

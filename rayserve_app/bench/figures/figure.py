@@ -29,5 +29,5 @@ class MeasurementFailed(Exception):
 
 def require_no_errors(what: str, loads: Iterable[Load]) -> None:
     """Raise MeasurementFailed if a request was not answered 200."""
-    if errors := sum(load.errors for load in loads):
+    if errors := sum(load.errors + load.unanswered for load in loads):
         raise MeasurementFailed(f"{what}: {errors} requests were not answered 200")

@@ -26,7 +26,7 @@ NAME: Final = "slow-neighbour"
 FAST: Final = "image-example"
 SLOW: Final = "slow-texture"
 FAST_PER_S: Final = 100.0
-SLOW_PER_S: Final = 12.0
+SLOW_PER_S: Final = 15.0
 """Each takes 40 ms of a core."""
 
 MOST_RATIO: Final = 1.5
@@ -64,11 +64,15 @@ async def _measure(fast: Target, slow: Target, effort: Effort, seed: int) -> Rou
     seconds = SECONDS_FACTOR * effort.seconds
 
     async def run_fast() -> Load:
-        return await open_loop(fast, rate=FAST_PER_S, seconds=seconds, seed=seed)
+        return await open_loop(
+            fast, rate=FAST_PER_S, seconds=seconds, seed=seed, poisson=effort.has_random_arrivals
+        )
 
     async def run_slow() -> Load:
         # The same seed would have its requests come together with some of the fast one's.
-        return await open_loop(slow, rate=SLOW_PER_S, seconds=seconds, seed=~seed)
+        return await open_loop(
+            slow, rate=SLOW_PER_S, seconds=seconds, seed=~seed, poisson=effort.has_random_arrivals
+        )
 
     psutil.cpu_percent()  # from here on
     alone = await run_fast()

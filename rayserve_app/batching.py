@@ -195,10 +195,11 @@ class Batcher:
         """Queue a request's items, no more at once than others can wait for."""
         late_at = perf_counter() + timeout_s
         for start in range(0, len(items), STEP_ITEMS):
-            self._enqueue(request, items[start : start + STEP_ITEMS], target, late_at, start)
-            await asyncio.sleep(0)
+            if start:
+                await asyncio.sleep(0)
             if request.future.done():
                 return
+            self._enqueue(request, items[start : start + STEP_ITEMS], target, late_at, start)
 
     def _enqueue(
         self,

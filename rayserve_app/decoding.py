@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from time import perf_counter
+from traceback import clear_frames
 from typing import Final, NamedTuple
 
 from rayserve_app import buffers
@@ -87,10 +88,16 @@ class _Decoded(NamedTuple):
 
 
 def _decode(inputs: Inputs, items: Sequence[Encoded], spaces: Sequence[Array | None]) -> _Decoded:
-    decoded = _Decoded([], perf_counter())
-    for item, space in zip(items, spaces, strict=True):
-        try:
-            decoded.outcomes.append(inputs.decode(item, space))
-        except Exception as exc:
-            decoded.outcomes.append(exc)
-    return decoded
+    started_at = perf_counter()
+    pairs = zip(items, spaces, strict=True)
+    return _Decoded([_outcome(inputs, item, space) for item, space in pairs], started_at)
+
+
+def _outcome(inputs: Inputs, item: Encoded, space: Array | None) -> Item | Exception:
+    try:
+        return inputs.decode(item, space)
+    except Exception as exc:
+        # What its frames refer to, the request's memory, would live until the garbage collector
+        # finds the circle.
+        clear_frames(exc.__traceback__)
+        return exc

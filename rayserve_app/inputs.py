@@ -37,6 +37,9 @@ PACKED: Final = "application/x-packed-jpeg"
 WORK_BYTES: Final = {CSV: 8, NPY: 16}
 """What a byte takes to read, in bytes of JSON: small arrays are mostly header, and maybe rows."""
 
+TEXT_BYTES: Final = 16
+"""So much text, or base64, is as quickly read as a byte of JSON."""
+
 PRINTABLE: Final = re.compile(rb"[\t\n\r -~]*")
 """What base64 is made of, and no image begins with."""
 
@@ -258,7 +261,9 @@ class Inputs:
             return 0 if is_image(body) else len(body)
         if is_octets and self.settings.type in ("bytes", "image") and self._is_raw:
             return 0
-        return WORK_BYTES.get(kind, 1) * len(body)
+        if self.settings.codec == "json_metadata":
+            return len(body)
+        return len(body) * WORK_BYTES[kind] if kind in WORK_BYTES else len(body) // TEXT_BYTES
 
     def _body_readers(self) -> dict[str, BodyReader]:
         def from_json(body: Buffer) -> Payload:

@@ -258,6 +258,7 @@ class Model:
         Args:
             places: where the items stand in their request, if they are not the whole of it.
         """
+        started_at = perf_counter()
         inputs = servable.inputs
         work = len(items) * ITEM_BYTES
         if work <= INLINE_BYTES:
@@ -278,9 +279,9 @@ class Model:
                     timing=timing,
                 )
             await self.offload(partial(inputs.check_pixels, items), work)
-            started_at = perf_counter()
+            left_s = max(0.0, timeout_s - (perf_counter() - started_at))
             decoded = await decode(
-                items, inputs, self._decoders, timeout_s=timeout_s, timing=timing, places=places
+                items, inputs, self._decoders, timeout_s=left_s, timing=timing, places=places
             )
             left_s = max(0.0, timeout_s - (perf_counter() - started_at))
             return await self.batcher.submit(decoded, servable, timeout_s=left_s, timing=timing)

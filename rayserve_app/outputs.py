@@ -44,9 +44,9 @@ def negotiate(accept: str | None, default: OutputCodec) -> OutputCodec:
     Raises:
         NotAcceptable: none of them is known; the sentence lists the known.
     """
-    if accept is None or not accept.strip() or accept == "*/*":
-        return default
     own = MEDIA_TYPES[default]
+    if accept is None or accept in ("*/*", own) or not accept.strip():
+        return default
     best: tuple[float, OutputCodec] | None = None
     for part in accept.split(","):
         media_range, _, parameters = part.partition(";")

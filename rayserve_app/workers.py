@@ -66,16 +66,11 @@ class Workers:
 
     def _work(self) -> None:
         while (entry := self._calls.get()) is not None:
-            loop, call, done, is_wanted = entry
-            if not is_wanted():
-                continue
-            result, error = _outcome(call)
-            try:
-                loop.call_soon_threadsafe(done, result, error)
-            except RuntimeError:  # the loop is closed; nobody waits
-                return
+            has_loop = _run(*entry)
             # Nothing of a call stays alive while the thread waits for the next.
-            del entry, call, done, is_wanted, result, error
+            del entry
+            if not has_loop:
+                return
 
 
 class NoWorkers:
@@ -89,6 +84,23 @@ class NoWorkers:
         return
 
 
+def _run(
+    loop: asyncio.AbstractEventLoop,
+    call: Callable[[], Any],
+    done: Done[Any],
+    is_wanted: Callable[[], bool],
+) -> bool:
+    """Run a call unless nobody wants it any more; return false if its loop is closed."""
+    if not is_wanted():
+        return True
+    result, error = _outcome(call)
+    try:
+        loop.call_soon_threadsafe(done, result, error)
+    except RuntimeError:
+        return False
+    return True
+
+
 def _outcome(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
     try:
         return call(), None
@@ -100,9 +112,14 @@ def _outcome(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
 def _forget_locals(error: BaseException | None) -> None:
     """Free in this thread what the frames that an error has left behind still refer to: a document
     of a million values would hold up the event loop for milliseconds."""
-    while error is not None:
-        clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        each = left.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            clear_frames(each.__traceback__)
+            left += [each.__cause__, each.__context__]
 
 
 def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

@@ -58,8 +58,9 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_reusable(self) -> bool:
-        """Whether the exchange is over, and the replica keeps the connection."""
-        return self._is_open and self._is_complete and self._is_kept
+        """Whether the exchange is over and the replica keeps the connection. It must not be paused:
+        it would not hear the next answer."""
+        return self._is_open and self._is_complete and self._is_kept and not self._is_paused
 
     def send(self, head: bytes, body: Buffer = b"", *, has_body: bool = True) -> None:
         """Send a request's head and what there is of its body.

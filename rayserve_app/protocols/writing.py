@@ -26,6 +26,9 @@ VALUE_BYTES: Final = 16
 """What an element of an array takes to write as JSON, and a value of Python's, in the measure of
 `json.work_bytes`."""
 
+TEXTS: Final = ("json", "csv")
+"""What arrays and bytes are written as at a price."""
+
 CSV_WEIGHT: Final = 4
 """How much longer CSV takes."""
 
@@ -77,7 +80,9 @@ def writing_bytes(results: Sequence[Result], codec: OutputCodec = "json") -> int
     total = 0
     for row in rows:
         if not isinstance(row.outputs, Mapping):
-            total += _weight(row.outputs[row.position])
+            value = row.outputs[row.position]
+            if codec in TEXTS or not isinstance(value, bytes | np.ndarray):
+                total += _weight(value)
         elif array_text:
             total += sum(_weight(array[row.position]) for array in row.outputs.values())
     return total * CSV_WEIGHT if codec == "csv" else total

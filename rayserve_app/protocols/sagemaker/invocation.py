@@ -44,7 +44,7 @@ Form: TypeAlias = OutputCodec | Literal["json_lines"]
 
 NO_HEADER_VALUE: Final = r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]"
 
-LINES_WEIGHT: Final = 32
+LINES_WEIGHT: Final = 128
 """Each line is a document of its own."""
 
 TEXTS_PER_BYTE: Final = 16
@@ -191,7 +191,9 @@ def version_of(custom_attributes: str | None, model_name: str) -> str | None:
         ModelNotFound: it names another model.
         InvalidRequest: another method than `predict`.
     """
-    pairs = (each.strip().partition("=") for each in (custom_attributes or "").split(","))
+    if not custom_attributes:
+        return None
+    pairs = (each.strip().partition("=") for each in custom_attributes.split(","))
     asked = {name: value for name, _, value in pairs if name.startswith(ATTRIBUTE_PREFIX) and value}
     name, method = asked.get("tfs-model-name", model_name), asked.get("tfs-method", "predict")
     if name != model_name:

@@ -7,7 +7,6 @@ from time import perf_counter, thread_time
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from rayserve_app.bench import server_timing as timing
 from rayserve_app.bench.connection import Answer
 from rayserve_app.bench.load import Target
 
@@ -77,11 +76,6 @@ def receive(connection: socket.socket, buffer: memoryview) -> None:
         if not count:
             raise ConnectionError(f"{received} of {len(buffer)} bytes came")
         received += count
-
-
-def server_timing(answer: Answer) -> dict[str, float]:
-    """Read `Server-Timing`: milliseconds by stage."""
-    return timing.stages(answer.header("server-timing"))
 
 
 class Loopback:

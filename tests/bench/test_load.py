@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayserve_app.bench.connection import Answer
 from rayserve_app.bench.echo import echo_server
-from rayserve_app.bench.large import LargeAnswerClient, server_timing
+from rayserve_app.bench.large import LargeAnswerClient
 from rayserve_app.bench.load import (
     Load,
     Target,
@@ -257,8 +256,3 @@ def test_large_answers_are_read_over_one_connection() -> None:
         answers = [client.send() for _ in range(3)]
     assert [(each.answer.status, each.answer.body_bytes) for each in answers] == [(200, 9)] * 3
     assert all(each.seconds > 0 for each in answers)
-
-
-def test_server_timing_of_a_large_answer_is_read_by_stage() -> None:
-    head = OK.partition(b"\r\n\r\n")[0]
-    assert server_timing(Answer(200, head, 2)) == {"decode": 1.5, "predict": 2.0}

@@ -18,7 +18,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-from rayserve_app.bench import pictures
+from rayserve_app.bench import pictures, server_timing
 from rayserve_app.bench.figures.figure import Figure, MeasurementFailed
 from rayserve_app.bench.instance import Instance
 from rayserve_app.bench.large import (
@@ -26,7 +26,6 @@ from rayserve_app.bench.large import (
     LargeAnswerClient,
     Loopback,
     receive,
-    server_timing,
 )
 from rayserve_app.bench.load import Target
 from rayserve_app.bench.models import HEADS_BYTES, MAX_IMAGES
@@ -195,10 +194,9 @@ def _floor_s(times: Sequence[FloorTime]) -> float:
     return median(time.total for time in times)
 
 
-def median_stages(answers: list[LargeAnswer]) -> dict[str, float]:
+def median_stages(answers: Sequence[LargeAnswer]) -> dict[str, float]:
     """Return the median of each stage of `Server-Timing`, in milliseconds."""
-    timings = [server_timing(each.answer) for each in answers]
-    return {name: median(timing[name] for timing in timings) for name in timings[0]}
+    return server_timing.median_stages(each.answer.header("server-timing") for each in answers)
 
 
 def ask(client: LargeAnswerClient) -> LargeAnswer:

@@ -11,10 +11,11 @@ from statistics import median
 from time import perf_counter
 from typing import Final
 
+from rayserve_app.bench import server_timing
 from rayserve_app.bench.figures.figure import Figure
 from rayserve_app.bench.figures.packed_stream import ask, median_stages, ten_jpegs
 from rayserve_app.bench.instance import Instance
-from rayserve_app.bench.large import LargeAnswer, LargeAnswerClient, server_timing
+from rayserve_app.bench.large import LargeAnswer, LargeAnswerClient
 from rayserve_app.bench.load import Target
 from rayserve_app.bench.report import Bound, Row
 from rayserve_app.bench.rounds import Effort
@@ -52,7 +53,7 @@ def _repeat(client: LargeAnswerClient, seconds: float) -> list[LargeAnswer]:
 
 
 def _overhead_percent(received: LargeAnswer) -> float:
-    stages = server_timing(received.answer)
+    stages = server_timing.stages(received.answer.header("server-timing"))
     work_s = (stages["decode"] + stages["predict"]) / 1e3
     return 100 * (1 - work_s / received.seconds)
 

@@ -20,7 +20,7 @@ from rayserve_app.bench.figures import (
     slow_neighbour,
 )
 from rayserve_app.bench.framework_loop import Pace
-from rayserve_app.bench.large import LargeAnswer
+from rayserve_app.bench.large_answers import LargeAnswer
 from rayserve_app.bench.load import Answer, Load
 from rayserve_app.bench.models import HEADS_BYTES, corner_colors
 from rayserve_app.bench.report import Bound

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayserve_app.bench.echo import echo_server
-from rayserve_app.bench.large import LargeAnswerClient
+from rayserve_app.bench.large_answers import LargeAnswerClient
 from rayserve_app.bench.load import (
     Load,
     Target,

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, Self
 from rayserve_app.bench import pictures, server_timing
 from rayserve_app.bench.figures.figure import Figure, MeasurementFailed
 from rayserve_app.bench.instance import Instance
-from rayserve_app.bench.large import (
+from rayserve_app.bench.large_answers import (
     LargeAnswer,
     LargeAnswerClient,
     Loopback,

@@ -15,7 +15,7 @@ from rayserve_app.bench import server_timing
 from rayserve_app.bench.figures.figure import Figure
 from rayserve_app.bench.figures.packed_stream import ask, median_stages, ten_jpegs
 from rayserve_app.bench.instance import Instance
-from rayserve_app.bench.large import LargeAnswer, LargeAnswerClient
+from rayserve_app.bench.large_answers import LargeAnswer, LargeAnswerClient
 from rayserve_app.bench.load import Target
 from rayserve_app.bench.report import Bound, Row
 from rayserve_app.bench.rounds import Effort

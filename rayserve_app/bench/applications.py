@@ -87,9 +87,9 @@ def _own_applications(models: Path) -> list[dict[str, Any]]:
         _slow_neighbour(),
         *_framework_applications(models),
         _gateway(),
-        _application("minimal", "rayserve_app.bench.peers.minimal:app", "Minimal"),
-        _application("large", "rayserve_app.bench.peers.large:app", "Large"),
-        _application("bare", "rayserve_app.bench.peers.bare:app", "Bare"),
+        _application("minimal", "rayserve_app.bench.peers.minimal_ingress:app", "Minimal"),
+        _application("large", "rayserve_app.bench.peers.large_answer:app", "Large"),
+        _application("bare", "rayserve_app.bench.peers.bare_replica:app", "Bare"),
     ]
 
 

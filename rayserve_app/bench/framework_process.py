@@ -48,8 +48,8 @@ def framework_loop(instance: Instance, subject: Subject) -> Iterator[Loop]:
         env=environment,
     ) as process:
         asked, told = process.stdin, process.stdout
-        if asked is None or told is None:
-            raise LoopEnded("It has no pipes")
+        assert asked is not None
+        assert told is not None
 
         async def measure_pace(batch_size: int, seconds: float) -> Pace:
             asked.write(f"{batch_size} {seconds}\n")

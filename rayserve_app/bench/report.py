@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NamedTuple
 from rayserve_app.bench.batch_sizes import size_range, up_to_powers
 from rayserve_app.bench.load import Load
 from rayserve_app.bench.saturation import Saturation
+from rayserve_app.bench.summary import medians
 from rayserve_app.bench.usage import Usage
 
 WIDTH = 100
@@ -136,16 +137,15 @@ def _row_values(row: Row) -> dict[str, Any]:
 
 def _load_values(rounds: Sequence[Load]) -> dict[str, Any]:
     """Return the medians over the rounds, and the counts of all."""
-    percentiles = [load.percentiles() for load in rounds]
-    stages = [load.stages for load in rounds]
-    names = [name for name in stages[0] if all(name in each for each in stages)]
+    percentiles = medians(load.percentiles() for load in rounds)
+    stages = medians(load.stages for load in rounds)
     return {
         "answers": sum(len(load.latencies) for load in rounds),
         "errors": sum(load.errors for load in rounds),
         "unanswered": sum(load.unanswered for load in rounds),
         "per_s": _finite(median(load.rate for load in rounds)),
-        **{name: _finite(median(each[name] for each in percentiles)) for name in percentiles[0]},
-        "stages_ms": {name: _finite(median(each[name] for each in stages)) for name in names},
+        **{name: _finite(value) for name, value in percentiles.items()},
+        "stages_ms": {name: _finite(value) for name, value in stages.items()},
         "batches": {str(items): count for items, count in _batches(rounds).items()},
         "generator_cores": _finite(median(load.generator_cpu for load in rounds)),
         "late_p99_ms": _finite(median(load.late_p99_ms for load in rounds)),

@@ -13,7 +13,7 @@ def summary(loads: Sequence[Load], prefix: str = "") -> dict[str, float]:
     99th of an open loop may be the load generator's own."""
     found = {
         f"{prefix}per_s": median(load.rate for load in loads),
-        **_medians((load.percentiles() for load in loads), prefix),
+        **medians((load.percentiles() for load in loads), prefix),
     }
     if any(load.lateness for load in loads):
         found[f"{prefix}late_p99_ms"] = median(load.late_p99_ms for load in loads)
@@ -22,12 +22,13 @@ def summary(loads: Sequence[Load], prefix: str = "") -> dict[str, float]:
 
 def stages(loads: Sequence[Load], prefix: str = "server_") -> dict[str, float]:
     """Return milliseconds by stage of `Server-Timing`, those that every load has."""
-    return _medians((load.stages for load in loads), prefix, "_ms")
+    return medians((load.stages for load in loads), prefix, "_ms")
 
 
-def _medians(
-    rounds: Iterable[Mapping[str, float]], prefix: str, suffix: str = ""
+def medians(
+    rounds: Iterable[Mapping[str, float]], prefix: str = "", suffix: str = ""
 ) -> dict[str, float]:
+    """Return the median over the rounds of each value that all of them have."""
     first, *rest = rounds
     names = [name for name in first if all(name in each for each in rest)]
     return {

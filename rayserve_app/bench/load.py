@@ -22,6 +22,7 @@ from rayserve_app.bench.connection import Answer, Connection, find_header
 
 PERCENTILES: Final = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99, "p999_ms": 99.9}
 MOST_TIMINGS: Final = 500
+WARM_UP_S: Final = 0.5
 
 
 class Target(NamedTuple):
@@ -202,6 +203,12 @@ async def closed_loop(
 
     await asyncio.gather(*map(drive, opened))
     return run.end()
+
+
+async def warm_up(*servers: Target | Sequence[Target], connections: int) -> None:
+    """Send to one server after another in a closed loop that does not count."""
+    for targets in servers:
+        await closed_loop(targets, connections=connections, seconds=WARM_UP_S)
 
 
 async def open_loop(

@@ -20,7 +20,7 @@ from rayserve_app.bench.applications import GATEWAY
 from rayserve_app.bench.envelopes import Envelope, all_envelopes, raw_body
 from rayserve_app.bench.figures.figure import Figure, require_no_errors
 from rayserve_app.bench.instance import Instance
-from rayserve_app.bench.load import Load, Target, closed_loop
+from rayserve_app.bench.load import Load, Target, closed_loop, warm_up
 from rayserve_app.bench.report import Bound, Row
 from rayserve_app.bench.rounds import Effort, interleave, median_ratio
 from rayserve_app.bench.summary import stages, summary
@@ -35,7 +35,6 @@ LEAST_RATIO: Final = 0.45
 
 CONNECTIONS: Final = 16
 SECONDS_FACTOR: Final = 2 / 3
-WARM_UP_S: Final = 0.3
 LEARN_TIMEOUT_S: Final = 20.0
 
 PER_REQUEST: Final = frozenset({"date", "server-timing", "x-request-id"})
@@ -68,8 +67,7 @@ async def _measure(
     envelope: Envelope, direct: str, through: str, connections: int, effort: Effort
 ) -> list[tuple[Load, Load]]:
     targets = [envelope.target(url) for url in (direct, through)]
-    for target in targets:
-        await closed_loop(target, connections=connections, seconds=WARM_UP_S)
+    await warm_up(*targets, connections=connections)
     seconds = SECONDS_FACTOR * effort.seconds
     first, second = (
         partial(closed_loop, target, connections=connections, seconds=seconds) for target in targets

@@ -21,7 +21,7 @@ from rayserve_app.bench.echo import echo_server
 from rayserve_app.bench.envelopes import Envelope, base64_json, raw_body
 from rayserve_app.bench.figures.figure import Figure, MeasurementFailed, require_no_errors
 from rayserve_app.bench.instance import Instance
-from rayserve_app.bench.load import Load, Target, closed_loop
+from rayserve_app.bench.load import Load, Target, closed_loop, warm_up
 from rayserve_app.bench.report import Bound, Row
 from rayserve_app.bench.rounds import Effort, median_ratio, take_turns
 from rayserve_app.bench.summary import stages, summary
@@ -43,8 +43,6 @@ LEAST_OF_RAW: Final[Mapping[tuple[str, int], float]] = {(JPEG, CROWD): 0.8}
 
 LEAST_HEADROOM: Final = 2.0
 """How many times the fastest server the load generator alone must reach."""
-
-WARM_UP_S: Final = 0.3
 
 
 async def measure(instance: Instance, effort: Effort) -> list[Row]:
@@ -70,8 +68,7 @@ async def measure(instance: Instance, effort: Effort) -> list[Row]:
 async def _measure(
     targets: Sequence[Target], connections: int, effort: Effort
 ) -> list[tuple[Load, ...]]:
-    for target in targets:
-        await closed_loop(target, connections=connections, seconds=WARM_UP_S)
+    await warm_up(*targets, connections=connections)
     seconds = effort.seconds if connections == CROWD else effort.seconds / 2
     return await take_turns(
         effort.rounds,

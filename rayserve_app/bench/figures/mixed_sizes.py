@@ -14,7 +14,7 @@ from typing import Final
 from rayserve_app.bench import pictures
 from rayserve_app.bench.figures.figure import Figure, require_no_errors
 from rayserve_app.bench.instance import Instance
-from rayserve_app.bench.load import Load, Target, closed_loop
+from rayserve_app.bench.load import Load, Target, closed_loop, warm_up
 from rayserve_app.bench.report import Bound, Row
 from rayserve_app.bench.rounds import Effort, interleave, median_ratio
 from rayserve_app.bench.summary import stages, summary
@@ -23,7 +23,6 @@ NAME: Final = "mixed-sizes"
 MODEL: Final = "corner-colors"
 CONNECTIONS: Final = 16
 LEAST_RATIO: Final = 0.9
-WARM_UP_S: Final = 0.5
 
 
 async def measure(instance: Instance, effort: Effort) -> list[Row]:
@@ -36,8 +35,7 @@ async def measure(instance: Instance, effort: Effort) -> list[Row]:
         ]
         for sides in (pictures.MIXED_SIDES, same_sides)
     )
-    for targets in (mixed, same):
-        await closed_loop(targets, connections=CONNECTIONS, seconds=WARM_UP_S)
+    await warm_up(mixed, same, connections=CONNECTIONS)
     pairs = await interleave(
         effort.rounds,
         partial(closed_loop, mixed, connections=CONNECTIONS, seconds=effort.seconds),

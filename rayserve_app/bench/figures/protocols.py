@@ -17,7 +17,7 @@ from rayserve_app.bench.answer import fetch
 from rayserve_app.bench.envelopes import Envelope, all_envelopes
 from rayserve_app.bench.figures.figure import Figure, MeasurementFailed, require_no_errors
 from rayserve_app.bench.instance import Instance
-from rayserve_app.bench.load import Load, Target, closed_loop
+from rayserve_app.bench.load import Load, Target, closed_loop, warm_up
 from rayserve_app.bench.report import Bound, Row
 from rayserve_app.bench.rounds import Effort, median_ratio, take_turns
 from rayserve_app.bench.summary import stages, summary
@@ -31,7 +31,6 @@ BOUNDED: Final = "base64 JSON"
 
 SECONDS_FACTOR: Final = 0.5
 TURN_S: Final = 0.25
-WARM_UP_S: Final = 0.3
 
 
 async def measure(instance: Instance, effort: Effort) -> list[Row]:
@@ -40,7 +39,7 @@ async def measure(instance: Instance, effort: Effort) -> list[Row]:
     targets = [each.target(instance.url(f"/{MODEL}")) for each in envelopes]
     for envelope, target in zip(envelopes, targets, strict=True):
         await _check_answer(envelope, target)
-        await closed_loop(target, connections=CONNECTIONS, seconds=WARM_UP_S)
+    await warm_up(*targets, connections=CONNECTIONS)
     loads = await take_turns(
         effort.rounds * max(1, round(SECONDS_FACTOR * effort.seconds / TURN_S)),
         [partial(closed_loop, each, connections=CONNECTIONS, seconds=TURN_S) for each in targets],

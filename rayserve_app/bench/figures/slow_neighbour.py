@@ -17,7 +17,7 @@ import psutil
 from rayserve_app.bench import pictures
 from rayserve_app.bench.figures.figure import Figure, require_no_errors
 from rayserve_app.bench.instance import Instance
-from rayserve_app.bench.load import Load, Target, open_loop
+from rayserve_app.bench.load import Load, Target, open_loop, warm_up
 from rayserve_app.bench.report import Bound, Row
 from rayserve_app.bench.rounds import Effort
 from rayserve_app.bench.summary import stages, summary
@@ -32,8 +32,6 @@ SLOW_PER_S: Final = 15.0
 MOST_RATIO: Final = 1.5
 SECONDS_FACTOR: Final = 3
 """The 99th percentile is to have some requests above it."""
-
-WARM_UP_S: Final = 0.5
 
 
 class Round(NamedTuple):
@@ -53,8 +51,7 @@ async def measure(instance: Instance, effort: Effort) -> list[Row]:
         Target.post(instance.url(f"/{name}/invocations"), image, "image/jpeg")
         for name in (FAST, SLOW)
     )
-    for target, rate in ((fast, FAST_PER_S), (slow, SLOW_PER_S)):
-        await open_loop(target, rate=rate, seconds=WARM_UP_S)
+    await warm_up(fast, slow, connections=1)
     rounds = [await _measure(fast, slow, effort, seed) for seed in range(effort.rounds)]
     require_no_errors(NAME, [load for each in rounds for load in each[:3]])
     return [row(rounds)]

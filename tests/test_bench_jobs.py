@@ -161,6 +161,7 @@ def test_a_neighbour_is_judged_by_what_it_does_to_the_99th_percentile() -> None:
 
     row = slow_neighbour.row([measured(2, 3), measured(3, 3), measured(1, 4)])
     assert row.measured == pytest.approx(1.5)
+    assert row.spread == pytest.approx((1, 4))
     assert row.target == Bound("at most", 1.5)
     assert row.details["slow_per_s"] == 18
     assert row.details["alone_p99_ms"] == pytest.approx(2)

@@ -106,7 +106,8 @@ def _title(document: Document) -> str:
 
 
 def _draw_targets(axes: Axes, rows: Sequence[Document]) -> None:
-    """Draw a bar per row that has a target: how many times better it is than that."""
+    """Draw a bar per row that has a target: how many times better it is than that, and a line from
+    its worst round to its best."""
     axes.set_title("Measured against target")
     axes.set_xscale("log", base=2)
     least = min([0.5, *map(_margin, rows)])
@@ -117,16 +118,18 @@ def _draw_targets(axes: Axes, rows: Sequence[Document]) -> None:
     axes.tick_params(axis="y", labelsize=8)
     axes.invert_yaxis()
     for place, row in enumerate(rows):
-        margin = _margin(row)
-        shown = min(max(margin, 1 / FARTHEST), FARTHEST)
+        shown = _shown(row, "measured")
         color = REACHED if row["is_reached"] else MISSED
         axes.barh(place, shown - 1, left=1, color=color, height=0.7)
+        ends = [_shown(row, name) for name in ("least", "most") if name in row]
+        if ends:
+            axes.hlines(place, min(ends), max(ends), color=LIMIT, linewidth=1)
         target = row["target"]
         color = LIMIT if row["is_reached"] else MISSED
         measured = "none" if row["measured"] is None else f"{row['measured']:.3g}"
         axes.annotate(
             f"{measured} {row['unit']} ({target['kind']} {target['value']:g})",
-            (max(shown, 1), place),
+            (max(shown, 1, *ends), place),
             xytext=(4, 0),
             textcoords="offset points",
             va="center",
@@ -136,9 +139,14 @@ def _draw_targets(axes: Axes, rows: Sequence[Document]) -> None:
     axes.axvline(1, color=LIMIT, linewidth=1)
 
 
-def _margin(row: Document) -> float:
+def _shown(row: Document, name: str) -> float:
+    """Return the margin of one of a row's values, or where the picture ends."""
+    return min(max(_margin(row, name), 1 / FARTHEST), FARTHEST)
+
+
+def _margin(row: Document, name: str = "measured") -> float:
     """Return how many times better than its target a row is; under 1 if it misses it."""
-    measured, target = row["measured"], row["target"]["value"]
+    measured, target = row[name], row["target"]["value"]
     if measured is None:
         return 0.0
     better, worse = measured, target

@@ -52,6 +52,28 @@ class Row:
     their percentiles, stages and sizes of batches, the table the sizes. Not those of the load
     generator alone, which is to take a whole core."""
     saturation: Saturation | None = None
+    rounds: Sequence[float] = ()
+    """Of which the measured value is the median, where each round has one."""
+
+    @classmethod
+    def of_rounds(
+        cls,
+        figure: str,
+        case: str,
+        rounds: Sequence[float],
+        unit: str,
+        target: Bound | None,
+        details: Mapping[str, float],
+        loads: Mapping[str, Sequence[Load]] | None = None,
+    ) -> Row:
+        """Return the row whose value is the median over the rounds."""
+        measured = median(rounds)
+        return cls(figure, case, measured, unit, target, details, loads or {}, rounds=rounds)
+
+    @property
+    def spread(self) -> tuple[float, float] | None:
+        """The least and the most of the rounds; None without several."""
+        return (min(self.rounds), max(self.rounds)) if len(self.rounds) > 1 else None
 
     @property
     def generator_cores(self) -> float:
@@ -117,6 +139,7 @@ def _row_values(row: Row) -> dict[str, Any]:
         "figure": row.figure,
         "case": row.case,
         "measured": _finite(row.measured),
+        **_spread_values(row),
         "unit": row.unit,
         "target": None if target is None else {"kind": target.kind, "value": target.value},
         "is_reached": row.is_reached,
@@ -133,6 +156,13 @@ def _row_values(row: Row) -> dict[str, Any]:
             ],
         }
     return values
+
+
+def _spread_values(row: Row) -> dict[str, float | None]:
+    if row.spread is None:
+        return {}
+    least, most = row.spread
+    return {"least": _finite(least), "most": _finite(most)}
 
 
 def _load_values(rounds: Sequence[Load]) -> dict[str, Any]:
@@ -198,10 +228,14 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.figure,
         row.case,
-        f"{number(row.measured)} {row.unit}",
+        f"{number(row.measured)} {row.unit}{_spread(row)}",
         "" if target is None else f"{target.kind} {target.value:g}",
         {None: "", True: "yes", False: "no"}[row.is_reached],
     )
+
+
+def _spread(row: Row) -> str:
+    return "" if row.spread is None else " ({}-{})".format(*map(number, row.spread))
 
 
 def _usage_table(usage: Mapping[str, Usage]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a row tells of the loads behind it: each value the median over the rounds."""
+"""What a row tells of the loads behind it: values of each round, and their medians."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ def summary(loads: Sequence[Load], prefix: str = "") -> dict[str, float]:
 def stages(loads: Sequence[Load], prefix: str = "server_") -> dict[str, float]:
     """Return milliseconds by stage of `Server-Timing`, those that every load has."""
     return medians((load.stages for load in loads), prefix, "_ms")
+
+
+def rate_ratios(ours: Sequence[Load], theirs: Sequence[Load]) -> list[float]:
+    """Return, for each round, our answers per second divided by theirs."""
+    return [our.rate / their.rate for our, their in zip(ours, theirs, strict=True)]
 
 
 def medians(

@@ -26,6 +26,8 @@ def document() -> dict[str, Any]:
     found = Saturation(200.0, {240.0: unanswered, 200.0: load, 100.0: load})
     rows = [
         Row("size", "10 KB", 0.95, "x", Bound("at least", 0.9)),
+        Row.of_rounds("size", "130 KB", [0.8, 0.97, 1.1], "x", Bound("at least", 0.9), {}),
+        Row.of_rounds("size", "none", [2.0, float("inf")], "ms", Bound("at most", 3), {}),
         Row("memory", "idle", 70.0, "MB", Bound("at most", 60)),
         Row("memory", "none", float("inf"), "MB", Bound("at most", 60)),
         Row("cnn", "saturation", 200.0, "/s", saturation=found),

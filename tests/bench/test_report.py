@@ -61,6 +61,17 @@ def test_numbers_have_three_digits_or_more(value: float, text: str) -> None:
     assert number(value) == text
 
 
+def test_the_least_and_the_most_of_the_rounds_stand_beside_their_median() -> None:
+    row = Row.of_rounds("speed", "c=1", [1.01, 0.93, 0.97], "x", Bound("at least", 0.9), {})
+    once = Row.of_rounds("speed", "c=16", [0.9], "x", None, {})
+    assert report_on(row, once).to_text().splitlines()[-2:] == [
+        "speed   c=1   0.97 x (0.93-1.01)  at least 0.9  yes",
+        "speed   c=16  0.90 x",
+    ]
+    assert [document_of(row)[name] for name in ("measured", "least", "most")] == [0.97, 0.93, 1.01]
+    assert document_of(once).keys().isdisjoint({"least", "most"})
+
+
 def report_on(*rows: Row, usage: dict[str, Usage] | None = None) -> Report:
     return Report({}, "bench", 5, 3.0, rows, {}, usage or {})
 

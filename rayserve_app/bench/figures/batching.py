@@ -7,7 +7,6 @@ takes `SECONDS_FACTOR * Effort.seconds`; the same requests at the same times go 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from statistics import median
 from typing import Final, NamedTuple
 
 from rayserve_app.bench.answer import fetch
@@ -85,23 +84,22 @@ def rows_at(
         "errors": sum(load.errors for load in loads),
         "unanswered": sum(load.unanswered for load in loads),
     }
-    yield Row(
+    yield Row.of_rounds(
         figure,
         case,
-        median(load.rate for load in loads),
+        [load.rate for load in loads],
         "/s",
         Bound("at least", goal.served_per_s) if goal else None,
         details,
         {who: loads},
     )
-    percentiles = summary(loads)
-    yield Row(
+    yield Row.of_rounds(
         figure,
         f"{case}, p50",
-        percentiles["p50_ms"],
+        [load.percentile(50) * 1e3 for load in loads],
         "ms",
         Bound("at most", most_p50_ms) if most_p50_ms else None,
-        {**percentiles, **stages(loads)},
+        {**summary(loads), **stages(loads)},
     )
 
 

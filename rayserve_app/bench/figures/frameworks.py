@@ -18,7 +18,7 @@ from rayserve_app.bench.framework_process import Loop, framework_loop
 from rayserve_app.bench.instance import Instance
 from rayserve_app.bench.load import Load, Target, closed_loop
 from rayserve_app.bench.report import Bound, Row
-from rayserve_app.bench.rounds import Effort, interleave, median_ratio
+from rayserve_app.bench.rounds import Effort, interleave
 from rayserve_app.bench.subjects import (
     CLOSURE,
     MXNET,
@@ -77,10 +77,10 @@ def row(figure: str, case: str, pairs: list[tuple[Load, Pace]], target: Bound | 
     """Return the row of what was measured in turn, through HTTP and in the loop."""
     loads, paces = zip(*pairs, strict=True)
     loop_per_s = median(pace.per_s for pace in paces)
-    return Row(
+    return Row.of_rounds(
         figure,
         case,
-        median_ratio((load.rate, pace.per_s) for load, pace in pairs),
+        [load.rate / pace.per_s for load, pace in pairs],
         "x loop",
         target,
         {

@@ -22,8 +22,8 @@ from rayserve_app.bench.figures.figure import Figure, require_no_errors
 from rayserve_app.bench.instance import Instance
 from rayserve_app.bench.load import Load, Target, closed_loop, warm_up
 from rayserve_app.bench.report import Bound, Row
-from rayserve_app.bench.rounds import Effort, interleave, median_ratio
-from rayserve_app.bench.summary import stages, summary
+from rayserve_app.bench.rounds import Effort, interleave
+from rayserve_app.bench.summary import rate_ratios, stages, summary
 
 NAME: Final = "gateway"
 MODEL: Final = "image-example"
@@ -80,9 +80,9 @@ async def _measure(
 def row(case: str, pairs: Sequence[tuple[Load, Load]], connections: int) -> Row:
     """Return the row of what was measured in turn, directly and through the gateway: at one
     connection what the gateway adds, at more what it keeps."""
-    added_ms = median(b.percentile(50) - a.percentile(50) for a, b in pairs) * 1e3
-    ratio = median_ratio((b.rate, a.rate) for a, b in pairs)
+    added_ms = [(b.percentile(50) - a.percentile(50)) * 1e3 for a, b in pairs]
     direct, through = zip(*pairs, strict=True)
+    ratios = rate_ratios(through, direct)
     details = {
         **summary(direct, "direct_"),
         **summary(through, "gateway_"),
@@ -91,9 +91,11 @@ def row(case: str, pairs: Sequence[tuple[Load, Load]], connections: int) -> Row:
     loads = {"direct": direct, "gateway": through}
     if connections == 1:
         target = Bound("at most", MOST_ADDED_MS)
-        return Row(NAME, case, added_ms, "ms added", target, {"ratio": ratio, **details}, loads)
+        details = {"ratio": median(ratios), **details}
+        return Row.of_rounds(NAME, case, added_ms, "ms added", target, details, loads)
     target = Bound("at least", LEAST_RATIO)
-    return Row(NAME, case, ratio, "x direct", target, {"added_ms": added_ms, **details}, loads)
+    details = {"added_ms": median(added_ms), **details}
+    return Row.of_rounds(NAME, case, ratios, "x direct", target, details, loads)
 
 
 async def _compare_answers(raw: Sequence[Envelope], direct: str, through: str) -> Row:

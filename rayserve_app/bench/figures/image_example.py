@@ -23,8 +23,8 @@ from rayserve_app.bench.figures.figure import Figure, MeasurementFailed, require
 from rayserve_app.bench.instance import Instance
 from rayserve_app.bench.load import Load, Target, closed_loop, warm_up
 from rayserve_app.bench.report import Bound, Row
-from rayserve_app.bench.rounds import Effort, median_ratio, take_turns
-from rayserve_app.bench.summary import stages, summary
+from rayserve_app.bench.rounds import Effort, take_turns
+from rayserve_app.bench.summary import rate_ratios, stages, summary
 
 NAME: Final = "image-example"
 MODEL: Final = "image-example"
@@ -86,10 +86,10 @@ def size_rows(image: str, connections: int, loads: Sequence[Sequence[Load]]) -> 
     of_minimal = LEAST_OF_MINIMAL.get(connections)
     of_raw = LEAST_OF_RAW.get((image, connections))
     return [
-        Row(
+        Row.of_rounds(
             NAME,
             f"{image}, c={connections}",
-            _ratio(raw, minimal),
+            rate_ratios(raw, minimal),
             "x minimal",
             None if of_minimal is None else Bound("at least", of_minimal),
             {
@@ -100,10 +100,10 @@ def size_rows(image: str, connections: int, loads: Sequence[Sequence[Load]]) -> 
             },
             {"ours": raw, "minimal": minimal},
         ),
-        Row(
+        Row.of_rounds(
             NAME,
             f"{image} as base64 JSON, c={connections}",
-            _ratio(packed, raw),
+            rate_ratios(packed, raw),
             "x raw",
             None if of_raw is None else Bound("at least", of_raw),
             {**summary(packed), **stages(packed)},
@@ -133,10 +133,6 @@ async def _headroom(
         Bound("at least", LEAST_HEADROOM),
         summary([alone], "echo_"),
     )
-
-
-def _ratio(first: Sequence[Load], second: Sequence[Load]) -> float:
-    return median_ratio((a.rate, b.rate) for a, b in zip(first, second, strict=True))
 
 
 async def _check_same_answer(image: str, targets: Sequence[Target]) -> None:

@@ -36,10 +36,10 @@ async def measure(instance: Instance, effort: Effort) -> list[Row]:
 
 def _row(kind: Kind, pairs: list[tuple[float, float]]) -> Row:
     ours, bare = (median(values) for values in zip(*pairs, strict=True))
-    return Row(
+    return Row.of_rounds(
         NAME,
         f"idle replica beyond a bare one, {kind.upper()}",
-        median(first - second for first, second in pairs),
+        [first - second for first, second in pairs],
         "MB",
         Bound("at most", MOST_MB),
         {"ours_mb": ours, "bare_mb": bare},

@@ -16,8 +16,8 @@ from rayserve_app.bench.figures.figure import Figure, require_no_errors
 from rayserve_app.bench.instance import Instance
 from rayserve_app.bench.load import Load, Target, closed_loop, warm_up
 from rayserve_app.bench.report import Bound, Row
-from rayserve_app.bench.rounds import Effort, interleave, median_ratio
-from rayserve_app.bench.summary import stages, summary
+from rayserve_app.bench.rounds import Effort, interleave
+from rayserve_app.bench.summary import rate_ratios, stages, summary
 
 NAME: Final = "mixed-sizes"
 MODEL: Final = "corner-colors"
@@ -49,10 +49,10 @@ def row(pairs: Sequence[tuple[Load, Load]]) -> Row:
     """Return the row of what was measured in turn, with mixed sizes and with one."""
     mixed, same = zip(*pairs, strict=True)
     sides = pictures.MIXED_SIDES
-    return Row(
+    return Row.of_rounds(
         NAME,
         f"JPEGs of {min(sides)} to {max(sides)} px, c={CONNECTIONS}",
-        median_ratio((a.rate, b.rate) for a, b in pairs),
+        rate_ratios(mixed, same),
         f"x all {pictures.SIDE} px",
         Bound("at least", LEAST_RATIO),
         {

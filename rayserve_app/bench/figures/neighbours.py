@@ -47,10 +47,10 @@ async def measure(instance: Instance, effort: Effort) -> list[Row]:
         shares.append(sum(b.rate / a.rate for a, b in zip(alone, both, strict=True)))
     tensorflow, mxnet = (median(rates) for rates in zip(*together, strict=True))
     return [
-        Row(
+        Row.of_rounds(
             NAME,
             "two replicas of TensorFlow beside two of MXNet",
-            median(shares),
+            shares,
             "sum of shares",
             Bound("at least", LEAST_SHARES),
             {"tensorflow_per_s": tensorflow, "mxnet_per_s": mxnet},

@@ -157,7 +157,7 @@ def _measure_memory(instance: Instance, target: Target, runs: int) -> tuple[int,
 
 def time_row(case: str, rounds: Sequence[Round]) -> Row:
     """Return the row of the wall time against the floor's."""
-    ratio = median(_wall_s(each.served) / _floor_s(each.floor) for each in rounds)
+    ratios = [_wall_s(each.served) / _floor_s(each.floor) for each in rounds]
     served = [answer for each in rounds for answer in each.served]
     floors = [time for each in rounds for time in each.floor]
     milliseconds = {
@@ -170,7 +170,7 @@ def time_row(case: str, rounds: Sequence[Round]) -> Row:
     }
     details = {name: seconds * 1e3 for name, seconds in milliseconds.items()}
     details |= {f"server_{name}_ms": value for name, value in median_stages(served).items()}
-    return Row(NAME, case, ratio, "x floor", Bound("at most", MOST_RATIO), details)
+    return Row.of_rounds(NAME, case, ratios, "x floor", Bound("at most", MOST_RATIO), details)
 
 
 def memory_row(case: str, idle: int, peak: int) -> Row:

@@ -19,8 +19,8 @@ from rayserve_app.bench.figures.figure import Figure, MeasurementFailed, require
 from rayserve_app.bench.instance import Instance
 from rayserve_app.bench.load import Load, Target, closed_loop, warm_up
 from rayserve_app.bench.report import Bound, Row
-from rayserve_app.bench.rounds import Effort, median_ratio, take_turns
-from rayserve_app.bench.summary import stages, summary
+from rayserve_app.bench.rounds import Effort, take_turns
+from rayserve_app.bench.summary import rate_ratios, stages, summary
 
 NAME: Final = "protocols"
 MODEL: Final = "image-example"
@@ -54,12 +54,12 @@ def rows(size: str, names: Sequence[str], loads: Sequence[Sequence[Load]]) -> li
     """Return a row per envelope, of which the first is what the others are compared with."""
     (first, *others), (raw, *rest) = names, loads
     cases = [f"{size} as {name}" for name in names]
-    per_s = median(load.rate for load in raw)
-    found = [Row(NAME, cases[0], per_s, "/s", None, _details(raw), {first: raw})]
+    rates = [load.rate for load in raw]
+    found = [Row.of_rounds(NAME, cases[0], rates, "/s", None, _details(raw), {first: raw})]
     for name, case, own in zip(others, cases[1:], rest, strict=True):
-        ratio = median_ratio((a.rate, b.rate) for a, b in zip(own, raw, strict=True))
         target = Bound("at least", LEAST_RATIO) if name.startswith(BOUNDED) else None
-        found.append(Row(NAME, case, ratio, f"x {first}", target, _details(own), {name: own}))
+        ratios, details = rate_ratios(own, raw), _details(own)
+        found.append(Row.of_rounds(NAME, case, ratios, f"x {first}", target, details, {name: own}))
     return found
 
 

@@ -86,10 +86,10 @@ def _busy_cores() -> float:
 def row(rounds: Sequence[Round]) -> Row:
     """Return the row of the fast model's 99th percentile, beside the slow one against alone."""
     alone, beside, slow, cores_alone, cores_beside = zip(*rounds, strict=True)
-    return Row(
+    return Row.of_rounds(
         NAME,
         f"{FAST} at {FAST_PER_S:.0f}/s, p99",
-        median(b.percentile(99) / a.percentile(99) for a, b in zip(alone, beside, strict=True)),
+        [b.percentile(99) / a.percentile(99) for a, b in zip(alone, beside, strict=True)],
         "x alone",
         Bound("at most", MOST_RATIO),
         {

@@ -20,7 +20,6 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import median
 from typing import Any, Final, NamedTuple
 
 from rayserve_app import cache
@@ -49,9 +48,8 @@ async def measure(instance: Instance, effort: Effort) -> list[Row]:
         with tempfile.TemporaryDirectory(prefix="rayserve-bench-") as folder:
             starts = _measure(instance, subject, rounds_of_starts(effort), Path(folder))
         for kind, seconds in starts._asdict().items():
-            details = {"least_s": min(seconds), "most_s": max(seconds), "starts": len(seconds)}
             case = f"{subject.framework}, {subject.application}, {kind}"
-            rows.append(Row(NAME, case, median(seconds), "s", None, details))
+            rows.append(Row.of_rounds(NAME, case, seconds, "s", None, {"starts": len(seconds)}))
     return rows
 
 

@@ -43,7 +43,6 @@ def test_a_summary_has_the_medians_of_the_rounds() -> None:
         "x_p50_ms": 10,
         "x_p90_ms": 10,
         "x_p99_ms": 10,
-        "x_p999_ms": 10,
     }
     assert summary([even]) == {
         "per_s": 100,

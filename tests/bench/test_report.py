@@ -98,7 +98,6 @@ def test_json_has_the_medians_of_a_rows_loads() -> None:
         "p50_ms": 20.0,
         "p90_ms": 20.0,
         "p99_ms": 20.0,
-        "p999_ms": 20.0,
         "stages_ms": {"decode": 2.0, "predict": 50.0},
         "batches": {"1": 15, "8": 3},
         "generator_cores": 0.05,

@@ -101,6 +101,13 @@ class Report:
     """What each figure took of the machine."""
 
     @property
+    def foreign_cores(self) -> float | None:
+        """How many cores were busy on average with what is no part of the run; None if unknown."""
+        seconds = sum(usage.seconds for usage in self.usage.values())
+        foreign = sum(usage.foreign_cpu_seconds for usage in self.usage.values())
+        return foreign / seconds if seconds else None
+
+    @property
     def warnings(self) -> list[str]:
         """Which rows may show the load generator instead of what it was sent to."""
         return [
@@ -114,6 +121,7 @@ class Report:
         document = {
             "command": self.command,
             "machine": dict(self.machine),
+            "foreign_cores": None if self.foreign_cores is None else _finite(self.foreign_cores),
             "rounds": self.rounds,
             "seconds": self.seconds,
             "rows": [_row_values(row) for row in self.rows],
@@ -126,6 +134,8 @@ class Report:
     def to_text(self) -> str:
         """Render for a terminal: a header, the rows, warnings, failures, and processes."""
         header = [f"$ {self.command}", *(f"{key}: {value}" for key, value in self.machine.items())]
+        if self.foreign_cores is not None:
+            header.append(f"other load: {self.foreign_cores:.2f} cores, outside the benchmark")
         header.append(f"rounds: {self.rounds}, seconds: {self.seconds:g}")
         failures = [f"{name} failed: {reason}" for name, reason in self.failures.items()]
         warnings = [f"Warning: {warning}" for warning in self.warnings]
@@ -253,6 +263,7 @@ def _usage_table(usage: Mapping[str, Usage]) -> list[str]:
             )
             for each in of_one.largest(MOST_PROCESSES)
         ]
+        cells.append(("", "outside", f"{of_one.foreign_cpu_seconds:.1f}", "", ""))
     return ["", *_aligned(cells)] if usage else []
 
 

@@ -1,4 +1,5 @@
-"""CPU seconds and peak memory of every process of a run, while a figure is measured.
+"""CPU seconds and peak memory of every process of a run, while a figure is measured, and what the
+machine computed for others meanwhile.
 
 A process of its own looks once a second, so that looking stalls no request. The peak of resident
 memory is the kernel's own: `VmHWM` of /proc/PID/status, reset when the figure begins (proc(5),
@@ -74,6 +75,8 @@ class Usage:
     seconds: float
     processes: Sequence[ProcessUsage]
     """Those that took most CPU first."""
+    foreign_cpu_seconds: float
+    """What the machine computed besides for others than these: for whoever else is on it."""
 
     def largest(self, count: int) -> list[ProcessUsage]:
         """Return the first, and the sum of the rest as the last."""
@@ -90,7 +93,7 @@ class Usage:
     def from_document(cls, document: dict[str, Any]) -> Usage:
         """Return what `to_document` has rendered."""
         processes = [ProcessUsage(**each) for each in document["processes"]]
-        return cls(document["seconds"], processes)
+        return cls(document["seconds"], processes, document["foreign_cpu_seconds"])
 
 
 class UsageMeter:
@@ -167,6 +170,7 @@ class Watch:
         self._started_at = perf_counter()
         self._watched: dict[psutil.Process, Watched] = {}
         self._look(is_new=False)
+        self._foreign_before = self._foreign_now
 
     def look(self) -> None:
         """Bring the figures up to date; what has come since is new."""
@@ -182,16 +186,28 @@ class Watch:
             by_label.setdefault(name, []).append(one)
         sums = [_sum(name, several) for name, several in by_label.items()]
         sums.sort(key=lambda each: each.cpu_seconds, reverse=True)
-        return Usage(round(perf_counter() - self._started_at, 3), sums)
+        # Less than 0, by the ticks of the kernel's clocks, where there was nobody else.
+        foreign = max(0.0, self._foreign_now - self._foreign_before)
+        return Usage(round(perf_counter() - self._started_at, 3), sums, round(foreign, 3))
 
     def _look(self, *, is_new: bool) -> None:
+        own = 0.0
         for process in [self._root, *self._root.children(recursive=True)]:
             try:
+                own += sum(process.cpu_times()[:4])  # with those of its children that have ended
                 if process not in self._watched:
                     self._watched[process] = Watched(process, is_new=is_new)
                 self._watched[process].look()
             except psutil.Error:
                 continue
+        self._foreign_now = machine_cpu_seconds() - own
+
+
+def machine_cpu_seconds() -> float:
+    """Return what the machine has computed since it started. Interrupts count, for Linux charges
+    the process with them that they interrupt, as those of the loopback do its two ends."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq)
 
 
 def label(command_line: Sequence[str]) -> str:

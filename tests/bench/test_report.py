@@ -142,11 +142,19 @@ def test_a_load_generator_that_may_be_the_bottleneck_is_told() -> None:
     assert [f"Warning: {each}" for each in expected] == report.to_text().splitlines()[-2:]
 
 
+def test_the_load_of_others_is_told_of_the_whole_run() -> None:
+    report = report_on(usage={"a": Usage(10.0, [], 1.0), "b": Usage(30.0, [], 9.0)})
+    assert "other load: 0.25 cores, outside the benchmark" in report.to_text().splitlines()
+    assert json.loads(report.to_json())["foreign_cores"] == 0.25
+    assert "other load" not in report_on().to_text()
+    assert json.loads(report_on().to_json())["foreign_cores"] is None
+
+
 def test_what_figures_took_stands_below_the_table() -> None:
     processes = [ProcessUsage(f"p{number}", 1, 10.0 - number, 100.0, 1.0) for number in range(7)]
     processes.append(ProcessUsage("Ray worker", 3, 0.5, 210.0, 0.0))
-    report = report_on(usage={"size": Usage(12.0, processes)})
-    assert report.to_text().splitlines()[-8:] == [
+    report = report_on(usage={"size": Usage(12.0, processes, 1.2)})
+    assert report.to_text().splitlines()[-9:] == [
         "processes during              CPU s   peak MB  above start",
         "size                          12.0 s",
         "                  p0          10.0    100      1",
@@ -155,9 +163,10 @@ def test_what_figures_took_stands_below_the_table() -> None:
         "                  p3          7.0     100      1",
         "                  p4          6.0     100      1",
         "                  others (5)  9.5     410      2",
+        "                  outside     1.2",
     ]
     told = json.loads(report.to_json())["usage"]["size"]
-    assert told["seconds"] == 12.0
+    assert (told["seconds"], told["foreign_cpu_seconds"]) == (12.0, 1.2)
     assert len(told["processes"]) == 8
     assert told["processes"][7] == {
         "label": "Ray worker",

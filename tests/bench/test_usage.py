@@ -132,6 +132,30 @@ def test_a_process_that_starts_meanwhile_counts_as_a_whole() -> None:
     assert 5 < found.above_start_mb < found.peak_mb
 
 
+def test_what_is_outside_of_the_watched_processes_is_foreign() -> None:
+    with worker() as watched, worker() as other:
+        watch = Watch(watched.process.pid)
+        watched.do("compute 1")
+        watch.look()
+        own = watch.usage().foreign_cpu_seconds
+        other.do("compute 1")
+        watch.look()
+        # Whatever else the machine does meanwhile, and the clocks' ticks.
+        assert watch.usage().foreign_cpu_seconds > own + 0.9
+
+
+def test_what_has_ended_meanwhile_is_not_foreign() -> None:
+    code = "import time\nwhile time.process_time() < 1: pass"
+    outer = Watch(os.getpid())
+    with worker() as sibling:
+        inner = Watch(sibling.process.pid)
+        subprocess.run([sys.executable, "-c", code], check=True)
+        for watch in (outer, inner):
+            watch.look()
+    whole, part = outer.usage().foreign_cpu_seconds, inner.usage().foreign_cpu_seconds
+    assert part > whole + 0.9
+
+
 def test_a_meter_whose_process_was_ended_found_nothing() -> None:
     with UsageMeter() as meter:
         (child,) = (
@@ -145,7 +169,7 @@ def test_a_meter_whose_process_was_ended_found_nothing() -> None:
 
 
 def test_documents_are_read_again() -> None:
-    found = Usage(3.5, [ProcessUsage("raylet", 1, 0.5, 60.0, 1.5)])
+    found = Usage(3.5, [ProcessUsage("raylet", 1, 0.5, 60.0, 1.5)], 0.25)
     assert Usage.from_document(found.to_document()) == found
 
 
@@ -180,8 +204,8 @@ def test_processes_are_told_apart_by_their_command_lines(
 
 def test_all_but_the_largest_are_one_sum() -> None:
     several = [ProcessUsage(name, 2, 1.0, 50.0, 5.0) for name in "abcd"]
-    assert Usage(1.0, several).largest(2) == [
+    assert Usage(1.0, several, 0.0).largest(2) == [
         *several[:2],
         ProcessUsage("others", 4, 2.0, 100.0, 10.0),
     ]
-    assert Usage(1.0, several).largest(4) == several
+    assert Usage(1.0, several, 0.0).largest(4) == several

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from inspect import Parameter, signature
 from pathlib import Path
@@ -14,13 +13,13 @@ from pydantic import Field, model_validator
 
 from deployments import model_files, torch_files
 from deployments.application import Application, build_application
-from deployments.torch_devices import Device, choose_device
+from deployments.torch_devices import Device, choose_device, import_torch, set_threads
 from deployments.torch_files import RUNS_CODE, SUFFIXES, Format, first_line, remedy_of
 from deployments.torch_program import Program
 from rayserve_app.backend import Backend
 from rayserve_app.classes import ClassSettings, best_classes, read_labels
 from rayserve_app.cores import available_cores
-from rayserve_app.errors import LoadError, MissingDependency, PredictError, ShapeMismatch
+from rayserve_app.errors import LoadError, PredictError, ShapeMismatch
 from rayserve_app.settings import FileSettings, parse_settings
 from rayserve_app.sources import fetch
 from rayserve_app.tensors import fit
@@ -94,8 +93,8 @@ class TorchBackend(Backend):
         path = model_files.find_file(fetch(settings.path, sha256=settings.sha256), *SUFFIXES)
         format = settings.format or torch_files.detect_format(path)
         torch_files.check_trust(path, format, trusted=settings.trusted)
-        self._torch = torch = _import()
-        _set_threads(torch, settings.threads.compute or available_cores())
+        self._torch = torch = import_torch()
+        set_threads(torch, settings.threads.compute or available_cores())
         self._device = choose_device(torch)
         if settings.classes is not None:
             self._labels = read_labels(settings.classes.labels)
@@ -295,29 +294,6 @@ class TorchBackend(Backend):
                     got=str(tuple(tensor.shape)),
                     path=name,
                 )
-
-
-def _import() -> Any:
-    try:
-        import torch
-    except ImportError as exc:
-        if exc.name == "torch":
-            raise MissingDependency(
-                "The model needs PyTorch", remedy='pip install "rayserve-app[torch]"'
-            ) from exc
-        raise LoadError(
-            "PyTorch is installed, but does not import",
-            got=f"{type(exc).__name__}: {first_line(exc)}",
-        ) from exc
-    return torch
-
-
-def _set_threads(torch: Any, count: int) -> None:
-    """Set the threads of this process: `count` for one operation, one for operations side by side,
-    as batches run in threads of ours."""
-    torch.set_num_threads(count)
-    with suppress(RuntimeError):  # can be set once only, before the first operation
-        torch.set_num_interop_threads(1)
 
 
 def _arguments(torch: Any, module: Any) -> dict[str, bool] | None:

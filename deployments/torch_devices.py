@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from threading import local
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from deployments.torch_files import first_line
 from rayserve_app import buffers
+from rayserve_app.errors import LoadError, MissingDependency
 from rayserve_app.types import Array
+
+T = TypeVar("T")
 
 
 class Device(Protocol):
@@ -34,6 +37,35 @@ class Device(Protocol):
     def fetch(self, tensors: Mapping[str, Any]) -> dict[str, Array]:
         """Return tensors as arrays, once they are computed."""
         ...
+
+
+def import_torch() -> Any:
+    """Return the package.
+
+    Raises:
+        MissingDependency: it is not installed.
+        LoadError: it is, and fails.
+    """
+    try:
+        import torch
+    except ImportError as exc:
+        if exc.name == "torch":
+            raise MissingDependency(
+                "The model needs PyTorch", remedy='pip install "rayserve-app[torch]"'
+            ) from exc
+        raise LoadError(
+            "PyTorch is installed, but does not import",
+            got=f"{type(exc).__name__}: {first_line(exc)}",
+        ) from exc
+    return torch
+
+
+def set_threads(torch: Any, count: int) -> None:
+    """Set the threads of this process: `count` for one operation, one for operations side by side,
+    as batches run in threads of ours."""
+    torch.set_num_threads(count)
+    with suppress(RuntimeError):  # can be set once only, before the first operation
+        torch.set_num_interop_threads(1)
 
 
 def choose_device(torch: Any) -> Device:
@@ -64,25 +96,47 @@ class Cpu:
         return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
+class Pool(Generic[T]):
+    """Lends what only one batch may use at a time, and makes more only if none is free."""
+
+    def __init__(self, create: Callable[[], T]) -> None:
+        self._create = create
+        self._free: list[T] = []
+
+    @contextmanager
+    def lend(self) -> Iterator[T]:
+        """Return a context in which nobody else has the same. May be called from any thread."""
+        try:
+            lent = self._free.pop()
+        except IndexError:
+            lent = self._create()
+        try:
+            yield lent
+        finally:
+            self._free.append(lent)
+
+
 class Cuda:
-    """Copies through page-locked memory, in a stream of each thread's own: so with several
+    """Copies through page-locked memory, in a stream of each batch's own: so with several
     `max_concurrent_batches`, one batch is copied while another computes.
 
-    PyTorch's allocators keep page-locked and device memory for the next batch, and give none of it
-    away before a stream is done with it.
+    PyTorch's allocators keep page-locked and device memory for the next batch of the same stream,
+    and give none of it away before the stream is done with it. So a stream serves whichever thread
+    comes next, rather than a thread its own: what warm-up has allocated, batches use.
     """
 
     def __init__(self, torch: Any) -> None:
         self._torch = torch
-        self._threads = local()
         self.device = torch.device("cuda", torch.cuda.current_device())
+        self._streams: Pool[Any] = Pool(lambda: torch.cuda.Stream(self.device))
 
     def synchronize(self) -> None:
         self._torch.cuda.synchronize(self.device)
 
-    def stream(self) -> AbstractContextManager[Any]:
-        context: AbstractContextManager[Any] = self._torch.cuda.stream(self._own_stream())
-        return context
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        with self._streams.lend() as stream, self._torch.cuda.stream(stream):
+            yield
 
     def send(self, arrays: Sequence[Array]) -> Any:
         shape = (len(arrays), *arrays[0].shape)
@@ -98,10 +152,5 @@ class Cuda:
         }
         for name, tensor in tensors.items():
             staged[name].copy_(tensor, non_blocking=True)
-        self._own_stream().synchronize()
+        self._torch.cuda.current_stream(self.device).synchronize()
         return {name: tensor.numpy() for name, tensor in staged.items()}
-
-    def _own_stream(self) -> Any:
-        if not hasattr(self._threads, "stream"):
-            self._threads.stream = self._torch.cuda.Stream(self.device)
-        return self._threads.stream

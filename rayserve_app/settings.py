@@ -130,6 +130,9 @@ class BatchingSettings(Section):
     batch_wait_timeout_s: Annotated[float, Field(ge=0, le=10)] = 0.0
     """How long a batch that is not full waits for more items, from its first item's arrival."""
     max_concurrent_batches: Annotated[int, Field(gt=0, le=64)] = 1
+    """Batches that run at one time. On a GPU, 2 let one be copied while another computes, for the
+    device memory of both; what waits is then parted into smaller batches, unless it is more than
+    two full ones."""
     target_latency_ms: Annotated[float, Field(gt=0, le=LONGEST_DEADLINE_MS)] | None = None
     """Longest time that a batch is to take. The size that keeps it is learned, for each shape of
     items by itself, from one item up and never above `max_batch_size`. A request waits at most for

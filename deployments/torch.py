@@ -15,11 +15,13 @@ from deployments import model_files, torch_files
 from deployments.application import Application, build_application
 from deployments.torch_devices import Device, choose_device, import_torch, set_threads
 from deployments.torch_files import RUNS_CODE, SUFFIXES, Format, first_line, remedy_of
+from deployments.torch_images import DeviceNormalization, choose_normalization
 from deployments.torch_program import Program
 from rayserve_app.backend import Backend
 from rayserve_app.classes import ClassSettings, best_classes, read_labels
 from rayserve_app.cores import available_cores
 from rayserve_app.errors import LoadError, PredictError, ShapeMismatch
+from rayserve_app.normalization import declared_normalization
 from rayserve_app.settings import FileSettings, parse_settings
 from rayserve_app.sources import fetch
 from rayserve_app.tensors import fit
@@ -46,6 +48,9 @@ class TorchSettings(FileSettings):
     answers in half precision is sent as float32. torch.export archives keep their own types."""
     channels_last: bool = False
     """Keep images as NHWC in memory, which many convolutions are faster on; shapes stay NCHW."""
+    normalize_on_device: bool | None = None
+    """Whether images are scaled by `scale`, `mean` and `std` where the model runs, and are uint8
+    until then; without it, on a GPU only."""
     classes: ClassSettings | None = None
     """Answer the best classes of the model's first output, by name."""
 
@@ -57,6 +62,10 @@ class TorchSettings(FileSettings):
             )
         if self.format in ("state_dict", "safetensors") and self.module is None:
             raise ValueError(f"'format: {self.format}' is weights alone: it needs 'module'")
+        if self.normalize_on_device is not None and declared_normalization(self.input) is None:
+            raise ValueError(
+                "'normalize_on_device' needs 'scale', 'mean' or 'std' of images in 'input'"
+            )
         if self.input.type in ("bytes", "string"):
             raise ValueError(f"PyTorch takes arrays, not input of type {self.input.type!r}")
         return self
@@ -72,8 +81,9 @@ class TorchBackend(Backend):
     """One module in evaluation mode, on the replica's GPU if it has one.
 
     An item is one array, which becomes the module's first argument, or a mapping of argument name
-    to array; none carries the batch axis. Items are stacked along axis 0. On a CPU, a module that
-    writes into its arguments writes into the items, which are used again if their batch fails.
+    to array; none carries the batch axis. Items are stacked along axis 0. Images that are uint8 are
+    normalised as a batch where it `normalizes_images`. On a CPU, a module that writes into its
+    arguments writes into the items, which are used again if their batch fails.
 
     A tensor is answered as `output`, a tuple as `output_0`, `output_1` and so on or as
     `output.outputs` says, a mapping or a named tuple by its own names.
@@ -85,6 +95,7 @@ class TorchBackend(Backend):
         self._device: Device | None = None
         self._module: Any = None
         self._program: Program | None = None
+        self._normalize: DeviceNormalization | None = None
         self._labels: tuple[str, ...] = ()
         self._arguments: dict[str, bool] | None = None
 
@@ -99,6 +110,14 @@ class TorchBackend(Backend):
         if settings.classes is not None:
             self._labels = read_labels(settings.classes.labels)
         self._create(path, format, self._device.device)
+        self._normalize = choose_normalization(
+            torch,
+            self._device.device,
+            settings.input,
+            on_device=settings.normalize_on_device,
+            specs=self._program.inputs if self._program else (),
+        )
+        self.normalizes_images = self._normalize is not None
         self._device.synchronize()
 
     def _create(self, path: Path, format: Format, device: Any) -> None:
@@ -191,7 +210,9 @@ class TorchBackend(Backend):
         else:
             item = {"": item}
         if program is not None:
-            return program.row(item)
+            normalize = self._normalize
+            is_pixels = normalize is not None and all(map(normalize.takes, item.values()))
+            return program.row(item, is_pixels=is_pixels)
         return {name: _number_array(name, value) for name, value in item.items()}
 
     def _check_names(self, values: Mapping[str, Any]) -> None:
@@ -248,10 +269,12 @@ class TorchBackend(Backend):
                 path=name,
             )
         tensor = self._device.send(arrays)
-        if self._program is None and tensor.is_floating_point():
-            tensor = tensor.to(getattr(self._torch, self._settings.precision))
         if self._settings.channels_last and tensor.ndim == 4:
             tensor = tensor.contiguous(memory_format=self._torch.channels_last)
+        if self._normalize is not None and self._normalize.takes(arrays[0]):
+            tensor = self._normalize(tensor)
+        if self._program is None and tensor.is_floating_point():
+            tensor = tensor.to(getattr(self._torch, self._settings.precision))
         return tensor
 
     def _answerable(self, tensor: Any) -> Any:

@@ -59,13 +59,18 @@ class Program:
         self.outputs = tuple(_spec(name, value) for name, value in answers.items())
         self.least_items, self.most_items = _batch_sizes(inputs, program.range_constraints)
 
-    def row(self, values: Mapping[str, Any]) -> dict[str, Array]:
+    def row(self, values: Mapping[str, Any], *, is_pixels: bool = False) -> dict[str, Array]:
         """Return an item's checked array for each input, without the batch axis.
 
+        Args:
+            is_pixels: they stay uint8, for they become what the program takes on its device.
         Raises:
             ShapeMismatch: other types or shapes.
         """
-        return {name: fit(np.asarray(values[name]), spec) for name, spec in self._specs.items()}
+        specs = self._specs
+        if is_pixels:
+            specs = {name: spec._replace(dtype="uint8") for name, spec in specs.items()}
+        return {name: fit(np.asarray(values[name]), spec) for name, spec in specs.items()}
 
     def bind(self, feed: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return batches by input as the arguments that the program was exported with."""

@@ -21,6 +21,10 @@ DEFAULT_SIGNATURE: Final = "serving_default"
 class Predictor(ABC):
     """What runs a batch: a model, or one of several signatures of one of its versions."""
 
+    normalizes_images: bool = False
+    """Whether `predict` itself applies `scale`, `mean` and `std` to images that are uint8, as all
+    decoded ones then are. Asked after `load`."""
+
     @abstractmethod
     def predict(self, items: Sequence[Item]) -> Outputs:
         """Run one batch of items that share a `bucket`. Called in a thread of its own,

@@ -38,12 +38,11 @@ def items_bytes(inputs: Inputs, items: Sequence[Encoded]) -> int:
     if not inputs.needs_decoding:
         return sum(map(size_bytes, items))
     pixel_bytes = inputs.preprocess.dtype.itemsize * (1 if inputs.settings.color == "gray" else 3)
-    if inputs.settings.size is not None:
-        return len(items) * math.prod(inputs.settings.size) * pixel_bytes
+    own_size = inputs.settings.size
     total = 0
     for item in items:
         if isinstance(item, EncodedImage):
-            total += math.prod(image.read_size(item.data) or (0,)) * pixel_bytes
+            total += math.prod(own_size or image.read_size(item.data) or (0,)) * pixel_bytes
         else:
             total += size_bytes(item)
     return total

@@ -39,7 +39,7 @@ class ImageArrays:
         self._channel_axis = 0 if settings.layout == "CHW" else 2
         shape = [height, width]
         shape.insert(self._channel_axis, channels)
-        self._spec = TensorSpec("image", preprocess.dtype.name, (-1, *shape))
+        self._spec = TensorSpec("image", preprocess.normalized_dtype.name, (-1, *shape))
         self._is_gray = settings.color == "gray"
 
     def read(self, array: Array) -> Array:

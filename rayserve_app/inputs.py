@@ -67,12 +67,19 @@ class Inputs:
         settings: InputSettings,
         limits: LimitSettings,
         specs: Sequence[TensorSpec] = (),
+        *,
+        normalizes_images: bool = True,
     ) -> None:
+        """
+        Args:
+            specs: the model's inputs, if it says them itself.
+            normalizes_images: False where its `Predictor` does.
+        """
         self.settings = settings
         self._limits = limits
         self._encoded = EncodedInputs(settings, limits)
         self._tensors = TensorInputs(settings, specs, self.check_count)
-        self.preprocess = Preprocessing(settings)
+        self.preprocess = Preprocessing(settings, normalizes=normalizes_images)
         self._image_arrays = ImageArrays(settings, self.preprocess)
         self._takes_image_arrays = settings.type == "image" and settings.codec == "raw"
         self._carries_bytes = settings.type in ("bytes", "image") or settings.codec != "raw"

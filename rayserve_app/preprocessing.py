@@ -9,6 +9,7 @@ import numpy as np
 
 from rayserve_app import buffers
 from rayserve_app.errors import ShapeMismatch
+from rayserve_app.normalization import declared_normalization
 from rayserve_app.settings import InputSettings, Interpolation
 from rayserve_app.types import Array
 
@@ -28,20 +29,27 @@ class Preprocessing:
     """The steps that an image model's settings ask for, in this order: resize, colour, scale,
     mean and standard deviation, layout."""
 
-    def __init__(self, settings: InputSettings) -> None:
+    def __init__(self, settings: InputSettings, *, normalizes: bool = True) -> None:
+        """
+        Args:
+            normalizes: False leaves scale, mean and standard deviation to the model, which then
+                gets uint8.
+        """
         self._size = settings.size
         self._short_side = settings.short_side
         self._method = settings.interpolation
         self._recolor = _COLORS[settings.color]
         self._channels = 1 if settings.color == "gray" else 3
         self._is_planar = settings.layout == "CHW"
-        self._affine: tuple[Array, Array] | None = None
-        if (settings.scale, settings.mean, settings.std) != (None, None, None):
-            self._affine = _affine(settings)
+        normalization = declared_normalization(settings)
+        self._normalization = normalization if normalizes else None
         self._may_reduce = settings.reduced_decode == "always" or (
             settings.reduced_decode == "auto" and settings.interpolation == "area"
         )
-        self.dtype = np.dtype(np.uint8 if self._affine is None else np.float32)
+        self.dtype = np.dtype(np.uint8 if self._normalization is None else np.float32)
+        self.normalized_dtype = np.dtype(np.uint8 if normalization is None else np.float32)
+        """Of what the model computes on, whoever scales it: arrays that nothing is left to do to
+        have this type."""
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -68,19 +76,17 @@ class Preprocessing:
             extent: of an image decoded at a reduced size, no less than `least_size`.
         """
         pixels = self._recolor(self._resize(pixels, extent))
-        is_plain = self._affine is None and not self._is_planar
+        is_plain = self._normalization is None and not self._is_planar
         if is_plain and (pixels is out or (out is None and _is_own(pixels))):
             return pixels
         if out is None:
             out = buffers.empty(self._shape(*pixels.shape[:2]), self.dtype)
-        target = out.transpose(1, 2, 0) if self._is_planar else out
-        if self._affine is None:
-            copy = _copy_planes if self._is_planar else _copy_rows
-            copy(pixels, out)
-        elif self._is_planar:
-            _scale_planes(pixels, *self._affine, target)
+        if self._normalization is None:
+            write = _copy_planes if self._is_planar else _copy_rows
+            write(pixels, out)
         else:
-            _scale_rows(pixels, *self._affine, target)
+            scale = _scale_planes if self._is_planar else _scale_rows
+            scale(pixels, *self._normalization, out)
         return out
 
     def _shape(self, height: int, width: int) -> tuple[int, ...]:
@@ -98,16 +104,6 @@ class Preprocessing:
 
 def _is_own(pixels: Array) -> bool:
     return pixels.flags.c_contiguous and pixels.flags.writeable
-
-
-def _affine(settings: InputSettings) -> tuple[Array, Array]:
-    """Return per channel the factor and the offset of (x * scale - mean) / std."""
-    scale = 1.0 if settings.scale is None else settings.scale
-    mean = np.array(settings.mean or (0.0, 0.0, 0.0))
-    std = np.array(settings.std or (1.0, 1.0, 1.0))
-    if settings.color == "gray":
-        mean, std = mean[:1], std[:1]
-    return (scale / std).astype(np.float32), (-mean / std).astype(np.float32)
 
 
 def _scale_rows(pixels: Array, factor: Array, offset: Array, out: Array) -> None:
@@ -139,7 +135,7 @@ def _copy_planes(pixels: Array, out: Array) -> None:
 
 
 def _scale_planes(pixels: Array, factor: Array, offset: Array, out: Array) -> None:
-    """Write the same where each channel of `out`, (H, W, C), is a plane of its own."""
+    """Write pixels * factor + offset as (C, H, W)."""
     import cv2
 
     for channel, plane in enumerate(cv2.split(pixels)):
@@ -150,7 +146,7 @@ def _scale_planes(pixels: Array, factor: Array, offset: Array, out: Array) -> No
             plane,
             0,
             float(offset[channel]),
-            dst=out[:, :, channel],
+            dst=out[channel],
             dtype=cv2.CV_32F,
         )
 

@@ -94,7 +94,12 @@ class Versions:
             version,
             signature,
             metadata,
-            Inputs(declared, settings.limits, metadata.inputs),
+            Inputs(
+                declared,
+                settings.limits,
+                metadata.inputs,
+                normalizes_images=not predictor.normalizes_images,
+            ),
             predictor.predict,
             bucket,
         )

@@ -133,6 +133,13 @@ def test_images_count_as_the_model_takes_them(settings: dict[str, Any], size: in
     assert items_bytes(inputs, items) == 2 * size
 
 
+def test_images_for_a_model_that_normalises_count_a_byte_per_value_but_floats_four() -> None:
+    settings = InputSettings(type="image", size=(4, 5), scale=1.0)
+    inputs = Inputs(settings, LimitSettings(), normalizes_images=False)
+    items = [png((1, 2, 3)), np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5, 3), np.float32)]
+    assert items_bytes(inputs, items) == 4 * 5 * 3 * (1 + 1 + 4)
+
+
 def test_an_image_that_came_as_an_array_counts_as_it_is() -> None:
     inputs = Inputs(InputSettings(type="image"), LimitSettings())
     items = [np.zeros((2, 3, 3), np.uint8), EncodedImage(b"no image", {})]

@@ -125,6 +125,32 @@ def test_warming_up_runs_the_smallest_and_the_largest_batch(
         assert not item.any()
 
 
+class Normalizing(FunctionBackend):
+    normalizes_images = True
+
+
+async def test_a_backend_that_normalises_gets_pixels_and_floats_in_batches_of_their_own() -> None:
+    batches: list[list[Any]] = []
+
+    def note(items: Sequence[Any]) -> list[int]:
+        batches.append(list(items))
+        return [0] * len(items)
+
+    declared = {"type": "image", "size": [3, 4], "scale": 0.5}
+    settings = ModelSettings.model_validate({"input": declared})
+    model = Model(settings, Normalizing(note), name="m")
+    model.warm_up()
+    assert {(item.dtype, item.shape) for items in batches for item in items} == {
+        (np.dtype(np.uint8), (3, 4, 3))
+    }
+    batches.clear()
+    floats = model.inputs.from_object(np.full((3, 4, 3), 0.25), path="")
+    await values(model, png((2, 4, 6)), floats, png((8, 10, 12)))
+    pixels, (own,) = sorted(batches, key=len, reverse=True)
+    np.testing.assert_array_equal([image[0, 0] for image in pixels], [[2, 4, 6], [8, 10, 12]])
+    np.testing.assert_array_equal(own, np.full((3, 4, 3), 0.25, np.float32), strict=True)
+
+
 def test_warming_up_names_the_tensors() -> None:
     batches: list[Sequence[Any]] = []
     create_model(

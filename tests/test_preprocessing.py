@@ -212,6 +212,18 @@ def test_pixels_of_the_results_shape_may_lie_where_the_result_goes(
 
 
 @pytest.mark.parametrize("layout", ["HWC", "CHW"])
+@pytest.mark.parametrize("color", ["RGB", "BGR", "gray"])
+def test_pixels_for_a_model_that_normalises_are_as_if_nothing_were_to_be_normalised(
+    layout: str, color: str
+) -> None:
+    declared = {"type": "image", "size": [60, 80], "layout": layout, "color": color}
+    settings = InputSettings.model_validate(declared | {"scale": 0.5, "mean": MEAN, "std": STD})
+    function = Preprocessing(settings, normalizes=False)
+    np.testing.assert_array_equal(function(PHOTO), preprocess(**declared), strict=True)
+    assert (function.dtype, function.normalized_dtype) == (np.uint8, np.float32)
+
+
+@pytest.mark.parametrize("layout", ["HWC", "CHW"])
 def test_grey_arrays_of_one_channel_seen_as_three(layout: str) -> None:
     seen = np.broadcast_to(PHOTO[:, :, :1], PHOTO.shape)
     for settings in ({"scale": 0.5}, {"color": "BGR"}, {"size": [60, 80]}, {"mean": MEAN}):

@@ -39,7 +39,10 @@ def built_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("name", ["tensorflow-network", "torch-network", "torch-network-cuda"])
+@pytest.mark.parametrize(
+    "name",
+    ["tensorflow-network", "torch-network", "torch-network-cuda", "torch-network-cuda-floats"],
+)
 def test_the_networks_answer_unlike_images_unlike(
     name: str, built_models: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -167,14 +169,24 @@ def test_a_machine_without_a_gpu_has_no_figure_of_one(
     cuda.device_name.cache_clear()
 
 
-def test_a_gpu_is_given_to_the_model_that_is_measured_on_it() -> None:
-    (application,) = build_config({"torch-network-cuda"}, APP_YAML, 1234, Path("models"))[
-        "applications"
-    ]
-    (deployment,) = application["deployments"]
-    assert deployment["ray_actor_options"]["num_gpus"] == 1
-    # Bytes go to the device; the model's first layer scales them there.
-    assert "scale" not in application["args"]["model"]["input"]
+def test_the_models_of_a_gpu_share_one_and_differ_in_where_images_are_normalised() -> None:
+    names = cnn.FIGURE.gpu_applications
+    applications = build_config(names, APP_YAML, 1234, Path("models"))["applications"]
+    deployments = [deployment for each in applications for deployment in each["deployments"]]
+    assert sum(each["ray_actor_options"]["num_gpus"] for each in deployments) == 1
+    pixels, floats = (each["args"]["model"] for each in applications)
+    assert (pixels["normalize_on_device"], floats["normalize_on_device"]) == (True, False)
+    assert pixels["input"] == floats["input"]
+
+
+def test_nobody_looks_for_a_gpu_before_something_is_measured() -> None:
+    script = """
+import rayserve_app.bench.runner
+from rayserve_app.bench.cuda import device_name
+print(device_name.cache_info().misses)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "0\n"
 
 
 def test_a_neighbour_computes_on_one_core() -> None:

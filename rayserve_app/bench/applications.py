@@ -12,7 +12,7 @@ import yaml
 from rayserve_app.bench import cuda
 from rayserve_app.bench.models import HEADS, MAX_IMAGES, TEXTURE_SIDE
 from rayserve_app.bench.networks import SIDE
-from rayserve_app.bench.subjects import CUDA
+from rayserve_app.bench.subjects import CUDA, CUDA_FLOATS, Subject
 from rayserve_app.cores import available_cores
 from rayserve_app.errors import ConfigurationError
 
@@ -125,7 +125,8 @@ def _framework_applications(models: Path) -> list[dict[str, Any]]:
         _closure("texture", "rayserve_app.bench.models:band_energies", texture, batches),
         _file_model("tensorflow-network", "tensorflow", models, image, batches),
         _on_cpu(torch),
-        _cuda(models),
+        _cuda(CUDA, models, chw, module, on_device=True),
+        _cuda(CUDA_FLOATS, models, chw, module, on_device=False),
         _file_model("texture-package", "sagemaker", models, {"type": "request"}, {}),
     ]
 
@@ -137,19 +138,20 @@ def _on_cpu(application: dict[str, Any]) -> dict[str, Any]:
     return _with_options(application, runtime_env={"env_vars": {"CUDA_VISIBLE_DEVICES": ""}})
 
 
-def _cuda(models: Path) -> dict[str, Any]:
-    """Return PyTorch's network on a whole GPU: bytes go there, and one batch while another runs."""
-    application = _file_model(
-        CUDA.application,
-        "torch",
-        models,
-        {"type": "image", "size": [SIDE, SIDE], "layout": "CHW"},
-        {
-            "module": "rayserve_app.bench.networks:create_network_of_bytes",
-            "batching": {"max_batch_size": CUDA.batch_size, "max_concurrent_batches": 2},
-        },
-    )
-    return _with_options(application, num_gpus=1)
+def _cuda(
+    subject: Subject,
+    models: Path,
+    image: dict[str, Any],
+    module: dict[str, Any],
+    *,
+    on_device: bool,
+) -> dict[str, Any]:
+    """Return PyTorch's network on a GPU that two share, of which one is measured at a time: one
+    batch goes there while another runs."""
+    batches = {"max_batch_size": subject.batch_size, "max_concurrent_batches": 2}
+    others = {**module, "batching": batches, "normalize_on_device": on_device}
+    application = _file_model(subject.application, "torch", models, image, others)
+    return _with_options(application, num_gpus=0.5)
 
 
 def _with_options(application: dict[str, Any], **options: Any) -> dict[str, Any]:

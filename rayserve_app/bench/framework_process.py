@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from rayserve_app.bench.framework_loop import Pace
 from rayserve_app.bench.instance import Instance
-from rayserve_app.bench.subjects import CUDA, MXNET, Subject
+from rayserve_app.bench.subjects import MXNET, Subject
 from rayserve_app.mxnet_environment import find_python
 
 Loop: TypeAlias = Callable[[int, float], Awaitable[Pace]]
@@ -38,7 +38,7 @@ def framework_loop(instance: Instance, subject: Subject) -> Iterator[Loop]:
         python = find_python(os.environ, Path(sys.prefix))
     command = [str(python), "-m", "rayserve_app.bench.framework_loop", str(instance.config_path)]
     environment = instance.environment
-    if subject is not CUDA:
+    if not subject.needs_gpu:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     with subprocess.Popen(
         [*command, subject.application],

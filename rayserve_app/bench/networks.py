@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,25 +72,13 @@ def create_network() -> Any:
     )
 
 
-def create_network_of_bytes() -> Any:
-    """Return the same with the pixels' scaling as its first layer, for (N, 3, SIDE, SIDE) uint8: a
-    quarter of the bytes go to the device."""
-    from torch import nn
-
-    class Scale(nn.Module):
-        def forward(self, pixels: Any) -> Any:
-            return pixels.float() / 255
-
-    return nn.Sequential(Scale(), create_network())
-
-
-def build_torch(create: Callable[[], Any], directory: Path) -> None:
-    """Save weights for what `create` returns as safetensors."""
+def build_torch(directory: Path) -> None:
+    """Save weights for what `create_network` returns as safetensors."""
     import torch
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    save_file(create().state_dict(), directory / "network.safetensors")
+    save_file(create_network().state_dict(), directory / "network.safetensors")
 
 
 def build_tensorflow(directory: Path) -> None:
@@ -117,8 +104,9 @@ def build_package(directory: Path) -> None:
 BUILDERS: Final[Mapping[str, Callable[[Path], None]]] = {
     "tensorflow-network": build_tensorflow,
     "texture-package": build_package,
-    "torch-network": partial(build_torch, create_network),
-    "torch-network-cuda": partial(build_torch, create_network_of_bytes),
+    "torch-network": build_torch,
+    "torch-network-cuda": build_torch,
+    "torch-network-cuda-floats": build_torch,
 }
 """By the application whose model each builds."""
 

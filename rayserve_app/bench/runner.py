@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rayserve_app.bench import loop, networks, plot
+from rayserve_app.bench import cuda, loop, networks, plot
 from rayserve_app.bench.applications import build_config
 from rayserve_app.bench.figures import FIGURES
 from rayserve_app.bench.figures.figure import Figure
@@ -61,7 +61,7 @@ def bench(
     findings = Findings()
     try:
         with tempfile.TemporaryDirectory(prefix="rayserve-bench-") as folder:
-            networks.build({name for each in figures for name in each.applications}, Path(folder))
+            networks.build(_applications(figures), Path(folder))
             for group in _by_instance(figures):
                 _run(group, effort, config_path, Path(folder), findings)
     except NotReady as error:
@@ -105,6 +105,13 @@ def choose(names: Sequence[str], known: Mapping[str, Figure] = FIGURES) -> list[
     return [figure for name, figure in known.items() if not names or name in names]
 
 
+def _applications(figures: Sequence[Figure]) -> set[str]:
+    """Return the names of what these figures need on this machine."""
+    names = {name for figure in figures for name in figure.applications}
+    on_gpu = {name for figure in figures for name in figure.gpu_applications}
+    return names | on_gpu if on_gpu and cuda.device_name() else names
+
+
 def _by_instance(figures: Sequence[Figure]) -> list[list[Figure]]:
     """Part those that start instances themselves from those that share a running one."""
     first = [figure for figure in figures if figure.starts_itself]
@@ -116,7 +123,7 @@ def _run(
     figures: Sequence[Figure], effort: Effort, config_path: Path, models: Path, findings: Findings
 ) -> None:
     """Measure figures with one instance, which runs unless they start it."""
-    names = {name for figure in figures for name in figure.applications}
+    names = _applications(figures)
     config = build_config(names, config_path, free_port(), models)
     instance = Instance(config, config_path.with_name(ENVIRONMENT_FILE_NAME))
     if figures[0].starts_itself:

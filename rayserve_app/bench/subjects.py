@@ -15,6 +15,7 @@ class Subject(NamedTuple):
     framework: str
     application: str
     batch_size: int
+    needs_gpu: bool = False
 
     def target(self, instance: Instance, application: str | None = None) -> Target:
         """Return a request with one JPEG, for this application or one with the same model."""
@@ -25,8 +26,9 @@ class Subject(NamedTuple):
 CLOSURE: Final = Subject("closure", "texture", 8)
 TENSORFLOW: Final = Subject("TensorFlow", "tensorflow-network", 8)
 TORCH: Final = Subject("PyTorch", "torch-network", 8)
-CUDA: Final = Subject("PyTorch on a GPU", "torch-network-cuda", 32)
-"""Only where there is one."""
+CUDA: Final = Subject("PyTorch on a GPU", "torch-network-cuda", 32, needs_gpu=True)
+CUDA_FLOATS: Final = CUDA._replace(application="torch-network-cuda-floats")
+"""The same, but images are normalised as they are decoded: four times the bytes go to the GPU."""
 MXNET: Final = Subject("MXNet", "resnet-embedding", 8)
 SAGEMAKER: Final = Subject("SageMaker package", "texture-package", 1)
 YOLOV3: Final = Subject("TensorFlow, 5.5 MB per answer", "yolov3", 10)

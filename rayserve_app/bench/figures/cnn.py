@@ -3,8 +3,8 @@ framework in a loop at its best batch size; and how long callers wait at half of
 
 The loop's items are decoded already, and all cores compute one batch. It is tried with each of
 SIZES first, so that what is served is not compared with a loop that a bad size slows down. Where
-PyTorch finds a GPU, the same is measured there; such rows have no bounds and carry the device's
-name.
+PyTorch finds a GPU, the same is measured there, with images normalised on it, and once more with
+images normalised before; such rows have no bounds and carry the device's name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rayserve_app.bench.load import Load, Target, open_loop, percentile
 from rayserve_app.bench.report import Bound, Row
 from rayserve_app.bench.rounds import Effort, interleave
 from rayserve_app.bench.saturation import Saturation, search
-from rayserve_app.bench.subjects import CUDA, TORCH, Subject
+from rayserve_app.bench.subjects import CUDA, CUDA_FLOATS, TORCH, Subject
 from rayserve_app.bench.summary import stages, summary
 
 NAME: Final = "cnn"
@@ -46,7 +46,17 @@ async def measure(instance: Instance, effort: Effort) -> list[Row]:
     if device := cuda.device_name():
         case = f"512 px JPEG, {device}"
         rows += await _measure(instance, effort, CUDA, case, has_bounds=False)
+        rows.append(await _measure_floats(instance, effort, case))
     return rows
+
+
+async def _measure_floats(instance: Instance, effort: Effort, case: str) -> Row:
+    """Measure what is served if the GPU gets float32, against its loop."""
+    target, size = CUDA_FLOATS.target(instance), CUDA_FLOATS.batch_size
+    callers = frameworks.CALLERS * size
+    with framework_loop(instance, CUDA_FLOATS) as loop:
+        full = await frameworks.pairs(effort, target, callers, loop, size, SECONDS_FACTOR)
+    return frameworks.row(NAME, f"{case}, normalised on the CPU, {callers} callers", full, None)
 
 
 async def _measure(
@@ -135,6 +145,7 @@ def _with_details(row: Row, more: Mapping[str, float]) -> Row:
 
 FIGURE: Final = Figure(
     NAME,
-    (TORCH.application, *([CUDA.application] if cuda.device_name() else [])),
+    (TORCH.application,),
     measure,
+    gpu_applications=(CUDA.application, CUDA_FLOATS.application),
 )

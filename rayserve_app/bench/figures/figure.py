@@ -21,6 +21,8 @@ class Figure(NamedTuple):
     measure: Measure
     starts_itself: bool = False
     """Its instance is not started: it starts applications one by one."""
+    gpu_applications: tuple[str, ...] = ()
+    """What it needs as well where PyTorch finds a GPU."""
 
 
 class MeasurementFailed(Exception):

@@ -38,13 +38,13 @@ LABELS: Final = (
     (re.compile(r"\S*raylet/raylet"), "raylet"),
     (re.compile(r".*/ray/_private/log_monitor\.py"), "Ray's agents"),
     (re.compile(r".*/ray/autoscaler/"), "Ray's autoscaler"),
+    (re.compile(r".*\.venv-peers/([^/]+)/"), r"peer \1"),
     (re.compile(r"ray-dashboard|.*/ray/dashboard/|.* -c from multiprocessing\."), "dashboard"),
     (re.compile(r".* -m ray\.serve\.scripts run "), "serve run"),
     (re.compile(r".*\brayserve-app serve "), "supervisor"),
     (re.compile(r".*-m rayserve_app\.bench\.echo"), "echo server"),
     (re.compile(r".*-m rayserve_app\.bench\.framework_loop"), "framework loop"),
     (re.compile(r".*-m rayserve_app\.bench\.usage"), "this measurement"),
-    (re.compile(r".*\.venv-peers/([^/]+)/"), r"peer \1"),
 )
 """What a process is, by its command line or the title that Ray gives it; the first that fits."""
 

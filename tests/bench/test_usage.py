@@ -192,6 +192,10 @@ def test_documents_are_read_again() -> None:
         (["/v/bin/python", "/v/bin/rayserve-app", "serve", "app.yaml"], "supervisor"),
         (["/v/bin/python", "-m", "rayserve_app.bench.echo"], "echo server"),
         (["/w/.venv-peers/litserve/bin/python", "x.py"], "peer litserve"),
+        (
+            ["/w/.venv-peers/litserve/bin/python", "-c", "from multiprocessing.spawn import x"],
+            "peer litserve",
+        ),
         (["/bin/sleep", "1"], ""),
         ([], ""),
     ],

@@ -27,10 +27,10 @@ class LargeAnswer(NamedTuple):
 class LargeAnswerClient:
     """One kept connection. Blocks, with the GIL released: one thread per client."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, buffer_bytes: int = BUFFER_BYTES) -> None:
         self._request = target.request
         # Written once, so that no page of it is new when the clock runs.
-        self._buffer = memoryview(bytearray(b"\1") * BUFFER_BYTES)
+        self._buffer = memoryview(bytearray(b"\1") * buffer_bytes)
         self._socket = socket.create_connection((target.host, target.port), timeout=120)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

@@ -27,13 +27,9 @@ LEAST_RATIO: Final = 0.9
 
 async def measure(instance: Instance, effort: Effort) -> list[Row]:
     url = instance.url(f"/{MODEL}/invocations")
-    same_sides = [pictures.SIDE] * len(pictures.MIXED_SIDES)
     mixed, same = (
-        [
-            Target.post(url, pictures.jpeg(side, seed), "image/jpeg")
-            for seed, side in enumerate(sides)
-        ]
-        for sides in (pictures.MIXED_SIDES, same_sides)
+        [Target.post(url, jpeg, "image/jpeg") for jpeg in jpegs]
+        for jpegs in (mixed_jpegs(), jpegs_of_one_size())
     )
     await warm_up(mixed, same, connections=CONNECTIONS)
     pairs = await interleave(
@@ -43,6 +39,19 @@ async def measure(instance: Instance, effort: Effort) -> list[Row]:
     )
     require_no_errors(NAME, [load for pair in pairs for load in pair])
     return [row(pairs)]
+
+
+def mixed_jpegs() -> list[bytes]:
+    return _jpegs(pictures.MIXED_SIDES)
+
+
+def jpegs_of_one_size() -> list[bytes]:
+    """Return as many, and as many pixels, as `mixed_jpegs` does."""
+    return _jpegs([pictures.SIDE] * len(pictures.MIXED_SIDES))
+
+
+def _jpegs(sides: Sequence[int]) -> list[bytes]:
+    return [pictures.jpeg(side, seed) for seed, side in enumerate(sides)]
 
 
 def row(pairs: Sequence[tuple[Load, Load]]) -> Row:

@@ -52,12 +52,13 @@ async def measure(instance: Instance, effort: Effort) -> list[Row]:
         for name in (FAST, SLOW)
     )
     await warm_up(fast, slow, connections=1)
-    rounds = [await _measure(fast, slow, effort, seed) for seed in range(effort.rounds)]
+    rounds = [await run(fast, slow, effort, seed) for seed in range(effort.rounds)]
     require_no_errors(NAME, [load for each in rounds for load in each[:3]])
     return [row(rounds)]
 
 
-async def _measure(fast: Target, slow: Target, effort: Effort, seed: int) -> Round:
+async def run(fast: Target, slow: Target, effort: Effort, seed: int) -> Round:
+    """Measure the fast model alone, then beside the slow one, at times that the seed says."""
     seconds = SECONDS_FACTOR * effort.seconds
 
     async def run_fast() -> Load:

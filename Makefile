@@ -2,7 +2,7 @@
 # make test    all tests; make test ARGS="-k codec" some of them
 # make lint    style and types
 # make bench   measure: a table, bench.json and bench.png
-# make bench-peers   two of the jobs by LitServe, BentoML and MLServer beside ours
+# make bench-peers   the same jobs by LitServe, BentoML and MLServer beside ours
 # make clean   remove what the others made
 #
 # The first call makes .venv with everything that constraints.txt pins, and .venv-mxnet, which MXNet
@@ -85,5 +85,8 @@ models/.built: $(wildcard rayserve_app/examples/*.py) | .venv/.installed .venv-m
 .venv-peers/%/.installed: rayserve_app/bench/peers/%.txt | .venv/.installed
 	@echo "Installing $* into .venv-peers/$* ..."
 	@test -x .venv-peers/$*/bin/python || .venv/bin/python -m venv --without-pip .venv-peers/$*
-	@$(call install,.venv-peers/$*,-r $<,$<)
+	@# torch apart, as above.
+	@grep -v '^torch==' $< > .venv-peers/$*/requirements.txt
+	@$(call install,.venv-peers/$*,-r .venv-peers/$*/requirements.txt,$<)
+	@$(PIP) .venv-peers/$*/bin/python install -q -c $< torch
 	@touch $@

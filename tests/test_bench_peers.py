@@ -5,37 +5,79 @@ from __future__ import annotations
 
 import json
 import sys
-from base64 import b64decode
-from collections.abc import Callable
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Sequence
+from email import message_from_bytes
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
 from rayserve_app.bench import peer_servers, pictures
+from rayserve_app.bench.figures.figure import MeasurementFailed
+from rayserve_app.bench.figures.slow_neighbour import Round
 from rayserve_app.bench.instance import NotReady
 from rayserve_app.bench.load import PERCENTILES, Load
-from rayserve_app.bench.peer_figures import (
-    PEER_FIGURES,
-    Picture,
+from rayserve_app.bench.models import HEADS_BYTES, band_energies, corner_colors
+from rayserve_app.bench.networks import SIDE, WEIGHTS_VARIABLE, build_torch, create_network
+from rayserve_app.bench.peer_figures import PEER_FIGURES
+from rayserve_app.bench.peer_figures.batching import batching_rows
+from rayserve_app.bench.peer_figures.comparison import (
+    Contender,
     Turn,
-    batching_rows,
-    size_rows,
+    are_alike,
+    check_answers,
+    closed_loops,
+    rate_rows,
 )
+from rayserve_app.bench.peer_figures.image_size import size_rows
+from rayserve_app.bench.peer_figures.mixed_sizes import mixed_rows
+from rayserve_app.bench.peer_figures.packed_stream import time_rows
+from rayserve_app.bench.peer_figures.slow_neighbour import neighbour_rows
 from rayserve_app.bench.peer_servers import (
+    PREDICT,
     PROGRAMS,
     Peer,
     PeerServer,
     Place,
+    Route,
     require_environments,
 )
-from rayserve_app.bench.peer_subjects import BATCHERS, HANDLER, MODEL_APIS, raw
+from rayserve_app.bench.peer_subjects import (
+    BASE64,
+    BATCHERS,
+    DECODERS,
+    FAST,
+    HANDLER,
+    LARGE_ANSWERS,
+    MODEL_APIS,
+    NEIGHBOURS,
+    SLOW,
+    networks,
+    raw,
+)
+from rayserve_app.bench.peers import jobs
 from rayserve_app.bench.report import Bound
+from rayserve_app.bench.rounds import Effort
 from rayserve_app.bench.runner import choose
 from rayserve_app.cli import main
+from rayserve_app.codecs import image, packed_jpeg
 from rayserve_app.errors import ConfigurationError
+from rayserve_app.preprocessing import resize
 
-PEERS = (*MODEL_APIS, HANDLER, *BATCHERS)
+NETWORKS = networks(Path("/models/network.safetensors"))
+JOBS = {
+    "size": (*MODEL_APIS, HANDLER),
+    "batches": BATCHERS,
+    "network": NETWORKS,
+    "large": LARGE_ANSWERS,
+    "decode": DECODERS,
+    "neighbours": NEIGHBOURS,
+}
+PEERS = [peer for peers in JOBS.values() for peer in peers]
 
 SERVER = """
 import json, os, subprocess, sys
@@ -63,7 +105,8 @@ HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 
 def peer(command: Callable[[Place], list[str]]) -> Peer:
-    return Peer("Standard", "standard", command, "/answer", raw, lambda answer: answer)
+    routes = {PREDICT: Route("/answer", raw, json.loads), "other": Route("/other", raw, bytes)}
+    return Peer("Standard", "standard", command, routes, {"GREETING": "hello"})
 
 
 def in_python(code: str) -> Peer:
@@ -77,10 +120,49 @@ async def test_a_server_answers_until_all_its_processes_are_ended(
     with PeerServer(in_python(SERVER)) as server:
         await server.wait_until_ready(b"body", "text/plain")
         assert await server.answer(b"body", "text/plain") == ["/answer", "text/plain", "body"]
+        assert await server.answer(b"", "text/plain", "other") == b'["/other", "text/plain", ""]'
         assert server.cpu_seconds() > 0
         found = psutil.Process().children(recursive=True)
     assert len(found) == 2
     assert not any(psutil.pid_exists(each.pid) for each in found)
+
+
+async def test_a_suspended_server_waits_and_can_still_be_ended() -> None:
+    with PeerServer(in_python(SERVER)) as server:
+        await server.wait_until_ready(b"body", "text/plain")
+        server.suspend()
+        statuses = {each.status() for each in psutil.Process().children(recursive=True)}
+        assert statuses == {psutil.STATUS_STOPPED}
+        server.resume()
+        assert await server.answer(b"body", "text/plain") == ["/answer", "text/plain", "body"]
+        server.suspend()
+    assert psutil.Process().children(recursive=True) == []
+
+
+async def test_servers_are_measured_in_turn_once_their_answers_are_alike() -> None:
+    with PeerServer(in_python(SERVER)) as ours, PeerServer(in_python(SERVER)) as theirs:
+        for server in (ours, theirs):
+            await server.wait_until_ready(b"body", "text/plain")
+        target = ours.target(b"body", "text/plain", "other")
+        await check_answers(target, [theirs], b"body", "text/plain", "other", bytes)
+        with pytest.raises(MeasurementFailed, match="Standard answers"):
+            await check_answers(target, [theirs], b"more", "text/plain", "other", bytes)
+        contenders = [
+            Contender("ours", target),
+            Contender("Standard", theirs.target(b"body", "text/plain"), theirs),
+        ]
+        turns = await closed_loops("case", contenders, Effort(2, 0.1), 0.1, connections=1)
+    assert [(name, len(of_one)) for name, of_one in turns.items()] == [("ours", 2), ("Standard", 2)]
+    assert all(turn.load.rate > 0 for of_one in turns.values() for turn in of_one)
+
+
+async def test_a_server_gets_the_variables_of_its_job() -> None:
+    code = "import os; raise SystemExit(os.environ['GREETING'])"
+    with (
+        PeerServer(in_python(code)) as server,
+        pytest.raises(NotReady, match="Standard is not ready:\nhello"),
+    ):
+        await server.wait_until_ready(b"", "text/plain")
 
 
 async def test_a_server_that_ends_is_not_ready_and_says_why() -> None:
@@ -132,14 +214,16 @@ def test_a_label_tells_the_installed_version(tmp_path: Path) -> None:
     assert MODEL_APIS[1].label(tmp_path) == "BentoML"
 
 
-@pytest.mark.parametrize("each", PEERS, ids=lambda each: f"{each.name} {each.path}")
+@pytest.mark.parametrize(
+    "each", PEERS, ids=[f"{job}-{each.name}" for job, peers in JOBS.items() for each in peers]
+)
 def test_every_peer_is_pinned_and_runs_a_program_that_is_there(each: Peer, tmp_path: Path) -> None:
     pins = (PROGRAMS / f"{each.package}.txt").read_text().splitlines()
     requirements = [line for line in pins if not line.startswith("#")]
     assert any(line.startswith(f"{each.package}==") for line in requirements)
     assert all("==" in line for line in requirements)
     command = " ".join(each.command(Place(tmp_path / "bin", tmp_path, 1234)))
-    written = " ".join(path.read_text() for path in tmp_path.glob("*.json"))
+    written = " ".join(path.read_text() for path in tmp_path.rglob("*.json"))
     assert "1234" in command + written
     programs = [path.stem for path in PROGRAMS.glob(f"{each.package}_*.py")]
     assert len(programs) == 1
@@ -153,7 +237,7 @@ def test_no_program_has_the_name_of_a_package_it_imports() -> None:
 
 def test_mlserver_gets_an_image_as_a_base64_tensor() -> None:
     png = pictures.png(8)
-    body, content_type = MODEL_APIS[2].wrap(png, "image/png")
+    body, content_type = MODEL_APIS[2].routes[PREDICT].wrap(png, "image/png")
     (tensor,) = json.loads(body)["inputs"]
     assert content_type == "application/json"
     assert (tensor["shape"], tensor["datatype"]) == ([1, 1], "BYTES")
@@ -163,18 +247,102 @@ def test_mlserver_gets_an_image_as_a_base64_tensor() -> None:
 
 def test_others_get_an_image_as_it_is() -> None:
     for each in (*MODEL_APIS[:2], HANDLER):
-        assert each.wrap(b"\x89PNG", "image/png") == (b"\x89PNG", "image/png")
+        assert each.routes[PREDICT].wrap(b"\x89PNG", "image/png") == (b"\x89PNG", "image/png")
+
+
+def test_all_model_apis_take_an_image_in_base64_json() -> None:
+    for each in MODEL_APIS[:2]:
+        body, content_type = each.routes[BASE64].wrap(b"\x89PNG", "image/png")
+        assert content_type == "application/json"
+        assert b64decode(json.loads(body)["image"]) == b"\x89PNG"
+    assert MODEL_APIS[2].routes[BASE64] == MODEL_APIS[2].routes[PREDICT]
+
+
+def test_bentoml_gets_an_image_to_batch_as_a_file_of_a_form() -> None:
+    body, content_type = NETWORKS[1].routes[PREDICT].wrap(b"\xff\xd8JPEG", "image/jpeg")
+    message = message_from_bytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
+    (part,) = message.get_payload()
+    assert part.get_param("name", header="content-disposition") == "images"
+    assert part.get_filename()
+    assert part.get_content_type() == "image/jpeg"
+    assert part.get_payload(decode=True) == b"\xff\xd8JPEG"
 
 
 def test_results_are_read_from_each_ones_answer() -> None:
     tensor = {"outputs": [{"name": "sizes", "shape": [1, 2], "datatype": "INT64", "data": [8, 9]}]}
-    assert [
-        each.read(answer) for each, answer in zip(MODEL_APIS, ([8, 9], [8, 9], tensor), strict=True)
-    ] == [[8, 9]] * 3
+    assert read(MODEL_APIS, [8, 9], [8, 9], tensor) == [[8, 9]] * 3
     tensor["outputs"][0] |= {"shape": [1, 1], "data": [17]}
-    assert [
-        each.read(answer) for each, answer in zip(BATCHERS, (17, [17], tensor), strict=True)
-    ] == [17] * 3
+    assert read(BATCHERS, 17, [17], tensor) == [17] * 3
+    tensor["outputs"][0] |= {"shape": [1, 2], "data": [0.5, 0.25]}
+    assert read(NETWORKS, [0.5, 0.25], [[0.5, 0.25]], tensor) == [[0.5, 0.25]] * 3
+
+
+def test_a_large_answer_is_read_as_bytes() -> None:
+    npy = b"\x93NUMPY"
+    tensor = {"outputs": [{"datatype": "BYTES", "data": [b64encode(npy).decode()]}]}
+    bodies = (npy, npy, json.dumps(tensor).encode())
+    found = [
+        each.routes[PREDICT].read(body) for each, body in zip(LARGE_ANSWERS, bodies, strict=True)
+    ]
+    assert found == [npy] * 3
+
+
+def read(peers: Sequence[Peer], *answers: Any) -> list[Any]:
+    bodies = [json.dumps(answer).encode() for answer in answers]
+    return [each.routes[PREDICT].read(body) for each, body in zip(peers, bodies, strict=True)]
+
+
+def test_the_network_is_found_by_a_variable() -> None:
+    for each in NETWORKS:
+        assert each.variables == {WEIGHTS_VARIABLE: "/models/network.safetensors"}
+
+
+def test_both_neighbours_are_models_of_one_server(tmp_path: Path) -> None:
+    assert {tuple(each.routes) for each in NEIGHBOURS} == {(FAST, SLOW)}
+    NEIGHBOURS[2].command(Place(tmp_path / "bin", tmp_path, 1234))
+    pools = [
+        json.loads(path.read_text())["parameters"]["inference_pool_gid"]
+        for path in tmp_path.glob("*/model-settings.json")
+    ]
+    assert sorted(pools) == [FAST, SLOW]
+
+
+def test_the_jobs_are_those_of_our_own_models() -> None:
+    """As our server decodes and preprocesses them, by its own modules."""
+    jpeg = pictures.jpeg(300)
+    pixels = resize(image.decode(jpeg, max_pixels=10**6), (224, 224))[None]
+    assert jobs.image_size(jpeg) == (300, 300)
+    assert jobs.corner_color(jpeg) == corner_colors(pixels)[0]
+    expected = band_energies(pixels.astype(np.float32) / 255)[0]
+    assert np.allclose(jobs.texture(jpeg), expected, 1e-4)
+
+
+def test_the_large_answer_is_of_all_heads() -> None:
+    answer = jobs.Heads()(packed_jpeg.encode([pictures.jpeg(512, seed) for seed in range(10)]))
+    array = np.load(BytesIO(answer))
+    assert (array.dtype, array.nbytes) == (np.float32, HEADS_BYTES)
+
+
+def test_the_network_is_the_one_that_we_serve(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    build_torch(create_network, tmp_path)
+    (weights,) = tmp_path.iterdir()
+    threads = torch.get_num_threads()
+    found = jobs.Network(1, {WEIGHTS_VARIABLE: str(weights)}).predict_jpegs([pictures.jpeg(300)])
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    pixels = resize(image.decode(pictures.jpeg(300), max_pixels=10**6), (SIDE, SIDE))
+    with torch.inference_mode():
+        expected = create_network()(torch.tensor(pixels.transpose(2, 0, 1)[None] / 255).float())
+    assert np.allclose(found, expected.numpy(), 1e-3, 1e-5)
+
+
+def test_answers_are_alike_however_numbers_are_nested() -> None:
+    assert are_alike([[0.1, 2]], [0.1000001, 2])
+    assert not are_alike([0.1, 2], [0.2, 2])
+    assert not are_alike([1, 2], [1, 2, 3])
+    assert are_alike(b"npy", bytearray(b"npy"))
+    assert not are_alike(b"npy", b"np")
 
 
 def turns(*rates: int) -> list[Turn]:
@@ -182,14 +350,17 @@ def turns(*rates: int) -> list[Turn]:
 
 
 def test_our_rate_is_compared_with_the_best_of_each_round() -> None:
-    picture = Picture("PNG", b"", "image/png", 3)
-    peers = {
+    measured = {
+        "ours": turns(80, 40, 40),
         "A": turns(10, 20, 10),
         "B": turns(20, 10, 10),
         "C": turns(5, 5, 5),
         "handler": turns(40, 40, 40),
     }
-    rows = {row.case: row for row in size_rows("PNG, c=16", turns(80, 40, 40), peers, picture)}
+    rows = {
+        row.case: row
+        for row in size_rows("PNG, c=16", measured, Bound("at least", 3), handler="handler")
+    }
     apis, everything = rows["PNG, c=16, the best model API"], rows["PNG, c=16, the best of all"]
     assert (apis.measured, apis.target, apis.is_reached) == (4, Bound("at least", 3), True)
     assert (everything.measured, everything.is_reached) == (1, False)
@@ -199,14 +370,67 @@ def test_our_rate_is_compared_with_the_best_of_each_round() -> None:
     assert rows["PNG, c=16, C"].details["its_cores"] == 1.5
 
 
+def test_without_a_handler_there_is_no_best_of_all() -> None:
+    rows = size_rows("PNG", {"ours": turns(80), "A": turns(10)}, None, handler="handler")
+    assert [row.case for row in rows] == ["PNG, the best model API", "PNG, A"]
+
+
+def test_rates_are_compared_round_by_round() -> None:
+    (row,) = rate_rows("peers-cnn", "c=32", {"ours": turns(40, 60), "A": turns(20, 20)})
+    assert (row.figure, row.case, row.measured, row.unit) == ("peers-cnn", "c=32, A", 2.5, "x")
+    assert (row.details["our_per_s"], row.details["its_per_s"]) == (50, 20)
+    assert {*row.loads} == {"ours", "A"}
+
+
+def test_mixed_sizes_are_compared_with_ours_and_with_one_size() -> None:
+    mixed = {"ours": turns(90, 90), "A": turns(30, 45)}
+    same = {"ours": turns(100, 100), "A": turns(60, 60)}
+    rows = {row.case: (row.measured, row.unit) for row in mixed_rows(mixed, same)}
+    assert rows == {
+        "JPEGs of 128 to 1024 px, A": (2.5, "x"),
+        "JPEGs of 128 to 1024 px, ours alone": (0.9, "x all 512 px"),
+        "JPEGs of 128 to 1024 px, A alone": (0.625, "x all 512 px"),
+    }
+
+
+def test_times_are_theirs_over_ours() -> None:
+    (row,) = time_rows("54.8 MB out", {"ours": [0.05, 0.04], "A": [0.2, 0.04]})
+    assert (row.case, row.measured) == ("54.8 MB out, A", 2.5)
+    assert row.details == pytest.approx({"our_ms": 45, "its_ms": 120})
+
+
+def neighbours(alone_s: float, beside_s: float, slow_errors: int = 0) -> Round:
+    loads = [Load([seconds] * 10, 0, 0, 1.0, 0.0) for seconds in (alone_s, beside_s)]
+    return Round(*loads, Load([0.1] * 10, slow_errors, 0, 1.0, 0.0), 0.5, 1.5)
+
+
+def test_what_a_slow_neighbour_adds_is_told_for_each_server() -> None:
+    rounds = {"ours": [neighbours(0.002, 0.003)] * 2, "A": [neighbours(0.004, 0.012, 1)] * 2}
+    rows = {row.case: row for row in neighbour_rows(rounds)}
+    case = "100/s beside 15/s, p99"
+    assert rows[f"{case}, ours alone"].measured == 1.5
+    assert rows[f"{case}, A alone"].measured == 3
+    assert rows[f"{case}, A alone"].details["slow_errors"] == 2
+    assert rows[f"{case}, A"].measured == 4
+    assert {row.target for row in rows.values()} == {None}
+
+
+def test_a_server_that_loses_requests_to_the_fast_model_has_no_figure() -> None:
+    lost = neighbours(0.002, 0.003)._replace(beside=Load([], 1, 0, 1.0, 0.0))
+    with pytest.raises(MeasurementFailed, match="A: 1 requests were not answered 200"):
+        neighbour_rows({"ours": [neighbours(0.002, 0.003)], "A": [lost]})
+
+
 def test_only_our_own_batcher_has_targets() -> None:
     loads = [Load([0.08] * 398, 1, 1, 1.0, 0.0)] * 3
     rows = list(batching_rows(400, {"ours": loads, "serve_batch": loads, "BentoML": loads}))
-    assert [row.case for row in rows[::2]] == [
+    assert [row.case for row in rows[:6:2]] == [
         "400/s, ours",
         "400/s, serve_batch",
         "400/s, BentoML",
     ]
+    ratios = {row.case: row.measured for row in rows[6:]}
+    assert ratios == {"400/s, ours to serve_batch": 1, "400/s, ours to BentoML": 1}
     served, p50, *others = rows
     assert (served.measured, served.target) == (398, Bound("at least", 390))
     assert served.details == {"errors": 3, "unanswered": 3}
@@ -216,5 +440,5 @@ def test_only_our_own_batcher_has_targets() -> None:
 
 def test_the_figures_can_be_chosen_by_name() -> None:
     assert [each.name for each in choose(["peers-batching"], PEER_FIGURES)] == ["peers-batching"]
-    with pytest.raises(ConfigurationError, match="peers-image-size or peers-batching"):
+    with pytest.raises(ConfigurationError, match="peers-image-size or peers-cnn"):
         choose(["gateway"], PEER_FIGURES)

@@ -33,6 +33,12 @@ LAYERS: Final = (
 CLASSES: Final = 1000
 """As ImageNet has: an ordinary answer, 20 KB of JSON."""
 
+WEIGHTS: Final = "network.safetensors"
+"""The file in the model's folder."""
+
+WEIGHTS_VARIABLE: Final = "RAYSERVE_BENCH_WEIGHTS"
+"""Of a peer's environment: the path of the weights of `create_network`."""
+
 SIDE: Final = 224
 """Height and width of the images that the networks take."""
 
@@ -78,7 +84,7 @@ def build_torch(directory: Path) -> None:
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    save_file(create_network().state_dict(), directory / "network.safetensors")
+    save_file(create_network().state_dict(), directory / WEIGHTS)
 
 
 def build_tensorflow(directory: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import tempfile
@@ -26,6 +25,9 @@ ENVIRONMENTS: Final = Path(".venv-peers")
 """What `make bench-peers` makes, a folder per package."""
 
 PROGRAMS: Final = Path(__file__).with_name("peers")
+PROJECT: Final = Path(__file__).parents[2]
+"""Where the programs find the models that they serve, rayserve_app.bench's own."""
+
 READY_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 5.0
 
@@ -40,6 +42,20 @@ class Place(NamedTuple):
     port: int
 
 
+class Route(NamedTuple):
+    """How one model of a server is asked."""
+
+    path: str
+    wrap: Callable[[bytes, str], tuple[bytes, str]]
+    """Returns the body and content type of a request, from those of what it carries."""
+    read: Callable[[bytes], Any]
+    """Returns the result, from an answer's body."""
+
+
+PREDICT: Final = "predict"
+"""The name of the route of a server that has only one, or none that is another's equal."""
+
+
 class Peer(NamedTuple):
     """A server for one job."""
 
@@ -47,12 +63,9 @@ class Peer(NamedTuple):
     package: str
     """On PyPI; also the name of its environment."""
     command: Callable[[Place], list[str]]
-    path: str
-    """Of its requests."""
-    wrap: Callable[[bytes, str], tuple[bytes, str]]
-    """Returns the body and content type of a request, from those of what it carries."""
-    read: Callable[[Any], Any]
-    """Returns the result, from an answer's JSON."""
+    routes: Mapping[str, Route]
+    variables: Mapping[str, str] = {}
+    """Of its environment."""
 
     def label(self, environments: Path = ENVIRONMENTS) -> str:
         """Return the name and the version that is installed."""
@@ -72,25 +85,31 @@ class PeerServer:
         self._child: processes.Child | None = None
         self._log: Log | None = None
 
-    def target(self, body: bytes, content_type: str) -> Target:
+    def target(self, body: bytes, content_type: str, route: str = PREDICT) -> Target:
         """Return a request that carries this."""
-        url = f"http://127.0.0.1:{self._port}{self.peer.path}"
-        return Target.post(url, *self.peer.wrap(body, content_type))
+        asked = self.peer.routes[route]
+        url = f"http://127.0.0.1:{self._port}{asked.path}"
+        return Target.post(url, *asked.wrap(body, content_type))
 
-    async def answer(self, body: bytes, content_type: str) -> Any:
+    async def answer(self, body: bytes, content_type: str, route: str = PREDICT) -> Any:
         """Return the result for one request, which waits its turn behind all that are queued."""
-        return self.peer.read(json.loads((await fetch(self.target(body, content_type))).body))
+        answer = await fetch(self.target(body, content_type, route))
+        return self.peer.routes[route].read(answer.body)
 
     async def wait_until_ready(self, body: bytes, content_type: str) -> None:
-        """Wait until a request is answered 200.
+        """Wait until a request to each route is answered 200.
 
         Raises:
             NotReady: none was in time, or the server ended.
         """
         give_up_at = time.monotonic() + READY_TIMEOUT_S
+        for route in self.peer.routes:
+            await self._wait_for(self.target(body, content_type, route), give_up_at)
+
+    async def _wait_for(self, target: Target, give_up_at: float) -> None:
         while time.monotonic() < give_up_at and self._child and self._child.poll() is None:
             with suppress(OSError, EOFError, TimeoutError):
-                if (await fetch(self.target(body, content_type))).status == 200:
+                if (await fetch(target)).status == 200:
                     return
             await asyncio.sleep(0.1)
         last_lines = self._log.last_lines if self._log else ()
@@ -104,12 +123,25 @@ class PeerServer:
                 seconds += sum(process.cpu_times()[:2])
         return seconds
 
+    def suspend(self) -> None:
+        """Stop the clock of all its processes, until `resume`."""
+        for process in self._processes():
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+
+    def resume(self) -> None:
+        for process in self._processes():
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
     def __enter__(self) -> Self:
         folder = Path(self._exits.enter_context(tempfile.TemporaryDirectory(prefix="rp")))
         # What its main process leaves behind is then found below this process, and ended.
         processes.become_subreaper()
         command = self.peer.command(Place(self._bin, folder, self._port))
-        self._child, lines = processes.start(command, _environment(folder))
+        self._child, lines = processes.start(
+            command, {**_environment(folder), **self.peer.variables}
+        )
         self._exits.callback(self._stop, self._child)
         self._log = Log(lines)
         self._log.start()
@@ -132,6 +164,7 @@ class PeerServer:
         return []
 
     def _stop(self, child: processes.Child) -> None:
+        self.resume()
         remaining = self._processes()
         child.send_signal(signal.SIGINT)
         _, remaining = psutil.wait_procs(remaining, timeout=STOP_TIMEOUT_S)
@@ -156,6 +189,6 @@ def _environment(folder: Path) -> Mapping[str, str]:
         **os.environ,
         **own,
         "BENTOML_DO_NOT_TRACK": "True",
-        "PYTHONPATH": str(PROGRAMS),
+        "PYTHONPATH": os.pathsep.join(map(str, (PROGRAMS, PROJECT))),
         "PYTHONDONTWRITEBYTECODE": "1",
     }

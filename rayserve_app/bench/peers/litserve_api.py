@@ -1,4 +1,4 @@
-"""LitServe's LitAPI for the two jobs: `python litserve_api.py (size|sleep) PORT WORKERS`.
+"""LitServe's LitAPIs for the jobs: `python litserve_api.py JOB PORT WORKERS`.
 
 As LitServer's documentation says for speed: as many workers as cores on a CPU, `fast_queue` above
 100 requests per second, as many HTTP processes as workers (the default), logs at `warning`, no
@@ -7,28 +7,62 @@ client file. A parameter that FastAPI knows, `bytes` here, takes the body as it 
 
 import sys
 import time
-from io import BytesIO
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import litserve
-from fastapi import Body
-from PIL import Image
+import pybase64
+from fastapi import Body, Response
+
+from rayserve_app.bench.models import BATCH_S
+from rayserve_app.bench.peers import jobs
+from rayserve_app.cores import available_cores
+from rayserve_app.types import Array
 
 RawBody = Annotated[bytes, Body()]
 
 
-class ImageSize(litserve.LitAPI):
+class Function(litserve.LitAPI):
+    """A function of an image, one by one."""
+
+    def __init__(self, function: Callable[[bytes], Any], **options: Any) -> None:
+        super().__init__(**options)
+        self._function = function
+
     def setup(self, device: str) -> None:
         pass
 
-    def decode_request(self, request: RawBody) -> Image.Image:
-        return Image.open(BytesIO(request))
+    def predict(self, image: bytes) -> Any:
+        return self._function(image)
 
-    def predict(self, image: Image.Image) -> tuple[int, int]:
-        return image.size
+    def encode_response(self, output: Any) -> Any:
+        return output
 
-    def encode_response(self, size: tuple[int, int]) -> Any:
-        return size
+
+class RawImage(Function):
+    def decode_request(self, request: RawBody) -> bytes:
+        return request
+
+
+class Base64Json(Function):
+    """Takes `{"image": BASE64}`."""
+
+    def decode_request(self, request: dict[str, str]) -> bytes:
+        return pybase64.b64decode(request["image"], validate=True)
+
+
+class Heads(litserve.LitAPI):
+    def setup(self, device: str) -> None:
+        self._heads = jobs.Heads()
+
+    def decode_request(self, request: RawBody) -> bytes:
+        return request
+
+    def predict(self, stream: bytes) -> bytes:
+        return self._heads(stream)
+
+    def encode_response(self, output: bytes) -> Response:
+        return Response(output, media_type="application/x-npy")
 
 
 class Sleep(litserve.LitAPI):
@@ -44,7 +78,7 @@ class Sleep(litserve.LitAPI):
         return inputs
 
     def predict(self, inputs: list[bytes]) -> list[int]:
-        time.sleep(0.05)
+        time.sleep(BATCH_S)
         return [len(inputs)] * len(inputs)
 
     def unbatch(self, output: list[int]) -> list[int]:
@@ -54,12 +88,53 @@ class Sleep(litserve.LitAPI):
         return output
 
 
+class Network(litserve.LitAPI):
+    def __init__(self, threads: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._threads = threads
+
+    def setup(self, device: str) -> None:
+        self._network = jobs.Network(self._threads)
+
+    def decode_request(self, request: RawBody) -> Array:
+        return jobs.preprocess(request)
+
+    def predict(self, images: Array) -> Array:
+        return self._network.predict(images)
+
+    def encode_response(self, output: Array) -> Any:
+        return output.tolist()
+
+
+def _network(workers: int) -> list[litserve.LitAPI]:
+    threads = max(1, available_cores() // workers)
+    return [Network(threads, max_batch_size=8, batch_timeout=0.01)]
+
+
+JOBS: Mapping[str, Callable[[int], list[litserve.LitAPI]]] = {
+    "size": lambda _: [
+        RawImage(jobs.image_size),
+        Base64Json(jobs.image_size, api_path="/base64"),
+    ],
+    # 10 ms did as well as 0 and 50 ms or better, at 400 and 600 requests per second.
+    "sleep": lambda _: [Sleep(max_batch_size=32, batch_timeout=0.01)],
+    "network": _network,
+    "heads": lambda _: [Heads()],
+    "colors": lambda _: [RawImage(jobs.corner_color)],
+    "neighbours": lambda _: [
+        RawImage(jobs.image_size, api_path="/fast"),
+        RawImage(jobs.texture, api_path="/slow"),
+    ],
+}
+
+
 def main() -> None:
     job, port, workers = sys.argv[1:]
-    # 10 ms did as well as 0 and 50 ms or better, at 400 and 600 requests per second.
-    api = ImageSize() if job == "size" else Sleep(max_batch_size=32, batch_timeout=0.01)
     server = litserve.LitServer(
-        api, accelerator="cpu", workers_per_device=int(workers), fast_queue=True
+        JOBS[job](int(workers)),
+        accelerator="cpu",
+        workers_per_device=int(workers),
+        fast_queue=True,
     )
     server.run(
         host="127.0.0.1",

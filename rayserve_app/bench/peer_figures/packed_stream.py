@@ -18,7 +18,7 @@ from typing import Final
 from rayserve_app.bench.figures.figure import Figure
 from rayserve_app.bench.figures.packed_stream import MODEL, ask, ten_jpegs
 from rayserve_app.bench.instance import Instance
-from rayserve_app.bench.large import LargeAnswerClient
+from rayserve_app.bench.large_answers import LargeAnswerClient
 from rayserve_app.bench.load import Target
 from rayserve_app.bench.models import HEADS_BYTES
 from rayserve_app.bench.peer_figures.comparison import OURS, check_answers, start

@@ -17,7 +17,7 @@ from rayserve_app.bench.figures import slow_neighbour
 from rayserve_app.bench.figures.figure import Figure, require_no_errors
 from rayserve_app.bench.figures.slow_neighbour import FAST_PER_S, SLOW_PER_S, Round
 from rayserve_app.bench.instance import Instance
-from rayserve_app.bench.load import Target
+from rayserve_app.bench.load import Target, warm_up
 from rayserve_app.bench.peer_figures.comparison import OURS, check_answers, start
 from rayserve_app.bench.peer_subjects import FAST, NEIGHBOURS, SLOW
 from rayserve_app.bench.report import Row
@@ -44,7 +44,7 @@ async def measure(instance: Instance, effort: Effort) -> list[Row]:
             theirs = (server.target(*body, FAST), server.target(*body, SLOW))
             pairs[server.peer.label()] = theirs
         for pair in pairs.values():
-            await slow_neighbour.warm_up(*pair)
+            await warm_up(*pair, connections=1)
         rounds: dict[str, list[Round]] = {name: [] for name in pairs}
         for seed in range(effort.rounds):
             for name, pair in pairs.items():

@@ -39,7 +39,7 @@ def test_the_large_answer_is_of_all_heads() -> None:
 
 def test_the_network_is_the_one_that_we_serve(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    build_torch(create_network, tmp_path)
+    build_torch(tmp_path)
     (weights,) = tmp_path.iterdir()
     threads = torch.get_num_threads()
     found = jobs.Network(1, {WEIGHTS_VARIABLE: str(weights)}).predict_jpegs([pictures.jpeg(300)])

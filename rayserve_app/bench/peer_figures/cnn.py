@@ -1,6 +1,7 @@
 """A JPEG of 512x512 pixels through the bench's network in PyTorch, in batches of up to 8.
 
-All have one batch on each core, as ours has; one batch on all cores was slower in each of them.
+All have one batch on each core, as ours has: one batch on all cores was faster in none. BentoML's
+workers share one socket, and which of them gets how many of the connections is chance.
 """
 
 from __future__ import annotations

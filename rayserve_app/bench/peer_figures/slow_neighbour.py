@@ -1,8 +1,9 @@
 """A fast model beside a slow one that is busy, in one server: what the fast one's callers notice.
 
 Each model has a process of its own: in LitServe a LitAPI, in BentoML a service that the first one
-calls, in MLServer an inference pool. BentoML loses a few of these calls, `ServerDisconnectedError`,
-which `slow_errors` counts; a server that loses one of the fast model's cannot be measured.
+calls, in MLServer an inference pool. BentoML lost some of these calls when they came without a
+pause, `ServerDisconnectedError`: `slow_errors` counts them here. A server that loses a request to
+the fast model cannot be measured.
 """
 
 from __future__ import annotations

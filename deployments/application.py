@@ -19,12 +19,14 @@ from ray.serve.context import ReplicaContext
 from ray.serve.metrics import Counter
 from ray.serve.schema import LoggingConfig
 from starlette.middleware import Middleware
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
 
 from deployments.metrics import MetricsExporter
+from deployments.serve_accounts import find_accounts
 from rayserve_app.asgi import App, create_app
 from rayserve_app.backend import Backend
 from rayserve_app.batching import Predict, Result, Target, as_error, check_outputs
+from rayserve_app.connection import use_connections
 from rayserve_app.cores import available_cores
 from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
@@ -90,10 +92,10 @@ def build_application(
 
 
 class IngressDeployment:
-    """A deployment whose replicas answer HTTP themselves, behind `Ingress`."""
+    """A deployment whose replicas answer HTTP themselves, past Serve or behind `Ingress`."""
 
-    is_here: ClassVar[bool] = False
-    """Whether this process is a replica of such a deployment."""
+    app: ClassVar[ASGIApp | None] = None
+    """What answers in this process, if it is a replica of such a deployment."""
 
 
 class ModelDeployment(IngressDeployment):
@@ -124,8 +126,9 @@ class ModelDeployment(IngressDeployment):
             await self._warm_up
 
     def __serve_build_asgi_app__(self) -> App:
-        IngressDeployment.is_here = True
-        return create_app(self.model, takes_views=_is_own_server)
+        app = create_app(self.model, takes_views=_is_own_server)
+        IngressDeployment.app = app
+        return app
 
     async def predict(
         self, items: Sequence[Any], *, version: str | None = None, signature: str | None = None
@@ -181,7 +184,11 @@ def http_middlewares() -> list[Middleware]:
     """Return what stands before a replica's HTTP server; the environment names this function
     (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH). Serve calls it in its proxies and in the replicas
     of other applications too, where nothing is to be added."""
-    return [Middleware(Ingress)] if IngressDeployment.is_here else []
+    own = IngressDeployment.app
+    if own is None:
+        return []
+    use_connections(own, find_accounts)
+    return [Middleware(Ingress)]
 
 
 class StockBatcher:

@@ -69,7 +69,7 @@ class GatewayDeployment(IngressDeployment):
         self._learning = asyncio.create_task(self._keep_learning())
 
     def __serve_build_asgi_app__(self) -> Gateway:
-        IngressDeployment.is_here = True
+        IngressDeployment.app = self._gateway
         return self._gateway
 
     async def _keep_learning(self) -> None:

@@ -13,14 +13,19 @@ import uvicorn
 
 
 @contextmanager
-def serving(app: Any, *, keep_alive_s: int = 5, loop: str = "auto") -> Iterator[int]:
-    """Serve an ASGI app from a thread, in uvicorn's loop of that name; yield the port."""
+def serving(
+    app: Any, *, keep_alive_s: int = 5, loop: str = "auto", http: Any = "auto"
+) -> Iterator[int]:
+    """Serve an ASGI app from a thread, in uvicorn's loop of that name and with what makes its
+    connections; yield the port."""
     config = uvicorn.Config(
         app,
         loop=loop,
+        http=http,
         lifespan="off",
         log_config=None,
         log_level="critical",
+        access_log=False,
         timeout_keep_alive=keep_alive_s,
     )
     server = uvicorn.Server(config)

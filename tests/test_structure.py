@@ -16,7 +16,13 @@ ROOT = Path(__file__).parent.parent
 # Programs that we are measured against are no part of the project's layers.
 PEERS = "rayserve_app/bench/peers/"
 
-RAY = {"deployments/application.py", "deployments/gateway.py", "deployments/queue.py"}
+APPLICATIONS = {
+    "deployments/application.py",
+    "deployments/gateway.py",
+    "deployments/queue.py",
+}
+# The accounts that Serve keeps of requests are its own; nothing public tells of them.
+RAY = {*APPLICATIONS, "deployments/serve_accounts.py"}
 FRAMEWORKS = ("keras", "mxnet", "sklearn", "tensorflow", "torch")
 HTTP = ("starlette", "uvicorn", "httpx", "rayserve_app.http", "rayserve_app.asgi")
 NAMES_THAT_HIDE = {"utils", "util", "common", "helpers", "helper", "misc", "manager"}

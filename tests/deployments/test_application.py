@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest.mock import MagicMock
 
 import cloudpickle
 import numpy as np
@@ -19,6 +20,7 @@ from ray.serve._private.config import DeploymentConfig
 
 from deployments import application
 from deployments.application import StockBatcher, build_application
+from deployments.serve_accounts import find_accounts
 from rayserve_app.backend import Backend
 from rayserve_app.errors import DeadlineExceeded
 from rayserve_app.ingress import Ingress
@@ -226,9 +228,14 @@ def test_an_access_log_that_is_off_costs_nothing(config: Any, level: int) -> Non
         logger.setLevel(before)
 
 
-def test_only_replicas_of_models_have_something_before_their_server(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_only_replicas_of_ours_answer_past_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(application, "use_connections", used := MagicMock())
     assert application.http_middlewares() == []
-    monkeypatch.setattr(application.IngressDeployment, "is_here", True)
+    used.assert_not_called()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        return
+
+    monkeypatch.setattr(application.IngressDeployment, "app", staticmethod(app))
     assert [middleware.cls for middleware in application.http_middlewares()] == [Ingress]
+    used.assert_called_once_with(app, find_accounts)

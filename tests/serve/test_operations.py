@@ -118,6 +118,27 @@ def test_metrics_of_every_stage(client: httpx.Client, server: Server) -> None:
     seconds_until(lambda: not missing(), 60)
 
 
+def test_requests_pass_serve_and_are_counted_by_it(client: httpx.Client, server: Server) -> None:
+    """Where Serve names a request, the names have nothing in common."""
+
+    def served() -> float:
+        text = metrics_text(server)
+        counts = re.findall(
+            r'^ray_serve_num_http_requests_total\{[^}]*application="colors"[^}]*'
+            r'method="GET"[^}]*status_code="404"[^}]*\} (\S+)',
+            text,
+            re.MULTILINE,
+        )
+        return sum(map(float, counts))
+
+    before = served()
+    names = [client.get("/colors/nowhere").headers["x-request-id"] for _ in range(25)]
+    assert len(set(names)) == 25
+    assert len({name[:-12] for name in names}) == 1
+    seconds_until(lambda: served() >= before + 25, 60)
+    assert served() == before + 25
+
+
 def test_an_upgrade_under_load_fails_no_request(client: httpx.Client, server: Server) -> None:
     """Re-applying the YAML with one model changed."""
     server.application("image-example")["args"]["model"]["version"] = "2"

@@ -1,0 +1,168 @@
+"""What Serve keeps of the requests of one replica, for those that its wrapper does not see.
+
+The wrapper (`Replica._direct_ingress_asgi`, ray/serve/_private/replica.py, Ray 2.60) costs a
+replica more than a small image does. Of what it does, a request of our apps needs: one of the
+`max_ongoing_requests` slots, to be counted while it runs, which autoscaling and draining go by, and
+to be counted when it is answered. None of that is public.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from random import randrange
+from time import perf_counter
+from typing import Any, Final
+
+from ray.serve._private.common import RequestMetadata, RequestProtocol
+from ray.serve._private.request_ingress_metrics import RequestIngressMetrics
+from ray.serve._private.tracing_utils import is_tracing_enabled
+from starlette.types import ASGIApp
+
+logger = logging.getLogger("ray.serve")
+
+HTTP: Final = RequestMetadata(
+    request_id="",
+    internal_request_id="",
+    _request_protocol=RequestProtocol.HTTP,
+    is_direct_ingress=True,
+)
+"""What says of a request how it is counted."""
+
+FLUSH_S: Final = 1.0
+
+SAMPLES: Final = 64
+"""Latencies of one kind of request that Serve gets each time. It observes each of them twice, in
+the event loop, at 3.4 µs each: as many as there are requests would hold it up for milliseconds."""
+
+OF_REPLICA: Final = (
+    "_deployment_id",
+    "_http_options",
+    "_metrics_manager",
+    "_route_prefix",
+    "_semaphore",
+)
+OF_METRICS: Final = (
+    "_cached_deployment_request_error_counter",
+    "_cached_error_counter",
+    "_cached_ingress_processing_latencies",
+    "_cached_ingress_request_counter",
+    "_cached_ingress_request_error_counter",
+    "_cached_latencies",
+    "_cached_request_counter",
+    "_max_processing_latency_trackers",
+    "_user_code_time_accumulator",
+)
+"""What is used of Serve's replica and of its metrics, which it reports from there itself."""
+
+
+class _Tally:
+    """Answered requests of one kind, since the last flush; times in milliseconds."""
+
+    __slots__ = ("count", "longest", "sample", "total")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = self.longest = 0.0
+        self.sample: list[float] = []
+        """Of all latencies each is as likely to be here."""
+
+    def add(self, latency_ms: float) -> None:
+        self.count += 1
+        self.total += latency_ms
+        self.longest = max(self.longest, latency_ms)
+        if self.count <= SAMPLES:
+            self.sample.append(latency_ms)
+        elif (place := randrange(self.count)) < SAMPLES:
+            self.sample[place] = latency_ms
+
+
+class ServeAccounts:
+    """The accounts of one replica (`connection.Accounts`)."""
+
+    def __init__(self, replica: Any) -> None:
+        self._replica = replica
+        self._slots = replica._semaphore
+        self._metrics = replica._metrics_manager
+        self._tallies: defaultdict[tuple[str, int, str | None], _Tally] = defaultdict(_Tally)
+
+    @property
+    def prefix(self) -> str:
+        return self._replica._route_prefix or ""
+
+    @property
+    def are_enough(self) -> bool:
+        return (
+            not self._slots.locked()
+            and self._replica._http_options.request_timeout_s is None
+            and not logger.isEnabledFor(logging.INFO)  # the level of the access log
+            and not is_tracing_enabled()
+        )
+
+    async def begin(self) -> None:
+        await self._slots.acquire()
+        self._metrics.inc_num_ongoing_requests(HTTP)
+
+    def end(self, method: str, status: int, started_at: float, error: str | None) -> None:
+        self._metrics.dec_num_ongoing_requests(HTTP)
+        self._slots.release()
+        if not self._tallies:
+            asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+        self._tallies[method, status, error].add((perf_counter() - started_at) * 1e3)
+
+    def flush(self) -> None:
+        """Hand on what was counted."""
+        tallies = dict(self._tallies)
+        self._tallies.clear()
+        for (method, status, error), tally in tallies.items():
+            self._count(tally, error)
+            if status:
+                self._count_ingress(tally, method, str(status))
+
+    def _count(self, tally: _Tally, error: str | None) -> None:
+        """Do what `ReplicaMetricsManager.record_request_metrics` does for each."""
+        metrics, route = self._metrics, self.prefix
+        metrics._user_code_time_accumulator.add(tally.total)
+        metrics._max_processing_latency_trackers[route].add(tally.longest)
+        metrics._cached_latencies[route].extend(tally.sample)
+        if error is None:
+            metrics._cached_request_counter[route] += tally.count
+        else:
+            metrics._cached_error_counter[route, error] += tally.count
+
+    def _count_ingress(self, tally: _Tally, method: str, status: str) -> None:
+        """Do what `ReplicaMetricsManager.record_ingress_request_metrics` does for each."""
+        metrics, deployment = self._metrics, self._replica._deployment_id
+        of = {
+            "route": self.prefix,
+            "method": method,
+            "application": deployment.app_name,
+            "status_code": status,
+        }
+        tags = frozenset(RequestIngressMetrics.request_tags(**of).items())
+        protocol = RequestProtocol.HTTP
+        metrics._cached_ingress_request_counter[protocol][tags] += tally.count
+        metrics._cached_ingress_processing_latencies[protocol][tags].extend(tally.sample)
+        if status >= "4":
+            tags = frozenset(RequestIngressMetrics.request_error_tags(**of).items())
+            metrics._cached_ingress_request_error_counter[protocol][tags] += tally.count
+            named = {**of, "deployment": deployment.name}
+            tags = frozenset(RequestIngressMetrics.deployment_error_tags(**named).items())
+            metrics._cached_deployment_request_error_counter[protocol][tags] += tally.count
+
+
+def find_accounts(app: ASGIApp) -> ServeAccounts | None:
+    """Return the accounts of the replica whose method stands behind a server's app and its
+    middlewares; None where Serve is not as it is known here."""
+    inner: Any = app
+    while (wrapped := getattr(inner, "_app", None) or getattr(inner, "app", None)) is not None:
+        inner = wrapped
+    replica = getattr(inner, "__self__", None)
+    metrics = getattr(replica, "_metrics_manager", None)
+    missing = [name for name in OF_REPLICA if not hasattr(replica, name)]
+    missing += [name for name in OF_METRICS if not hasattr(metrics, name)]
+    if missing:
+        logger.warning("All requests take Serve's way, which is slower: no %s", ", ".join(missing))
+        return None
+    return ServeAccounts(replica)

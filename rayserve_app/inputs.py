@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -54,6 +55,7 @@ class Payload(NamedTuple):
 BodyReader: TypeAlias = Callable[[Buffer], Payload]
 
 
+@lru_cache(maxsize=64)
 def media_type(content_type: str | None) -> str:
     """Return the media type alone, in lower case; empty if the header is absent."""
     return (content_type or "").partition(";")[0].strip().lower()

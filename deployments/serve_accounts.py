@@ -42,6 +42,7 @@ OF_REPLICA: Final = (
     "_metrics_manager",
     "_route_prefix",
     "_semaphore",
+    "_user_callable_wrapper",
 )
 OF_METRICS: Final = (
     "_cached_deployment_request_error_counter",
@@ -154,7 +155,8 @@ class ServeAccounts:
 
 def find_accounts(app: ASGIApp) -> ServeAccounts | None:
     """Return the accounts of the replica whose method stands behind a server's app and its
-    middlewares; None where Serve is not as it is known here."""
+    middlewares; None where Serve is not as it is known here, or runs the replica's app in an event
+    loop of its own, which the server's must not enter."""
     inner: Any = app
     while (wrapped := getattr(inner, "_app", None) or getattr(inner, "app", None)) is not None:
         inner = wrapped
@@ -164,5 +166,11 @@ def find_accounts(app: ASGIApp) -> ServeAccounts | None:
     missing += [name for name in OF_METRICS if not hasattr(metrics, name)]
     if missing:
         logger.warning("All requests take Serve's way, which is slower: no %s", ", ".join(missing))
+        return None
+    if replica._user_callable_wrapper._run_user_code_in_separate_thread:
+        logger.warning(
+            "All requests take Serve's way, which is slower: "
+            "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD is not 0"
+        )
         return None
     return ServeAccounts(replica)

@@ -63,6 +63,7 @@ class Replica:
         self._metrics_manager = Metrics()
         self._route_prefix = "/shop"
         self._semaphore = Semaphore(lambda: 2)
+        self._user_callable_wrapper = SimpleNamespace(_run_user_code_in_separate_thread=False)
 
     async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
         return
@@ -105,6 +106,15 @@ def test_where_serve_is_not_as_known_there_are_none(
     with caplog.at_level(logging.WARNING):
         assert find_accounts(replica.asgi) is None
     assert "_semaphore, _cached_latencies" in caplog.text
+
+
+def test_an_app_in_an_event_loop_of_its_own_needs_serve(
+    replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    replica._user_callable_wrapper._run_user_code_in_separate_thread = True
+    with caplog.at_level(logging.WARNING):
+        assert find_accounts(replica.asgi) is None
+    assert "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD" in caplog.text
 
 
 def test_a_function_is_no_replica() -> None:

@@ -160,7 +160,7 @@ def find_accounts(app: ASGIApp) -> ServeAccounts | None:
     inner: Any = app
     while (wrapped := getattr(inner, "_app", None) or getattr(inner, "app", None)) is not None:
         inner = wrapped
-    replica = getattr(inner, "__self__", None)
+    replica: Any = getattr(inner, "__self__", None)
     metrics = getattr(replica, "_metrics_manager", None)
     missing = [name for name in OF_REPLICA if not hasattr(replica, name)]
     missing += [name for name in OF_METRICS if not hasattr(metrics, name)]

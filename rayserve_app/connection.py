@@ -86,12 +86,12 @@ def use_connections(own: ASGIApp, find_accounts: Callable[[ASGIApp], Accounts | 
 
 
 class Connections:
-    """Makes the connections of one server, as uvicorn's Config asks for them."""
+    """Makes the connections of servers, as uvicorn's Config asks for them."""
 
     def __init__(self, own: ASGIApp, find_accounts: Callable[[ASGIApp], Accounts | None]) -> None:
         self._own = own
         self._find_accounts = find_accounts
-        self._shortcut: Shortcut | None = None
+        self._shortcuts: dict[Config, Shortcut] = {}
 
     def __call__(
         self,
@@ -100,10 +100,11 @@ class Connections:
         app_state: dict[str, Any],
         _loop: AbstractEventLoop | None = None,
     ) -> Protocol:
-        if self._shortcut is None:
+        shortcut = self._shortcuts.get(config)
+        if shortcut is None:
             accounts = self._find_accounts(config.loaded_app)
-            self._shortcut = Shortcut(self._own, accounts)
-        return Connection(config, server_state, app_state, _loop, self._shortcut)
+            shortcut = self._shortcuts[config] = Shortcut(self._own, accounts)
+        return Connection(config, server_state, app_state, _loop, shortcut)
 
 
 class Shortcut:

@@ -355,6 +355,14 @@ def test_an_app_below_the_root_gets_all_but_serves_own_paths(url: str, books: Bo
     assert books.begun == 1
 
 
+def test_another_server_of_the_process_keeps_its_own_app(books: Books) -> None:
+    replica = Ingress(serve)
+    connections = Connections(app, lambda outer: books if outer.app is replica else None)
+    with serving(replica, http=connections) as port, serving(serve, http=connections) as other:
+        assert httpx.post(f"http://127.0.0.1:{port}/a/echo", content="x").text == "x"
+        assert httpx.post(f"http://127.0.0.1:{other}/a/echo", content="x").text == "Serve"
+
+
 def test_an_unnamed_request_gets_a_name_of_its_own(url: str) -> None:
     with httpx.Client() as client:
         names = {client.get(f"{url}/a/{n}").headers["x-request-id"] for n in range(20)}

@@ -41,6 +41,9 @@ SERVE_PATHS: Final = "/-/"
 FRAMING: Final = frozenset({b"connection", b"transfer-encoding"})
 """Headers of an answer that say how it ends."""
 
+CONTROLS: Final = bytes({*range(0x20), 0x7F} - {0x09})
+"""What no header's value holds; a line of a head has two, its end."""
+
 REQUEST_ID: Final = b"x-request-id"
 
 MAX_JOINED_BYTES: Final = 1 << 16
@@ -278,7 +281,7 @@ class Exchange(RequestResponseCycle):
         lines = [STATUS_LINE[status]]
         for name, value in chain(self.default_headers, headers):
             name = _header_name(name)
-            if name == b"content-length":
+            if name == b"content-length" and length is None:
                 length = int(value)
             elif name in FRAMING:
                 return False
@@ -288,7 +291,7 @@ class Exchange(RequestResponseCycle):
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
         head = b"".join([*lines, b"\r\n"])
-        if not head.count(b"\r") == head.count(b"\n") == len(lines) + 1 or b"\0" in head:
+        if len(head) - len(head.translate(None, CONTROLS)) != 2 * (len(lines) + 1):
             raise RuntimeError("Invalid HTTP header value.")
         self._head, self._is_written_here = head, True
         self.expected_content_length = length

@@ -86,6 +86,9 @@ HEADS: dict[str, list[tuple[bytes, bytes]]] = {
     "/a/too-long": [(b"content-length", b"3")],
     "/a/too-short": [(b"content-length", b"5")],
     "/a/split-value": [(b"content-length", b"4"), (b"x", b"1\r\nset-cookie: stolen")],
+    "/a/two-lengths": [(b"content-length", b"4"), (b"content-length", b"2")],
+    "/a/control-value": [(b"content-length", b"4"), (b"x", b"a\x01b")],
+    "/a/delete-value": [(b"content-length", b"4"), (b"x", b"a\x7fb")],
     "/a/null-value": [(b"content-length", b"4"), (b"x", b"\0")],
     "/a/odd-name": [(b"content-length", b"4"), (b"x y", b"1")],
 }
@@ -212,6 +215,7 @@ CONVERSATIONS = {
     "two lengths": request("POST /a/echo", TWO, "Content-Length: 3", body=b"hi"),
     "length and chunks": request("POST /a/echo", TWO, CHUNKED, body=CHUNKS),
     "odd path": request("GET /a/\xff", HOST),
+    "two lengths of an answer": request("GET /a/two-lengths", HOST),
     "asterisk": request("OPTIONS *", HOST),
     "failing": request("GET /a/failing", HOST),
 }
@@ -271,7 +275,10 @@ def test_an_answer_that_goes_wrong_closes_the_connection(
 
 
 @pytest.mark.parametrize("way", ["short", "usual"])
-@pytest.mark.parametrize("path", ["/a/split-value", "/a/null-value", "/a/odd-name"])
+@pytest.mark.parametrize(
+    "path",
+    ["/a/split-value", "/a/null-value", "/a/control-value", "/a/delete-value", "/a/odd-name"],
+)
 def test_a_header_that_is_none_is_not_sent(ports: dict[str, int], way: str, path: str) -> None:
     answer = httpx.get(f"http://127.0.0.1:{ports[way]}{path}")
     assert answer.status_code == 500

@@ -160,14 +160,16 @@ def find_accounts(app: ASGIApp) -> ServeAccounts | None:
     inner: Any = app
     while (wrapped := getattr(inner, "_app", None) or getattr(inner, "app", None)) is not None:
         inner = wrapped
-    replica: Any = getattr(inner, "__self__", None)
+    replica = getattr(inner, "__self__", None)
     metrics = getattr(replica, "_metrics_manager", None)
     missing = [name for name in OF_REPLICA if not hasattr(replica, name)]
     missing += [name for name in OF_METRICS if not hasattr(metrics, name)]
+    wrapper = getattr(replica, "_user_callable_wrapper", None)
+    is_apart = getattr(wrapper, "_run_user_code_in_separate_thread", True)
     if missing:
         logger.warning("All requests take Serve's way, which is slower: no %s", ", ".join(missing))
         return None
-    if replica._user_callable_wrapper._run_user_code_in_separate_thread:
+    if is_apart:
         logger.warning(
             "All requests take Serve's way, which is slower: "
             "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD is not 0"

@@ -144,7 +144,7 @@ class Shortcut:
         except BaseException as exc:
             error = type(exc).__name__
             if isinstance(exc, Exception):
-                logger.exception("Request failed")
+                logger.exception("Request %s failed", exchange.request_id.decode("latin-1"))
             raise
         finally:
             accounts.end(scope["method"], exchange.status, started_at, error)
@@ -197,7 +197,7 @@ class Connection(HttpToolsProtocol):
         cycle = self.cycle
         if not isinstance(cycle, Exchange):
             super().on_body(body)
-        elif not cycle.response_complete and not self.parser.should_upgrade():
+        elif not cycle.response_complete:
             cycle.take(body)
 
 
@@ -322,6 +322,7 @@ class Exchange(RequestResponseCycle):
 
     def _end(self) -> None:
         self.response_complete = True
+        self._pieces.clear()
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()

@@ -11,7 +11,7 @@ from rayserve_app.bench import pictures
 from rayserve_app.bench.applications import build_config
 from rayserve_app.bench.figures import FIGURES
 from rayserve_app.bench.framework_loop import load_model, measure
-from rayserve_app.bench.rounds import interleave, median_ratio
+from rayserve_app.bench.rounds import interleave
 from rayserve_app.bench.runner import choose
 from rayserve_app.codecs import image
 from rayserve_app.errors import ConfigurationError
@@ -34,10 +34,6 @@ async def test_two_things_are_measured_in_turn() -> None:
 
     assert await interleave(3, first, second) == [(2.0, 4.0)] * 3
     assert "".join(called) == "ABABAB"
-
-
-def test_ratio_is_the_median_over_the_rounds() -> None:
-    assert median_ratio([(1.0, 2.0), (9.0, 3.0), (4.0, 4.0)]) == 1.0
 
 
 def test_pictures_have_the_stated_sizes() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from statistics import median
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 A = TypeVar("A")
@@ -38,8 +37,3 @@ async def take_turns(
     """Measure A B C A B C ...: one tuple for each of the measures, of its rounds in order."""
     measured = [[await measure() for measure in measures] for _ in range(rounds)]
     return list(zip(*measured, strict=True))
-
-
-def median_ratio(pairs: Iterable[tuple[float, float]]) -> float:
-    """Return the median over the rounds of first / second."""
-    return median(first / second for first, second in pairs)

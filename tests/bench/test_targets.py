@@ -18,6 +18,10 @@ from rayserve_app.bench.figures import (
 from rayserve_app.bench.framework_loop import Pace
 from rayserve_app.bench.large_answers import LargeAnswer
 from rayserve_app.bench.load import Answer, Load
+from rayserve_app.bench.peer_figures import image_size
+from rayserve_app.bench.peer_figures.comparison import OURS, Turn
+from rayserve_app.bench.peer_servers import PREDICT
+from rayserve_app.bench.peer_subjects import BASE64
 from rayserve_app.bench.report import Bound, Row
 from rayserve_app.bench.saturation import Saturation
 
@@ -39,11 +43,14 @@ TARGETS = {
     ("batching", "600/s, ours", "/s"): Bound("at least", 550),
     ("mixed-sizes", "JPEGs of 128 to 1024 px, c=16", "x all 512 px"): Bound("at least", 0.9),
     ("slow-neighbour", "image-example at 100/s, p99", "x alone"): Bound("at most", 1.5),
+    ("peers-image-size", "10 KB PNG, c=16, the best model API", "x"): Bound("at least", 3),
+    ("peers-image-size", "130 KB JPEG, c=16, the best model API", "x"): Bound("at least", 2),
     ("gateway", "c=1", "ms added"): Bound("at most", 1.2),
     ("gateway", "c=16", "x direct"): Bound("at least", 0.45),
 }
 
 LOAD = Load([0.01] * 100, 0, 0, 1.0, 0.1)
+TURNS = [Turn(LOAD, 1.0)]
 PACE = Pace(100.0, 10.0)
 
 
@@ -65,6 +72,13 @@ def rows() -> Iterator[Row]:
         yield from batching.rows_at(batching.NAME, rate, "ours", [LOAD], goal)
     yield mixed_sizes.row([(LOAD, LOAD)])
     yield slow_neighbour.row([slow_neighbour.Round(LOAD, LOAD, LOAD, 0.5, 1.0)])
+    for image in (image_example.PNG, image_example.JPEG):
+        for route in (PREDICT, BASE64):
+            for connections in image_example.CONNECTIONS:
+                target = image_size.target_of(image, route, connections)
+                measured = {OURS: TURNS, "theirs": TURNS, "handler": TURNS}
+                case = f"{image}, c={connections}"
+                yield from image_size.size_rows(case, measured, target, "handler")
     for connections in (1, gateway.CONNECTIONS):
         yield gateway.row(f"c={connections}", [(LOAD, LOAD)], connections)
 

@@ -14,7 +14,8 @@ from rayserve_app.bench.load import Load, Target
 from rayserve_app.bench.peer_figures.comparison import OURS, start
 from rayserve_app.bench.peer_subjects import BATCHERS
 from rayserve_app.bench.report import Row
-from rayserve_app.bench.rounds import Effort, median_ratio
+from rayserve_app.bench.rounds import Effort
+from rayserve_app.bench.summary import rate_ratios
 
 NAME: Final = "peers-batching"
 SECONDS_FACTOR: Final = 0.4
@@ -57,8 +58,8 @@ def batching_rows(rate: int, loads: Mapping[str, Sequence[Load]]) -> Iterator[Ro
         yield from batching.rows_at(NAME, rate, name, of_one, goal)
     for name, of_one in loads.items():
         if name != OURS:
-            ratio = median_ratio((a.rate, b.rate) for a, b in zip(loads[OURS], of_one, strict=True))
-            yield Row(NAME, f"{rate}/s, ours to {name}", ratio, "x")
+            ratios = rate_ratios(loads[OURS], of_one)
+            yield Row.of_rounds(NAME, f"{rate}/s, ours to {name}", ratios, "x", None, {})
 
 
 FIGURE: Final = Figure(NAME, ("slot-first", "serve-batch"), measure)

@@ -18,8 +18,8 @@ from rayserve_app.bench.figures.figure import MeasurementFailed, require_no_erro
 from rayserve_app.bench.load import Load, Target, closed_loop
 from rayserve_app.bench.peer_servers import PREDICT, Peer, PeerServer
 from rayserve_app.bench.report import Bound, Row
-from rayserve_app.bench.rounds import Effort, median_ratio, take_turns
-from rayserve_app.bench.summary import stages, summary
+from rayserve_app.bench.rounds import Effort, take_turns
+from rayserve_app.bench.summary import rate_ratios, stages, summary
 
 OURS: Final = "ours"
 CONNECTIONS: Final = 16
@@ -141,10 +141,10 @@ def rate_rows(figure: str, case: str, measured: Mapping[str, Sequence[Turn]]) ->
     """Return our rate against each peer's of the same rounds, from all turns by name."""
     ours = measured[OURS]
     return [
-        Row(
+        Row.of_rounds(
             figure,
             f"{case}, {name}",
-            median_ratio((a.load.rate, b.load.rate) for a, b in zip(ours, turns, strict=True)),
+            rate_ratios(loads_of(ours), loads_of(turns)),
             "x",
             None,
             {**our_details(ours), **its_details(turns)},
@@ -164,8 +164,9 @@ def best_row(
 ) -> Row:
     """Return our rate against that of the best of the others in each round."""
     best = [max(turn.load.rate for turn in of_round) for of_round in zip(*others, strict=True)]
-    ratio = median_ratio((turn.load.rate, rate) for turn, rate in zip(ours, best, strict=True))
-    return Row(figure, case, ratio, "x", target, our_details(ours), {OURS: loads_of(ours)})
+    ratios = [turn.load.rate / rate for turn, rate in zip(ours, best, strict=True)]
+    details, loads = our_details(ours), {OURS: loads_of(ours)}
+    return Row.of_rounds(figure, case, ratios, "x", target, details, loads)
 
 
 def our_details(turns: Sequence[Turn]) -> dict[str, float]:

@@ -28,7 +28,8 @@ from rayserve_app.bench.peer_figures.comparison import (
 )
 from rayserve_app.bench.peer_subjects import DECODERS
 from rayserve_app.bench.report import Row
-from rayserve_app.bench.rounds import Effort, median_ratio
+from rayserve_app.bench.rounds import Effort
+from rayserve_app.bench.summary import rate_ratios
 
 NAME: Final = "peers-mixed-sizes"
 SECONDS_FACTOR: Final = 1 / 3
@@ -65,12 +66,11 @@ def mixed_rows(
     case = f"JPEGs of {min(sides)} to {max(sides)} px"
     rows = rate_rows(NAME, case, mixed)
     for name, turns in mixed.items():
-        pairs = zip(turns, same[name], strict=True)
         rows.append(
-            Row(
+            Row.of_rounds(
                 NAME,
                 f"{case}, {name} alone",
-                median_ratio((a.load.rate, b.load.rate) for a, b in pairs),
+                rate_ratios(loads_of(turns), loads_of(same[name])),
                 f"x {SAME}",
                 None,
                 its_details(same[name]),

@@ -24,7 +24,7 @@ from rayserve_app.bench.models import HEADS_BYTES
 from rayserve_app.bench.peer_figures.comparison import OURS, check_answers, start
 from rayserve_app.bench.peer_subjects import LARGE_ANSWERS
 from rayserve_app.bench.report import Row
-from rayserve_app.bench.rounds import Effort, median_ratio, take_turns
+from rayserve_app.bench.rounds import Effort, take_turns
 from rayserve_app.codecs import packed_jpeg
 
 NAME: Final = "peers-packed-stream"
@@ -68,10 +68,10 @@ def time_rows(case: str, measured: Mapping[str, Sequence[float]]) -> list[Row]:
     """Return each peer's time against ours of the same rounds, from seconds by name."""
     ours = measured[OURS]
     return [
-        Row(
+        Row.of_rounds(
             NAME,
             f"{case}, {name}",
-            median_ratio(zip(times, ours, strict=True)),
+            [time / our for time, our in zip(times, ours, strict=True)],
             "x",
             None,
             {"our_ms": median(ours) * 1e3, "its_ms": median(times) * 1e3},

@@ -22,7 +22,7 @@ from rayserve_app.bench.load import Target, warm_up
 from rayserve_app.bench.peer_figures.comparison import OURS, check_answers, start
 from rayserve_app.bench.peer_subjects import FAST, NEIGHBOURS, SLOW
 from rayserve_app.bench.report import Row
-from rayserve_app.bench.rounds import Effort, median_ratio
+from rayserve_app.bench.rounds import Effort
 
 NAME: Final = "peers-slow-neighbour"
 SECONDS_FACTOR: Final = 1 / 3
@@ -69,11 +69,11 @@ def neighbour_rows(rounds: Mapping[str, Sequence[Round]]) -> list[Row]:
     ours = rounds[OURS]
     for name, of_one in rounds.items():
         if name != OURS:
-            pairs = zip(of_one, ours, strict=True)
-            ratio = median_ratio(
-                (a.beside.percentile(99), b.beside.percentile(99)) for a, b in pairs
-            )
-            rows.append(Row(NAME, f"{case}, {name}", ratio, "x"))
+            ratios = [
+                its.beside.percentile(99) / our.beside.percentile(99)
+                for its, our in zip(of_one, ours, strict=True)
+            ]
+            rows.append(Row.of_rounds(NAME, f"{case}, {name}", ratios, "x", None, {}))
     return rows
 
 

@@ -124,11 +124,10 @@ def test_only_our_own_batcher_has_targets() -> None:
     ]
     ratios = {row.case: row.measured for row in rows[6:]}
     assert ratios == {"400/s, ours to serve_batch": 1, "400/s, ours to BentoML": 1}
-    served, p50, *others = rows
-    assert (served.measured, served.target) == (398, Bound("at least", 390))
+    served, p50, *_ = rows
+    assert (served.measured, p50.measured) == (398, 80)
     assert served.details == {"errors": 3, "unanswered": 3}
-    assert (p50.measured, p50.target) == (80, Bound("at most", 95))
-    assert {row.target for row in others} == {None}
+    assert {row.target for row in rows} == {None}
 
 
 def test_the_figures_can_be_chosen_by_name() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
@@ -30,6 +31,8 @@ FARTHEST: Final = 8.0
 """Times the target, or its part: a bar ends there."""
 
 TICKS: Final = (0.125, 0.25, 0.5, 1, 2, 4, 8)
+
+TITLE_CHARACTERS: Final = 120
 
 LEAST_SHARE, DARK_SHARE = 1, 60
 """Percent from which a share is written, and from which in white."""
@@ -96,9 +99,10 @@ def _height(lines: Sized) -> float:
 
 def _title(document: Document) -> str:
     machine = document["machine"]
+    run = f"{document['command']} - {document['rounds']} rounds of {document['seconds']:g} s"
     return "\n".join(
         [
-            f"{document['command']} - {document['rounds']} rounds of {document['seconds']:g} s",
+            *textwrap.wrap(run, TITLE_CHARACTERS),
             machine.get("machine", ""),
             machine.get("time", ""),
         ]
@@ -204,11 +208,12 @@ def _draw_batches(axes: Axes, histograms: Mapping[str, Counter[int]]) -> None:
 
 
 def _histograms(rows: Sequence[Document]) -> dict[str, Counter[int]]:
-    """Return batches by size, of the loads that had any of more than one item."""
-    found = {}
+    """Return batches by size, of the loads that had any of more than one item, each once: several
+    rows may compare the same load with others."""
+    found: dict[str, Counter[int]] = {}
     for row in rows:
         for name, load in row.get("loads", {}).items():
             batches = Counter({int(size): count for size, count in load["batches"].items()})
-            if max(batches, default=1) > 1:
+            if max(batches, default=1) > 1 and batches not in found.values():
                 found[f"{row['figure']}: {row['case']}, {name}"] = batches
     return found

@@ -190,9 +190,10 @@ class Replica:
             found.append(self.probe.longest)
             if found[-1].seconds <= MOST_S:
                 break
-            # What lies free at the heap's end since other tests goes back to the kernel now, not
-            # in the midst of a step.
-            ctypes.CDLL(None).malloc_trim(0)
+            if len(found) == 1:
+                # What lies free at the heap's end since other tests goes back to the kernel now,
+                # not in the midst of a step. Once: the next steps have to get memory anew.
+                ctypes.CDLL(None).malloc_trim(0)
         return min(found)
 
     def _send(self, requests: Sequence[Request]) -> None:

@@ -12,7 +12,7 @@ import logging
 import uuid
 from asyncio import AbstractEventLoop, Event, Protocol
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, count
 from time import perf_counter
 from typing import Any, Final
@@ -30,7 +30,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from rayserve_app.ingress import CLIENT_HEADERS
+from rayserve_app.ingress import CLIENT_HEADERS, REQUEST_ID
 from rayserve_app.types import Buffer
 
 logger = logging.getLogger(__name__)
@@ -43,8 +43,6 @@ FRAMING: Final = frozenset({b"connection", b"transfer-encoding"})
 
 CONTROLS: Final = bytes({*range(0x20), 0x7F} - {0x09})
 """What no header's value holds; a line of a head has two, its end."""
-
-REQUEST_ID: Final = b"x-request-id"
 
 MAX_JOINED_BYTES: Final = 1 << 16
 """Up to this size the first piece of a body is copied behind the head: one packet, one buffer."""
@@ -128,7 +126,8 @@ class Shortcut:
         is_ours = path.startswith(accounts.prefix) and not path.startswith(SERVE_PATHS)
         return is_ours and accounts.are_enough
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
+    async def answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the app answer an exchange that `suits`."""
         accounts = self._accounts
         assert accounts is not None
         client_headers = scope[CLIENT_HEADERS] = scope["headers"]
@@ -230,10 +229,9 @@ class Exchange(RequestResponseCycle):
 
     async def run_asgi(self, app: Any) -> None:
         scope: Any = self.scope
-        await super().run_asgi(self._take_shortcut if self._shortcut.suits(scope) else app)
-
-    async def _take_shortcut(self, scope: Any, receive: Any, send: Any) -> None:
-        await self._shortcut.answer(scope, receive, send, self)
+        if self._shortcut.suits(scope):
+            app = partial(self._shortcut.answer, self)
+        await super().run_asgi(app)
 
     def take(self, body: bytes) -> None:
         """Keep a piece of the body until the app asks for it."""

@@ -10,7 +10,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 CLIENT_HEADERS: Final = "rayserve_app.client_headers"
 """The key in the ASGI scope under which the app finds all headers of a request."""
 
-SERVE_HEADERS: Final = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
+REQUEST_ID: Final = b"x-request-id"
+
+SERVE_HEADERS: Final = frozenset({REQUEST_ID, b"traceparent", b"tracestate"})
 """What Serve may see of a request's headers. It decodes each of them several times, and lets
 clients lift its time-outs by `x-request-timeout-seconds`."""
 

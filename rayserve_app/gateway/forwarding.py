@@ -17,7 +17,7 @@ from rayserve_app.errors import BodyTimeout, ModelNotReady, RequestTooLarge
 from rayserve_app.gateway.connection import Connection, Header, ReplicaLost
 from rayserve_app.gateway.replicas import Address, Connections, ServedModel
 from rayserve_app.http import FORWARDED, BodyBudget
-from rayserve_app.ingress import CLIENT_HEADERS
+from rayserve_app.ingress import CLIENT_HEADERS, REQUEST_ID
 from rayserve_app.types import Buffer
 
 MARK: Final = FORWARDED.encode()
@@ -46,8 +46,6 @@ HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
-
-REQUEST_ID: Final = b"x-request-id"
 
 UNWANTED: Final = HOP_BY_HOP | {b"date", b"server"}
 """What of an answer is not passed on: uvicorn writes the last two into every answer itself."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from random import randrange
+from random import randrange, sample
 from time import perf_counter
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ HTTP: Final = RequestMetadata(
 FLUSH_S: Final = 1.0
 
 SAMPLES: Final = 64
-"""Latencies of one kind of request that Serve gets each time. It observes each of them twice, in
+"""Latencies that Serve gets each time, of all kinds of requests. It observes each of them twice, in
 the event loop, at 3.4 µs each: as many as there are requests would hold it up for milliseconds."""
 
 OF_REPLICA: Final = (
@@ -116,7 +116,9 @@ class ServeAccounts:
         """Hand on what was counted."""
         tallies = dict(self._tallies)
         self._tallies.clear()
+        share = max(1, SAMPLES // max(1, len(tallies)))
         for (method, status, error), tally in tallies.items():
+            tally.sample = sample(tally.sample, min(share, len(tally.sample)))
             self._count(tally, error)
             if status:
                 self._count_ingress(tally, method, str(status))

@@ -194,6 +194,22 @@ async def test_serve_gets_every_count_and_a_sample_of_the_latencies(
     assert of_ingress == latencies
 
 
+async def test_kinds_of_requests_share_the_sample(
+    replica: Replica, accounts: ServeAccounts
+) -> None:
+    """A client that asks in many ways makes Serve's report take no longer."""
+    for _ in range(2 * SAMPLES):
+        for status in (200, 404, 413, 415):
+            await answer(accounts, status)
+    accounts.flush()
+    metrics = replica._metrics_manager
+    assert len(metrics._cached_latencies["/shop"]) == SAMPLES
+    latencies = metrics.ingress("_cached_ingress_processing_latencies")
+    assert [len(each) for _, each in latencies] == [SAMPLES // 4] * 4
+    counts = metrics.ingress("_cached_ingress_request_counter")
+    assert [count for _, count in counts] == [2 * SAMPLES] * 4
+
+
 async def test_what_was_counted_is_handed_on_once(
     replica: Replica, accounts: ServeAccounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:

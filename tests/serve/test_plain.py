@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -10,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -25,7 +25,7 @@ from tests.serve.conftest import ROOT, free_port
 pytestmark = pytest.mark.serve
 
 
-@contextmanager
+@contextlib.contextmanager
 def serve_run(folder: Path) -> Iterator[str]:
     """Run `serve run` on one closure until the block ends; yields the address."""
     port = free_port()
@@ -80,7 +80,8 @@ def serve_run(folder: Path) -> Iterator[str]:
         process.send_signal(signal.SIGINT)
         _, left = psutil.wait_procs(family, timeout=20)
         for member in left:
-            member.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
         psutil.wait_procs(left, timeout=10)
 
 
@@ -102,7 +103,7 @@ def test_serve_run_answers_through_serves_own_proxy() -> None:
         serve_run(Path(folder)) as url,
     ):
         answer = httpx.post(f"{url}/halves/invocations", content=png.getvalue(), timeout=30)
-        names = {process.name() for process in psutil.process_iter() if below(process, folder)}
+        names = names_below(folder)
     assert answer.status_code == 200, answer.text
     assert len(answer.content) > 3_000_000
     array = np.load(io.BytesIO(answer.content))
@@ -111,9 +112,11 @@ def test_serve_run_answers_through_serves_own_proxy() -> None:
     assert not any("haproxy" in name for name in names)
 
 
-def below(process: psutil.Process, folder: str) -> bool:
-    """Return whether a process was started with this folder as its home."""
-    try:
-        return process.environ().get("HOME") == folder
-    except psutil.Error:
-        return False
+def names_below(folder: str) -> set[str]:
+    """Names of the processes that were started with this folder as their home."""
+    names = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("HOME") == folder:
+                names.add(process.name())
+    return names

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from enum import Enum
 from itertools import islice
 from typing import Any
@@ -56,18 +57,11 @@ def decode(data: Buffer | str) -> Any:
         DecodeError: Not JSON (with the position), not UTF-8, nested too deeply.
     """
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
-    many_openers = _many_openers(raw)
-    # The head alone refuses the usual attack (megabytes of "[") at once.
-    if many_openers and _depth(raw[:65536]) > MAX_DEPTH:
-        raise _too_deep()
-    if len(raw) > MAX_VALUES and count_values(raw) > MAX_VALUES:
-        raise DecodeError("JSON has too many values", expected=f"at most {MAX_VALUES}")
-    if many_openers and _depth(raw) > MAX_DEPTH:
-        raise _too_deep()
-    try:
-        return _loads(raw)
-    except orjson.JSONDecodeError as exc:
-        raise DecodeError(f"not JSON: {exc}") from exc
+    # What is wrong with a document is found in the whole of it, and its place with it.
+    with suppress(DecodeError, UnicodeDecodeError):
+        if span := _long_string(raw):
+            return _decode_around(raw, *span)
+    return _decode(raw)
 
 
 def decode_object(data: Buffer | str) -> dict[str, Any]:
@@ -89,9 +83,11 @@ def work_bytes(data: Buffer) -> int:
     if len(data) > PLAIN_BYTES:
         return len(data)
     raw = bytes(data)
-    values = VALUE_BYTES * _count(raw, b",")
-    containers = CONTAINER_BYTES * (_count(raw, b"[") + _count(raw, b"{"))
-    if values <= VALUE_BYTES * PLAIN_VALUES and b"\\" not in raw:
+    span = _long_string(raw)
+    around = raw[: span[0]] + raw[span[1] :] if span else raw
+    values = VALUE_BYTES * _count(around, b",")
+    containers = CONTAINER_BYTES * (_count(around, b"[") + _count(around, b"{"))
+    if values <= VALUE_BYTES * PLAIN_VALUES and (span or b"\\" not in raw):
         return len(raw) // 64 + values + containers
     return len(raw) if len(raw) > DENSE_BYTES else len(raw) + values + containers
 
@@ -157,26 +153,39 @@ def _depth(raw: bytes) -> int:
     return int(np.cumsum(steps, dtype=np.int64).max(initial=0))
 
 
-def _loads(raw: bytes) -> Any:
-    """Decode with orjson, but one long string without it: an image in base64 takes a third of the
-    time, of which orjson looks at every byte."""
-    span = _long_string(raw) if len(raw) >= LONG_BYTES else None
-    if span is None:
-        return orjson.loads(raw)
-    start, end = span
+def _decode(raw: bytes) -> Any:
+    many_openers = _many_openers(raw)
+    # The head alone refuses the usual attack (megabytes of "[") at once.
+    if many_openers and _depth(raw[:65536]) > MAX_DEPTH:
+        raise _too_deep()
+    if len(raw) > MAX_VALUES and count_values(raw) > MAX_VALUES:
+        raise DecodeError("JSON has too many values", expected=f"at most {MAX_VALUES}")
+    if many_openers and _depth(raw) > MAX_DEPTH:
+        raise _too_deep()
     try:
-        text = str(memoryview(raw)[start:end], "ascii")
-        value = orjson.loads(b"".join((raw[:start], _STAND_IN_JSON, raw[end:])))
-    except ValueError:
-        # Not ASCII, or not JSON: in the whole, its place is found too.
         return orjson.loads(raw)
-    return _put_back(value, text)
+    except orjson.JSONDecodeError as exc:
+        raise DecodeError(f"not JSON: {exc}") from exc
+
+
+def _decode_around(raw: bytes, start: int, end: int) -> Any:
+    """Decode a document without its long string, and put that back: an image in base64 takes a
+    third of the time, of which orjson looks at every byte.
+
+    Raises:
+        DecodeError, UnicodeDecodeError: no JSON, or a long string that is not ASCII.
+    """
+    content = np.frombuffer(raw, np.uint8, end - start, start)
+    if content.min() < ord(" "):
+        raise DecodeError("not JSON: a control character in a string")
+    text = str(content.data, "ascii")
+    return _put_back(_decode(b"".join((raw[:start], _STAND_IN_JSON, raw[end:]))), text)
 
 
 def _long_string(raw: bytes) -> tuple[int, int] | None:
-    """Return where the content of a string begins and ends that is all of a document but
-    AROUND_BYTES, if there is one, without escapes and control characters."""
-    if b"\\" in raw:
+    """Return where the content of a string begins and ends that is all of a document of LONG_BYTES
+    but AROUND_BYTES, if there is one and the document has no escapes."""
+    if len(raw) < LONG_BYTES or b"\\" in raw:
         return None
     least = len(raw) - AROUND_BYTES
     # Without escapes, every second quotation mark ends a string.
@@ -184,8 +193,7 @@ def _long_string(raw: bytes) -> tuple[int, int] | None:
     while start:
         end = raw.find(b'"', start)
         if end - start >= least:
-            content = np.frombuffer(raw, np.uint8, end - start, start)
-            return None if content.min() < ord(" ") else (start, end)
+            return start, end
         start = raw.find(b'"', end + 1, AROUND_BYTES) + 1 if end >= 0 else 0
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
-from rayserve_app.codecs import base64, image, json_metadata, packed_jpeg
+from rayserve_app.codecs import base64, image, json, json_metadata, packed_jpeg
 from rayserve_app.codecs.json_metadata import EncodedImage
 from rayserve_app.errors import DecodeError, RequestTooLarge
 from rayserve_app.settings import InputSettings, LimitSettings
@@ -64,6 +64,24 @@ class EncodedInputs:
             return self._with_metadata(value)
         return self.read(base64.decode(value))
 
+    def read_large(self, document: bytes) -> list[Encoded] | None:
+        """Return the items of a JSON document that is nearly all base64, in the forms of
+        `read_json` but text in text; None for other documents, and for what is wrong."""
+        try:
+            found = json.decode_around(document)
+            if found is None:
+                return None
+            value, text = found
+            if value == json.STAND_IN:
+                return self.read(base64.decode(text))
+            if value == {"b64": json.STAND_IN}:
+                return self.read_bytes(base64.decode(text))
+            if isinstance(value, dict) and value.pop("data", None) == json.STAND_IN:
+                return self._described(EncodedImage(base64.decode(text), value))
+        except DecodeError:
+            return None
+        return None
+
     def read_bytes(self, data: Buffer) -> list[Encoded]:
         """Return the items of an element of type bytes, as binary tensors and `{"b64"}` carry
         them: the encoded bytes themselves, or the model's own form of them as text."""
@@ -96,12 +114,15 @@ class EncodedInputs:
 
     def _with_metadata(self, value: str | Mapping[str, Any]) -> list[Encoded]:
         encoded = json_metadata.decode(value)
-        if self._settings.codec != "json_metadata":
-            return self.read(encoded.data)
-        if self._settings.type == "string" and isinstance(value, str):
+        is_own = self._settings.type == "string" and self._settings.codec == "json_metadata"
+        if is_own and isinstance(value, str):
             self._check_pixels(encoded.data)
             return [value]
-        return [self.item(encoded)]
+        return self._described(encoded)
+
+    def _described(self, encoded: EncodedImage) -> list[Encoded]:
+        is_own = self._settings.codec == "json_metadata"
+        return [self.item(encoded)] if is_own else self.read(encoded.data)
 
     def _check_pixels(self, data: Buffer) -> None:
         size = image.check_size(data, max_pixels=self._limits.max_pixels)

@@ -276,7 +276,9 @@ class Inputs:
 
     def _body_readers(self) -> dict[str, BodyReader]:
         def from_json(body: Buffer) -> Payload:
-            return self.from_json(json.decode(body))
+            raw = bytes(body)
+            items = self._encoded.read_large(raw) if self._carries_bytes else None
+            return self.from_json(json.decode(raw)) if items is None else Payload(items, False)
 
         if self._carries_bytes:
             readers: dict[str, BodyReader] = {OCTETS: self._from_octets, JSON: from_json}

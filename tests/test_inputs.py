@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import struct
 import zlib
@@ -169,6 +170,61 @@ def test_metadata_reaches_a_model_of_images_with_metadata() -> None:
     assert decoded == {"format": "png", "tags": [1, None]}
     (text,) = create_inputs("string", "json_metadata").from_json_item(value, path="")
     assert json.loads(text) == value
+
+
+LARGE = PNG + bytes(20_000)
+LONG = b64(LARGE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec"),
+    [
+        *itertools.product(["bytes", "image"], ["raw", "base64", "json_metadata"]),
+        *itertools.product(["string"], ["base64", "base64_urlsafe", "json_metadata"]),
+    ],
+)
+@pytest.mark.parametrize(
+    "value",
+    [
+        LONG,
+        {"b64": LONG},
+        {"data": LONG, "format": "png", "more": {"data": ["a", None]}},
+        [LONG],
+        [{"data": LONG, "data2": ""}],
+        {"data": b64(PNG), "comment": LONG},
+        {"data": b64(PNG), LONG: "comment"},
+        LONG.rstrip("=") + "-_",
+    ],
+)
+def test_large_images_in_json_are_read_as_small_ones(kind: str, codec: str, value: Any) -> None:
+    inputs = create_inputs(kind, codec)
+    for indent in (None, 1):
+        body = json.dumps(value, indent=indent).encode()
+        assert inputs.from_body(body, JSON) == inputs.from_json(value)
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "sentence"),
+    [
+        ({"data": b64(BOMB) + "A" * 20_000}, RequestTooLarge, "pixels"),
+        (b64(BOMB) + "A" * 20_000, RequestTooLarge, "pixels"),
+        (LONG + "?", DecodeError, r"got '\?' at offset"),
+        ({"data": LONG + "\n"}, DecodeError, r"got '\\n' at offset .* at `data`"),
+        ({"data": [LONG]}, DecodeError, "expected a base64 string, got list"),
+        ({"more": {"data": LONG}}, DecodeError, "expected an image in base64 - at `data`"),
+        (b'"%s\n"' % LONG.encode(), DecodeError, "not JSON"),
+        (b'{"data": "%s"' % LONG.encode(), DecodeError, "not JSON"),
+        (b'{"data": "%s"}}' % LONG.encode(), DecodeError, "not JSON"),
+        (b'{"data": "%s\xff"}' % LONG.encode(), DecodeError, "not JSON"),
+        (b'{"data": "%s", "data": 1}' % LONG.encode(), DecodeError, "got int - at `data`"),
+    ],
+)
+def test_what_is_wrong_with_a_large_image_in_json_is_told(
+    body: Any, error: type[Exception], sentence: str
+) -> None:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    with pytest.raises(error, match=sentence):
+        create_inputs("bytes").from_body(raw, JSON)
 
 
 def test_json_text_with_metadata_reaches_a_string_model_unchanged() -> None:

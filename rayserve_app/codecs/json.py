@@ -31,8 +31,9 @@ LONG_BYTES = 1 << 14
 AROUND_BYTES = 1 << 10
 """What may stand around a string that is nearly all of a document of LONG_BYTES or more."""
 
-# No string of a document without escapes holds a control character.
-_STAND_IN = "\0"
+STAND_IN = "\0"
+"""No string of a document without escapes holds a control character."""
+
 _STAND_IN_JSON = b"\\u0000"
 
 BLOCK_SIZE = 1 << 14
@@ -59,9 +60,29 @@ def decode(data: Buffer | str) -> Any:
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
     # What is wrong with a document is found in the whole of it, and its place with it.
     with suppress(DecodeError, UnicodeDecodeError):
-        if span := _long_string(raw):
-            return _decode_around(raw, *span)
+        if found := decode_around(raw):
+            value, content = found
+            return _put_back(value, _text(content))
     return _decode(raw)
+
+
+def decode_around(raw: bytes) -> tuple[Any, memoryview] | None:
+    """Decode a document that is nearly all one long string, such as an image in base64, without
+    that string: orjson looks at every byte, and to make a `str` takes longer than to decode it.
+
+    Returns:
+        The value with STAND_IN where the string is, and the content of that, which may hold what
+        JSON's strings do not; None for other documents.
+
+    Raises:
+        DecodeError: What is around it is not JSON.
+    """
+    span = _long_string(raw)
+    if span is None:
+        return None
+    start, end = span
+    value = _decode(b"".join((raw[:start], _STAND_IN_JSON, raw[end:])))
+    return value, memoryview(raw)[start:end]
 
 
 def decode_object(data: Buffer | str) -> dict[str, Any]:
@@ -168,18 +189,15 @@ def _decode(raw: bytes) -> Any:
         raise DecodeError(f"not JSON: {exc}") from exc
 
 
-def _decode_around(raw: bytes, start: int, end: int) -> Any:
-    """Decode a document without its long string, and put that back: an image in base64 takes a
-    third of the time, of which orjson looks at every byte.
+def _text(content: memoryview) -> str:
+    """Return the string of this content without escapes.
 
     Raises:
-        DecodeError, UnicodeDecodeError: no JSON, or a long string that is not ASCII.
+        DecodeError, UnicodeDecodeError: Not the content of a string, or not ASCII.
     """
-    content = np.frombuffer(raw, np.uint8, end - start, start)
-    if content.min() < ord(" "):
+    if np.frombuffer(content, np.uint8).min() < ord(" "):
         raise DecodeError("not JSON: a control character in a string")
-    text = str(content.data, "ascii")
-    return _put_back(_decode(b"".join((raw[:start], _STAND_IN_JSON, raw[end:]))), text)
+    return str(content, "ascii")
 
 
 def _long_string(raw: bytes) -> tuple[int, int] | None:
@@ -200,7 +218,7 @@ def _long_string(raw: bytes) -> tuple[int, int] | None:
 
 def _put_back(value: Any, text: str) -> Any:
     """Return the value with the text where its stand-in is."""
-    if value == _STAND_IN:
+    if value == STAND_IN:
         return text
     if isinstance(value, list):
         return [_put_back(element, text) for element in value]

@@ -66,20 +66,20 @@ class EncodedInputs:
 
     def read_large(self, document: bytes) -> list[Encoded] | None:
         """Return the items of a JSON document that is nearly all base64, in the forms of
-        `read_json` but text in text; None for other documents, and for what is wrong."""
+        `read_json` but text in text; None for other documents, and for most that are wrong."""
         try:
             found = json.decode_around(document)
-            if found is None:
-                return None
-            value, text = found
-            if value == json.STAND_IN:
-                return self.read(base64.decode(text))
-            if value == {"b64": json.STAND_IN}:
-                return self.read_bytes(base64.decode(text))
-            if isinstance(value, dict) and value.pop("data", None) == json.STAND_IN:
-                return self._described(EncodedImage(base64.decode(text), value))
         except DecodeError:
             return None
+        if found is None or (data := base64.decode_plain(found[1])) is None:
+            return None
+        value = found[0]
+        if value == json.STAND_IN:
+            return self.read(data)
+        if value == {"b64": json.STAND_IN}:
+            return self.read_bytes(data)
+        if isinstance(value, dict) and value.pop("data", None) == json.STAND_IN:
+            return self._described(EncodedImage(data, value))
         return None
 
     def read_bytes(self, data: Buffer) -> list[Encoded]:
@@ -114,15 +114,17 @@ class EncodedInputs:
 
     def _with_metadata(self, value: str | Mapping[str, Any]) -> list[Encoded]:
         encoded = json_metadata.decode(value)
-        is_own = self._settings.type == "string" and self._settings.codec == "json_metadata"
-        if is_own and isinstance(value, str):
+        takes_text = self._settings.type == "string" and self._settings.codec == "json_metadata"
+        if takes_text and isinstance(value, str):
             self._check_pixels(encoded.data)
             return [value]
         return self._described(encoded)
 
     def _described(self, encoded: EncodedImage) -> list[Encoded]:
-        is_own = self._settings.codec == "json_metadata"
-        return [self.item(encoded)] if is_own else self.read(encoded.data)
+        """Return the items of an image with metadata, of which only some models want to know."""
+        if self._settings.codec == "json_metadata":
+            return [self.item(encoded)]
+        return self.read(encoded.data)
 
     def _check_pixels(self, data: Buffer) -> None:
         size = image.check_size(data, max_pixels=self._limits.max_pixels)

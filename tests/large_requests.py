@@ -7,7 +7,7 @@ import json
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import quote_from_bytes
 
@@ -264,6 +264,42 @@ def answers(model: str, count: int) -> dict[str, Make]:
             model, "FP64", [1, 1], np.array([count], np.float64).tobytes()
         ),
     }
+
+
+def broken_base64(model: str) -> dict[str, Make]:
+    """Return base64 that is wrong at its end, as long as is read in the event loop."""
+    whole = "A" * 250_000
+    texts = {
+        "foreign": whole + "AAA?",
+        "no ASCII": whole + "AAA\u00e9",
+        "length": whole + "A",
+        "padding": whole + "A===",
+        "both alphabets": whole + "+/-_?",
+    }
+    bodies = {
+        "SageMaker": lambda text: ("/invocations", text),
+        "SageMaker, b64": lambda text: ("/invocations", {"b64": text}),
+        "SageMaker, data": lambda text: ("/invocations", {"data": text}),
+        "Clipper": lambda text: ("/predict", {"input": text}),
+        "TensorFlow Serving": lambda text: (
+            f"/v1/models/{model}:predict",
+            {"instances": [{"b64": text}]},
+        ),
+        "Cluster Serving": lambda text: ("/predict", {"instances": [{"image": text}]}),
+    }
+
+    def request(path: str, value: Any) -> Request:
+        body = json.dumps(value, ensure_ascii=False).encode()
+        return Request(model, path, body, JSON, status=400)
+
+    found: dict[str, Make] = {
+        f"{fault}, {protocol}": partial(request, *body(text))
+        for fault, text in texts.items()
+        for protocol, body in bodies.items()
+    }
+    control = b'"%s\n"' % whole.encode()
+    found["control"] = lambda: Request(model, "/invocations", control, JSON, status=400)
+    return found
 
 
 def faults(model: str) -> dict[str, Make]:

@@ -151,7 +151,11 @@ ANSWERS: Final = merge(
     detections=in_any_form(large.answers("detections", 50_000)),
     sentences=in_any_form(large.answers("sentences", 1_000_000)),
 )
-OTHERS: Final = merge(faults=large.faults("tensor"), documents=large.documents("tensor"))
+OTHERS: Final = merge(
+    faults=large.faults("tensor"),
+    broken_base64=large.broken_base64("bytes"),
+    documents=large.documents("tensor"),
+)
 DENSE: Final = merge(
     short_tensor=in_any_form(dense.numbers("tensor", INLINE_BYTES)),
     short_doubles=in_any_form(dense.numbers("doubles", INLINE_BYTES)),

@@ -43,18 +43,18 @@ def decode(text: str | Buffer, *, alphabet: Alphabet = "any") -> bytes:
     """
     if alphabet != "urlsafe" and (decoded := decode_plain(text)) is not None:
         return decoded
-    raw = _ascii(text)
+    raw = characters = _ascii(text)
     urlsafe = alphabet != "standard" and (b"-" in raw or b"_" in raw)
     if (urlsafe or alphabet == "urlsafe") and (b"+" in raw or b"/" in raw):
         if alphabet == "urlsafe":
-            raise _diagnose(text, alphabet)
+            raise _diagnose(text, characters, alphabet)
         raw, urlsafe = raw.translate(_TO_STANDARD), False
     if len(raw) % 4 and not raw.endswith(b"="):
         raw += b"=" * (-len(raw) % 4)
     try:
         return pybase64.b64decode(raw, b"-_" if urlsafe else None, validate=True)
     except ValueError as exc:
-        raise _diagnose(text, alphabet) from exc
+        raise _diagnose(text, characters, alphabet) from exc
 
 
 def decode_plain(text: str | Buffer) -> bytes | None:
@@ -71,10 +71,9 @@ def encode(data: Buffer, *, urlsafe: bool = False) -> str:
     return pybase64.b64encode_as_string(data, b"-_" if urlsafe else None)
 
 
-def _diagnose(text: str | Buffer, alphabet: Alphabet) -> DecodeError:
-    """Find out what is wrong with a text that did not decode."""
-    raw = _ascii(text)
-    digits = raw.rstrip(b"=")
+def _diagnose(text: str | Buffer, characters: bytes, alphabet: Alphabet) -> DecodeError:
+    """Find out what is wrong with a text, `characters` in ASCII, that did not decode."""
+    digits = characters.rstrip(b"=")
     if foreign := digits.translate(None, _DIGITS[alphabet]):
         offset = digits.find(foreign[:1])
         character = text[offset] if isinstance(text, str) else chr(text[offset])
@@ -90,7 +89,7 @@ def _diagnose(text: str | Buffer, alphabet: Alphabet) -> DecodeError:
     return DecodeError(
         "not base64",
         expected=f"no padding, or {-len(digits) % 4} '=' for {len(digits)} characters",
-        got=f"{len(raw) - len(digits)} '=' at offset {len(digits)}",
+        got=f"{len(characters) - len(digits)} '=' at offset {len(digits)}",
     )
 
 

@@ -315,6 +315,13 @@ def name_of(process: psutil.Process) -> str | None:
     return None
 
 
+def niceness_of(processes: list[psutil.Process], start: str) -> int:
+    """Return the niceness of the one whose name starts so."""
+    return next(
+        process.nice() for process in processes if (name_of(process) or "").startswith(start)
+    )
+
+
 def check_ends(
     terminal: pexpect.spawn[str],
     processes: list[psutil.Process],
@@ -354,6 +361,9 @@ def test_serves_until_ctrl_c(server: Server) -> None:
     assert "haproxy_process_" in httpx.get(metrics_url).text
     processes = all_processes(terminal)
     assert names(processes) >= {"haproxy", "raylet", "gcs_server"}
+    # Ray's own would be 15 more: requests would wait for every daemon of the machine.
+    assert niceness_of(processes, "haproxy") == psutil.Process().nice()
+    assert niceness_of(processes, "ray::ServeReplica") == psutil.Process().nice()
 
     second = server.start_second()
     assert second.returncode == 3

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from rayserve_app import openapi, pages
 from rayserve_app.codecs import json
-from rayserve_app.errors import BackendError, ServingError
+from rayserve_app.errors import BackendError, ServingError, let_go
 from rayserve_app.http import (
     FORWARDED,
     BodyBudget,
@@ -88,7 +88,8 @@ class App:
                 response = no_such_method(scope["method"], claims)
             else:
                 response = no_such_path(path, self._router.paths)
-        except ClientDisconnected:
+        except ClientDisconnected as exc:
+            let_go(exc)
             return
         finally:
             request.close()
@@ -112,13 +113,16 @@ class App:
                     protocol.check_name(request.path_params["model"])
                 return await watched(handler, request), protocol
             except Declined as exc:
+                let_go(exc)
                 refusal = refusal or (exc.error, protocol)
             except ServingError as exc:
+                let_go(exc)
                 return self._render_error(exc, protocol), protocol
             except ClientDisconnected:
                 raise
-            except Exception:
+            except Exception as exc:
                 logger.exception("Model %r: %s failed", self._model.name, request.path)
+                let_go(exc)
                 error = BackendError("Internal error; the replica's log has the details")
                 return self._render_error(error, protocol), protocol
         assert refusal is not None

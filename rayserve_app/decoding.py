@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from time import perf_counter
-from traceback import clear_frames
 from typing import Final, NamedTuple
 
 from rayserve_app import buffers
 from rayserve_app.encoded_inputs import Encoded
-from rayserve_app.errors import DeadlineExceeded, ServingError
+from rayserve_app.errors import DeadlineExceeded, ServingError, let_go
 from rayserve_app.inputs import Inputs
 from rayserve_app.timing import Timing
 from rayserve_app.types import Array, Item
@@ -97,7 +96,5 @@ def _outcome(inputs: Inputs, item: Encoded, space: Array | None) -> Item | Excep
     try:
         return inputs.decode(item, space)
     except Exception as exc:
-        # What its frames refer to, the request's memory, would live until the garbage collector
-        # finds the circle.
-        clear_frames(exc.__traceback__)
+        let_go(exc)
         return exc

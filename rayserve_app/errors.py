@@ -27,6 +27,7 @@ They pickle, because they cross from a replica to a caller of its handle.
 from __future__ import annotations
 
 import copy
+from traceback import clear_frames
 from typing import Self
 
 
@@ -145,3 +146,16 @@ class ConfigurationError(ServingError):
 
 class MissingDependency(ConfigurationError):
     """A package that a setting needs is not installed; the remedy is the command."""
+
+
+def let_go(error: BaseException | None) -> None:
+    """Free what the frames that an error has come through refer to. They refer to the error as
+    well, and in that circle a request's body would stay until the garbage collector finds it."""
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        each = left.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            clear_frames(each.__traceback__)
+            left += [each.__cause__, each.__context__]

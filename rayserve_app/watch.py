@@ -56,6 +56,8 @@ class _Watch:
     def stop(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
+            # The task will refer to where it was cancelled, and that to this.
+            self._watching = None
 
     async def _run(self) -> None:
         self.verdict = await self._body_verdict()

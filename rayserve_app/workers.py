@@ -12,8 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
-from traceback import clear_frames
 from typing import Any, TypeAlias, TypeVar
+
+from rayserve_app.errors import let_go
 
 T = TypeVar("T")
 
@@ -93,11 +94,14 @@ def _run(
     """Run a call unless nobody wants it any more; return false if its loop is closed."""
     if not is_wanted():
         return True
-    result, error = _outcome(call)
     try:
-        loop.call_soon_threadsafe(done, result, error)
+        loop.call_soon_threadsafe(done, *_outcome(call))
     except RuntimeError:
         return False
+    finally:
+        # An error refers to the frames below what raised it, of which this is one, and what is
+        # done with it to the error: with them, what the call reads would stay.
+        del call, done, is_wanted
     return True
 
 
@@ -105,21 +109,9 @@ def _outcome(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
     try:
         return call(), None
     except BaseException as exc:
-        _forget_locals(exc)
+        # Here: a document of a million values would hold up the event loop for milliseconds.
+        let_go(exc)
         return None, exc
-
-
-def _forget_locals(error: BaseException | None) -> None:
-    """Free in this thread what the frames that an error has left behind still refer to: a document
-    of a million values would hold up the event loop for milliseconds."""
-    seen: set[int] = set()
-    left = [error]
-    while left:
-        each = left.pop()
-        if each is not None and id(each) not in seen:
-            seen.add(id(each))
-            clear_frames(each.__traceback__)
-            left += [each.__cause__, each.__context__]
 
 
 def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

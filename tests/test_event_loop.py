@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from rayserve_app.asgi import create_app
 from rayserve_app.connection import Connections
+from rayserve_app.http import Request as HTTPRequest
 from rayserve_app.http import Response
 from rayserve_app.model import INLINE_BYTES, Model
 from rayserve_app.server.settings import read_environment_file
@@ -189,7 +191,7 @@ class Replica:
             self.probe.restart()
             with ThreadPoolExecutor(connections) as clients:
                 parts = [requests[start::connections] for start in range(connections)]
-                for _ in clients.map(self._send, parts):
+                for _ in clients.map(self.send, parts):
                     pass
             found.append(self.probe.longest)
             if found[-1].seconds <= MOST_S:
@@ -200,7 +202,7 @@ class Replica:
                 ctypes.CDLL(None).malloc_trim(0)
         return min(found)
 
-    def _send(self, requests: Sequence[Request]) -> None:
+    def send(self, requests: Sequence[Request]) -> None:
         connection = self.connect()
         for request in requests:
             headers = dict(request.headers)
@@ -252,6 +254,38 @@ def test_no_step_takes_long_under_load(replica: Replica, seed: int) -> None:
     chosen = random.Random(seed).sample([*(BODIES | ANSWERS | OTHERS).values()], 16)
     longest = replica.longest(*(make() for make in chosen), connections=4)
     assert longest.seconds <= MOST_S, str(longest)
+
+
+REFUSED: Final = [name for name in CASES if name.startswith(("faults", "broken"))]
+
+
+@pytest.mark.parametrize("name", [*REFUSED, "a cut image"])
+def test_what_a_refused_request_holds_is_let_go_without_the_collector(
+    replica: Replica, name: str
+) -> None:
+    """An error refers to the frames that it came through, and they to the body."""
+    cut_image = Request("image", "/invocations", large.photo()[:-1000], "image/jpeg", status=400)
+    gc.collect()
+    replica.send([CASES[name]() if name in CASES else cut_image])
+    wait_until_no_request_is_held()
+
+
+def test_what_a_client_has_sent_is_let_go_when_it_leaves(replica: Replica) -> None:
+    gc.collect()
+    connection = replica.connect()
+    connection.putrequest("POST", "/bytes/invocations")
+    connection.putheader("content-length", "8000000")
+    connection.endheaders(large.large_photo()[:4_000_000])
+    connection.close()
+    replica.send([Request("bytes", "", method="GET")])
+    wait_until_no_request_is_held()
+
+
+def wait_until_no_request_is_held() -> None:
+    give_up_at = time.monotonic() + 5
+    while any(isinstance(each, HTTPRequest) for each in gc.get_objects()):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
 
 
 def test_the_probe_finds_what_takes_long_and_where() -> None:

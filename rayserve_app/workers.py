@@ -109,7 +109,9 @@ def _outcome(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
     try:
         return call(), None
     except BaseException as exc:
-        # Here: a document of a million values would hold up the event loop for milliseconds.
+        # Here: a million values, read or to be written, would hold up the event loop for
+        # milliseconds.
+        del call
         let_go(exc)
         return None, exc
 

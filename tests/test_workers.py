@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 import pytest
@@ -182,15 +183,21 @@ async def test_without_workers_an_exception_is_the_outcome() -> None:
     assert seen == [(None, error)]
 
 
-async def test_what_a_call_that_fails_has_made_is_freed_in_its_thread() -> None:
-    freed_in: list[threading.Thread] = []
+class Traced:
+    """A value that tells in which thread it is freed."""
 
-    class Traced:
-        def __del__(self) -> None:
-            freed_in.append(threading.current_thread())
+    def __init__(self, freed_in: list[str]) -> None:
+        self._freed_in = freed_in
+
+    def __del__(self) -> None:
+        self._freed_in.append(threading.current_thread().name)
+
+
+async def test_what_a_call_that_fails_has_made_is_freed_in_its_thread() -> None:
+    freed_in: list[str] = []
 
     def parse() -> None:
-        document = Traced()
+        document = Traced(freed_in)
         try:
             read(document)
         except ValueError as exc:
@@ -202,6 +209,23 @@ async def test_what_a_call_that_fails_has_made_is_freed_in_its_thread() -> None:
     workers = Workers(1, "test")
     with pytest.raises(RuntimeError, match="no document") as info:
         await workers.run(parse)
-    assert [thread.name for thread in freed_in] == ["test-0"]
+    assert freed_in == ["test-0"]
     assert str(info.value.__cause__) == "Traced"
+    workers.close()
+
+
+async def test_what_a_call_that_fails_was_given_is_freed_in_its_thread() -> None:
+    freed_in: list[str] = []
+
+    def write(result: Traced) -> NoReturn:
+        raise ValueError(type(result).__name__)
+
+    workers = Workers(1, "test")
+    with pytest.raises(ValueError, match="Traced") as info:
+        await workers.run(partial(write, Traced(freed_in)))
+    async with asyncio.timeout(5):
+        while not freed_in:
+            await asyncio.sleep(0.001)
+    assert freed_in == ["test-0"]
+    assert info.tb is not None
     workers.close()

@@ -3,126 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from rayserve_app.asgi import create_app
-from rayserve_app.connection import Connections
-from rayserve_app.http import Request as HTTPRequest
 from rayserve_app.http import Response
-from rayserve_app.model import INLINE_BYTES, Model
-from rayserve_app.server.settings import read_environment_file
-from rayserve_app.settings import ModelSettings
-from rayserve_app.types import Metadata, Outputs, Reply, TensorSpec
+from rayserve_app.model import INLINE_BYTES
 from tests import dense_requests as dense
 from tests import large_requests as large
 from tests.large_requests import Make, Request
 from tests.loop_lag import LoopProbe, Step
-from tests.protocols import FunctionBackend
-from tests.protocols.servers import mount
+from tests.probed_models import ProbedModels, probed_models
 from tests.servers import serving
 
 MOST_S: Final = 1e-3
 
 REPEATS: Final = 10
 """What takes longer does so every time; what the machine holds up, not every time."""
-
-ENVIRONMENT: Final = read_environment_file(Path(__file__).parents[1] / "configs" / "serve.env")
-
-ALLOCATOR: Final = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_THRESHOLD_": -3}
-"""What the C library reads of the environment when a process starts, and `mallopt`'s numbers for it
-(malloc.h). Without it, memory that is freed by the megabyte goes back to the kernel at once, which
-takes a millisecond."""
-
-HEADS: Final = ((16, 16, 255), (32, 32, 255), (64, 64, 255))
-
-
-def lengths(items: Sequence[Any]) -> Outputs:
-    return [len(item) for item in items]
-
-
-def same(items: Sequence[Any]) -> Outputs:
-    return list(items)
-
-
-def echo(items: Sequence[Any]) -> Outputs:
-    return [Reply(bytes(item.body), item.content_type) for item in items]
-
-
-def sums(items: Sequence[Any]) -> Outputs:
-    return {"sums": np.array([item.sum() for item in items], np.float32)}
-
-
-def heads(items: Sequence[Any]) -> Outputs:
-    """Answer 5.48 MB to each item, as yolov3 does."""
-    return {f"head{shape[0]}": np.ones((len(items), *shape), np.float32) for shape in HEADS}
-
-
-def random_numbers(items: Sequence[Any], dtype: str) -> Outputs:
-    """Answer as many numbers as the item says."""
-    count = int(items[0][0])
-    numbers = np.random.default_rng(0).random(count) * (100 if dtype == "int8" else 1)
-    return {"numbers": np.repeat(numbers.astype(dtype)[None], len(items), 0)}
-
-
-def detections(items: Sequence[Any]) -> Outputs:
-    """Answer as many objects of Python as the item says."""
-    return [[{"label": str(i), "score": i / 7} for i in range(int(item[0]))] for item in items]
-
-
-def sentences(items: Sequence[Any]) -> Outputs:
-    """Answer text of as many words as the item says."""
-    return ["word " * int(item[0]) for item in items]
-
-
-FLOATS: Final = Metadata("numpy", (TensorSpec("input", "float32", (-1, -1)),))
-DOUBLES: Final = {"type": "doubles"}
-
-MODELS: Final[Mapping[str, tuple[Any, dict[str, Any], Metadata | None]]] = {
-    "image": (lengths, {"type": "image", "size": (224, 224)}, None),
-    "original": (lengths, {"type": "image"}, None),
-    "bytes": (lengths, {"type": "bytes"}, None),
-    "string": (same, {"type": "string"}, None),
-    "base64": (lengths, {"type": "string", "codec": "base64"}, None),
-    "stream": (lengths, {"type": "image", "codec": "packed_jpeg", "size": (64, 64)}, None),
-    "yolo": (heads, {"type": "image", "codec": "packed_jpeg", "size": (64, 64)}, None),
-    "request": (echo, {"type": "request"}, None),
-    "tensor": (sums, {"type": "tensor"}, FLOATS),
-    "doubles": (sums, DOUBLES, None),
-    "float32": (lambda items: random_numbers(items, "float32"), DOUBLES, None),
-    "int8": (lambda items: random_numbers(items, "int8"), DOUBLES, None),
-    "detections": (detections, DOUBLES, None),
-    "sentences": (sentences, DOUBLES, None),
-}
-
-
-def create_model(name: str) -> Model:
-    function, declared, metadata = MODELS[name]
-    settings = {
-        "input": declared,
-        "batching": {"max_batch_size": 16},
-        "limits": {"max_queued_items": 10_000},
-        "threads": {"decode": 2},
-    }
-    model = Model(
-        ModelSettings.model_validate(settings | {"warm_up": False}),
-        FunctionBackend(function, metadata),
-        name=name,
-    )
-    model.load()
-    model.warm_up()
-    return model
 
 
 def merge(**groups: Mapping[str, Make]) -> dict[str, Make]:
@@ -175,9 +78,9 @@ CASES: Final = BODIES | ANSWERS | OTHERS | DENSE
 
 
 class Replica:
-    """All models, served in one event loop, which is probed."""
+    """What is served in one event loop, which is probed."""
 
-    def __init__(self, probe: LoopProbe, port: int) -> None:
+    def __init__(self, probe: LoopProbe | ProbedModels, port: int) -> None:
         self.probe = probe
         self._port = port
 
@@ -196,10 +99,6 @@ class Replica:
             found.append(self.probe.longest)
             if found[-1].seconds <= MOST_S:
                 break
-            if len(found) == 1:
-                # What lies free at the heap's end since other tests goes back to the kernel now,
-                # not in the midst of a step. Once: the next steps have to get memory anew.
-                ctypes.CDLL(None).malloc_trim(0)
         return min(found)
 
     def send(self, requests: Sequence[Request]) -> None:
@@ -219,27 +118,14 @@ class Replica:
 
 
 @pytest.fixture(scope="module")
-def replica() -> Iterator[Replica]:
-    for variable, parameter in ALLOCATOR.items():
-        assert ctypes.CDLL(None).mallopt(parameter, int(ENVIRONMENT[variable])) == 1
-    models = [create_model(name) for name in MODELS]
-    apps = {
-        model.name: mount(create_app(model, takes_views=lambda _: True), f"/{model.name}")
-        for model in models
-    }
+def models() -> Iterator[ProbedModels]:
+    with probed_models() as models:
+        yield models
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await apps[scope["path"].split("/")[1]](scope, receive, send)
 
-    probe = LoopProbe()
-    connections = Connections(app, lambda _: None)
-    with (
-        probe.watching(),
-        serving(probe.around(app), loop="asyncio", http=connections) as port,
-    ):
-        yield Replica(probe, port)
-    for model in models:
-        model.close()
+@pytest.fixture
+def replica(models: ProbedModels) -> Replica:
+    return Replica(models, models.port)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -261,29 +147,31 @@ REFUSED: Final = [name for name in CASES if name.startswith(("faults", "broken")
 
 @pytest.mark.parametrize("name", [*REFUSED, "a cut image"])
 def test_what_a_refused_request_holds_is_let_go_without_the_collector(
-    replica: Replica, name: str
+    models: ProbedModels, replica: Replica, name: str
 ) -> None:
     """An error refers to the frames that it came through, and they to the body."""
     cut_image = Request("image", "/invocations", large.photo()[:-1000], "image/jpeg", status=400)
-    gc.collect()
+    models.collect()
     replica.send([CASES[name]() if name in CASES else cut_image])
-    wait_until_no_request_is_held()
+    wait_until_no_request_is_held(models)
 
 
-def test_what_a_client_has_sent_is_let_go_when_it_leaves(replica: Replica) -> None:
-    gc.collect()
+def test_what_a_client_has_sent_is_let_go_when_it_leaves(
+    models: ProbedModels, replica: Replica
+) -> None:
+    models.collect()
     connection = replica.connect()
     connection.putrequest("POST", "/bytes/invocations")
     connection.putheader("content-length", "8000000")
     connection.endheaders(large.large_photo()[:4_000_000])
     connection.close()
     replica.send([Request("bytes", "", method="GET")])
-    wait_until_no_request_is_held()
+    wait_until_no_request_is_held(models)
 
 
-def wait_until_no_request_is_held() -> None:
+def wait_until_no_request_is_held(models: ProbedModels) -> None:
     give_up_at = time.monotonic() + 5
-    while any(isinstance(each, HTTPRequest) for each in gc.get_objects()):
+    while models.held_requests:
         assert time.monotonic() < give_up_at
         time.sleep(0.01)
 

@@ -18,7 +18,7 @@ from time import perf_counter
 from typing import Protocol, TypeAlias
 
 from rayserve_app.batch_queues import Queue, Queues
-from rayserve_app.errors import DeadlineExceeded, PredictError, ServingError
+from rayserve_app.errors import DeadlineExceeded, PredictError, ServingError, let_go
 from rayserve_app.pace import LearnedPace, Pace
 from rayserve_app.recorder import Recorder
 from rayserve_app.settings import BatchingSettings
@@ -325,6 +325,7 @@ def run_batch(predict: Predict, items: Sequence[Item]) -> list[Result]:
             results += check_outputs(predict(part), len(part))
         except BaseException as exc:  # a model may raise anything, and somebody waits for an answer
             error = as_error(exc)
+            let_go(error)
             if len(part) == 1:
                 results.append(error)
             else:

@@ -95,6 +95,8 @@ def _decode(inputs: Inputs, items: Sequence[Encoded], spaces: Sequence[Array | N
 def _outcome(inputs: Inputs, item: Encoded, space: Array | None) -> Item | Exception:
     try:
         return inputs.decode(item, space)
-    except Exception as exc:
+    except ServingError as exc:
         let_go(exc)
+        return exc
+    except Exception as exc:
         return exc

@@ -27,7 +27,6 @@ They pickle, because they cross from a replica to a caller of its handle.
 from __future__ import annotations
 
 import copy
-from traceback import clear_frames
 from typing import Self
 
 
@@ -149,13 +148,17 @@ class MissingDependency(ConfigurationError):
 
 
 def let_go(error: BaseException | None) -> None:
-    """Free what the frames that an error has come through refer to. They refer to the error as
-    well, and in that circle a request's body would stay until the garbage collector finds it."""
+    """Drop the tracebacks of an error that is answered, and of those that it came from.
+
+    They refer to frames and these, or a future, to the error: in that circle a request's body would
+    stay until the garbage collector finds it. Nothing is done to the frames themselves. They may be
+    another request's, which waits: one error can be the answer to a whole batch.
+    """
     seen: set[int] = set()
     left = [error]
     while left:
         each = left.pop()
         if each is not None and id(each) not in seen:
             seen.add(id(each))
-            clear_frames(each.__traceback__)
+            each.__traceback__ = None
             left += [each.__cause__, each.__context__]

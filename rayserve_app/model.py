@@ -153,11 +153,7 @@ class Model:
             return call()
         done = self._decoders.run(call)
         del call
-        try:
-            return await done
-        finally:
-            # An error refers to this frame, and the future to the error.
-            del done
+        return await done
 
     def check_admission(self) -> None:
         """Raise what any request would get now, before its body is read."""

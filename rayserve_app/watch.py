@@ -31,12 +31,13 @@ async def watched(handler: Handler, request: Request) -> Response:
     try:
         return await handler(request)
     except asyncio.CancelledError as exc:
-        if watch.verdict is None or exc.args != (watch.verdict,) or task.uncancel():
+        if (verdict := watch.verdict) is None or exc.args != (verdict,) or task.uncancel():
             raise
-        raise watch.verdict from None
     finally:
         timer.cancel()
         watch.stop()
+    # Not above, where it would refer to the cancellation, and that to it.
+    raise verdict
 
 
 class _Watch:

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeAlias, TypeVar
 
-from rayserve_app.errors import let_go
+from rayserve_app.errors import ServingError, let_go
 
 T = TypeVar("T")
 
@@ -94,26 +94,24 @@ def _run(
     """Run a call unless nobody wants it any more; return false if its loop is closed."""
     if not is_wanted():
         return True
+    result, error = _outcome(call)
     try:
-        loop.call_soon_threadsafe(done, *_outcome(call))
+        loop.call_soon_threadsafe(done, result, error)
     except RuntimeError:
         return False
-    finally:
-        # An error refers to the frames below what raised it, of which this is one, and what is
-        # done with it to the error: with them, what the call reads would stay.
-        del call, done, is_wanted
     return True
 
 
 def _outcome(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
     try:
         return call(), None
-    except BaseException as exc:
+    except ServingError as exc:
         # Here: a million values, read or to be written, would hold up the event loop for
         # milliseconds.
-        del call
         let_go(exc)
         return None, exc
+    except BaseException as exc:
+        return None, exc  # with its traceback, for the log
 
 
 def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

@@ -27,13 +27,17 @@ LENGTH: Final = "inference-header-content-length"
 
 
 VECTORS: Final = ("doubles", "float32", "int8", "detections", "sentences")
+IMAGES: Final = ("image", "original", "stream", "yolo", "failing", "late")
 INPUTS: Final = {
-    **dict.fromkeys(("image", "original", "stream", "yolo"), "image"),
+    **dict.fromkeys(IMAGES, "image"),
     **dict.fromkeys(("string", "base64"), "string"),
     **dict.fromkeys(VECTORS, "doubles"),
     **{name: name for name in ("bytes", "request")},
 }
 """What models call their input, if not `input`."""
+
+
+ANY_STATUS: Final = 0
 
 
 class Request(NamedTuple):
@@ -45,7 +49,7 @@ class Request(NamedTuple):
     content_type: str | None = None
     headers: Mapping[str, str] = {}
     status: int | None = 200
-    """Of the answer; None for any but an error of the server's own."""
+    """Of the answer; None for any but an error of the server's own, ANY_STATUS for that too."""
     method: str = "POST"
 
 

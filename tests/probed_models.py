@@ -6,6 +6,7 @@ Of its own, as a replica's is: what other tests leave in the heap makes some ste
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -19,7 +20,8 @@ from starlette.types import Receive, Scope, Send
 
 from rayserve_app.asgi import create_app
 from rayserve_app.connection import Connections
-from rayserve_app.http import Request
+from rayserve_app.errors import ServingError
+from rayserve_app.http import ClientDisconnected, Request
 from rayserve_app.model import Model
 from rayserve_app.server.settings import read_environment_file
 from rayserve_app.settings import ModelSettings
@@ -72,6 +74,18 @@ def sentences(items: Sequence[Any]) -> Outputs:
     return ["word " * int(item[0]) for item in items]
 
 
+def failing(items: Sequence[Any]) -> Outputs:
+    """Fail with much at hand."""
+    made = detections([[50_000]])
+    raise ValueError(f"after {len(made)} results")
+
+
+def late(items: Sequence[Any]) -> Outputs:
+    """Answer after the deadline."""
+    time.sleep(0.25)
+    return lengths(items)
+
+
 FLOATS: Final = Metadata("numpy", (TensorSpec("input", "float32", (-1, -1)),))
 DOUBLES: Final = {"type": "doubles"}
 
@@ -90,6 +104,8 @@ MODELS: Final[Mapping[str, tuple[Any, dict[str, Any], Metadata | None]]] = {
     "int8": (lambda items: random_numbers(items, "int8"), DOUBLES, None),
     "detections": (detections, DOUBLES, None),
     "sentences": (sentences, DOUBLES, None),
+    "failing": (failing, {"type": "image"}, None),
+    "late": (late, {"type": "image"}, None),
 }
 
 
@@ -101,6 +117,9 @@ def create_model(name: str) -> Model:
         "limits": {"max_queued_items": 10_000},
         "threads": {"decode": 2},
     }
+    if name == "late":
+        settings["deadline"] = {"latency_ms": 150}
+        settings["limits"] = {"body_timeout_s": 0.3}
     model = Model(
         ModelSettings.model_validate(settings | {"warm_up": False}),
         FunctionBackend(function, metadata),
@@ -109,6 +128,9 @@ def create_model(name: str) -> Model:
     model.load()
     model.warm_up()
     return model
+
+
+HELD: Final = (Request, ServingError, ClientDisconnected)
 
 
 class ProbedModels:
@@ -133,10 +155,11 @@ class ProbedModels:
         self._ask("collect")
 
     @property
-    def held_requests(self) -> int:
-        """Requests that the process holds, whether anything needs them or not."""
-        count: int = self._ask("held requests")
-        return count
+    def held(self) -> list[str]:
+        """The kinds of the requests and errors that there are, whether anything needs them or
+        not."""
+        kinds: list[str] = self._ask("held")
+        return kinds
 
     def _ask(self, question: str) -> Any:
         self._questions.send(question)
@@ -179,7 +202,9 @@ def _serve(questions: Connection) -> None:
         "restart": probe.restart,
         "longest": lambda: probe.longest,
         "collect": gc.collect,
-        "held requests": lambda: sum(isinstance(each, Request) for each in gc.get_objects()),
+        "held": lambda: [
+            type(each).__name__ for each in gc.get_objects() if isinstance(each, HELD)
+        ],
     }
     with (
         probe.watching(),

@@ -313,6 +313,22 @@ async def test_a_broken_model_is_not_asked_for_every_item() -> None:
     assert len(calls) < 60
 
 
+async def test_what_a_model_that_fails_has_made_is_freed_in_its_thread() -> None:
+    freed_in: list[str] = []
+
+    class Traced:
+        def __del__(self) -> None:
+            freed_in.append(threading.current_thread().name)
+
+    def fail(items: Sequence[Any]) -> list[Any]:
+        made = Traced()
+        raise RuntimeError(f"after {made}")
+
+    (error,) = await submit(create_batcher(fail), 1)
+    assert isinstance(error, PredictError)
+    assert [name.startswith("predict") for name in freed_in] == [True]
+
+
 async def test_times_of_waiting_and_predicting_are_told() -> None:
     batcher = create_batcher(lambda items: time.sleep(0.05) or items, max_batch_size=1)
     timing = Timing()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import re
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from rayserve_app import errors
-from rayserve_app.errors import DecodeError, ServingError
+from rayserve_app.errors import DecodeError, ServingError, let_go
 from rayserve_app.http import STATUS, retry_headers, status_of
 
 
@@ -104,6 +105,54 @@ def test_only_what_may_succeed_later_says_when() -> None:
     says_when = {kind.__name__ for kind in KINDS if retry_headers(kind("Bad"))}
     assert says_when == {"Unavailable", "ModelNotReady", "Overloaded"}
     assert retry_headers(errors.Overloaded("Full")) == {"retry-after": "1"}
+
+
+async def test_letting_go_of_an_error_leaves_others_alone_that_have_it_too() -> None:
+    """It is the answer to a whole batch, and each request has raised it."""
+    error = DecodeError("Broken batch")
+    answered = asyncio.Event()
+
+    async def retry() -> str:
+        try:
+            raise error
+        except DecodeError:
+            await answered.wait()
+            return "done"
+
+    async def answer() -> None:
+        try:
+            raise error
+        except DecodeError as exc:
+            let_go(exc)
+        answered.set()
+
+    waiting = asyncio.ensure_future(retry())
+    await asyncio.sleep(0)
+    await answer()
+    assert error.__traceback__ is None
+    assert await waiting == "done"
+
+
+def test_letting_go_of_an_error_lets_go_of_those_it_came_from() -> None:
+    def read(body: str) -> None:
+        try:
+            int(body)
+        except ValueError as exc:
+            raise DecodeError("No number") from exc
+
+    def read_first(bodies: list[str]) -> None:
+        try:
+            read(bodies[0])
+        except DecodeError as exc:
+            raise exc.at("[0]") from exc.__cause__
+
+    with pytest.raises(DecodeError) as info:
+        read_first(["one"])
+    error = info.value
+    let_go(error)
+    (before, cause) = error.__context__, error.__cause__
+    assert [each and each.__traceback__ for each in (error, before, cause)] == [None] * 3
+    assert (str(before), type(cause)) == ("No number", ValueError)
 
 
 def test_the_module_draws_every_error_below_its_parent() -> None:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from rayserve_app.errors import DecodeError, PredictError
 from rayserve_app.workers import NoWorkers, Workers
 
 
@@ -201,13 +202,13 @@ async def test_what_a_call_that_fails_has_made_is_freed_in_its_thread() -> None:
         try:
             read(document)
         except ValueError as exc:
-            raise RuntimeError("no document") from exc
+            raise DecodeError("no document") from exc
 
     def read(document: Traced) -> NoReturn:
         raise ValueError(type(document).__name__)
 
     workers = Workers(1, "test")
-    with pytest.raises(RuntimeError, match="no document") as info:
+    with pytest.raises(DecodeError, match="no document") as info:
         await workers.run(parse)
     assert freed_in == ["test-0"]
     assert str(info.value.__cause__) == "Traced"
@@ -218,10 +219,10 @@ async def test_what_a_call_that_fails_was_given_is_freed_in_its_thread() -> None
     freed_in: list[str] = []
 
     def write(result: Traced) -> NoReturn:
-        raise ValueError(type(result).__name__)
+        raise PredictError(type(result).__name__)
 
     workers = Workers(1, "test")
-    with pytest.raises(ValueError, match="Traced") as info:
+    with pytest.raises(PredictError, match="Traced") as info:
         await workers.run(partial(write, Traced(freed_in)))
     async with asyncio.timeout(5):
         while not freed_in:

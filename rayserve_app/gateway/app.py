@@ -15,6 +15,7 @@ from rayserve_app.errors import (
     ModelNotFound,
     ServingError,
     Unavailable,
+    let_go,
 )
 from rayserve_app.gateway.forwarding import MARK, ClientLeft, Forwarder, Upload
 from rayserve_app.gateway.merging import Answer, merge_answers
@@ -93,6 +94,7 @@ class Gateway:
             except ClientLeft:
                 return
             except ServingError as exc:
+                let_go(exc)
                 response = destination.protocol.render_error(exc)
             else:
                 return

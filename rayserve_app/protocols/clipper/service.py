@@ -11,7 +11,13 @@ from typing import ClassVar, Final
 
 from rayserve_app.batching import Result
 from rayserve_app.codecs import json
-from rayserve_app.errors import DeadlineExceeded, ModelNotReady, ServingError, VersionNotFound
+from rayserve_app.errors import (
+    DeadlineExceeded,
+    ModelNotReady,
+    ServingError,
+    VersionNotFound,
+    let_go,
+)
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.inputs import Inputs
 from rayserve_app.model import Model
@@ -73,6 +79,7 @@ class Clipper(Protocol):
         try:
             self.model.check_admission()
         except ModelNotReady as exc:
+            let_go(exc)
             absence = exc
         body = await request.body()
         reading = partial(parse, body, self.model.inputs, inputs_of=self._inputs_of)
@@ -93,6 +100,7 @@ class Clipper(Protocol):
         try:
             await self.model.offload(reading, json.work_bytes(body))
         except MalformedQuery as exc:
+            let_go(exc)
             return Response(explain(exc, UPDATE_SCHEMA).encode(), status=400, media_type=TEXT)
         return Response(FEEDBACK, media_type=TEXT)
 
@@ -141,6 +149,7 @@ class Clipper(Protocol):
         try:
             return await self.model.predict(items, servable=servable, timing=request.timing)
         except (DeadlineExceeded, ModelNotReady) as exc:
+            let_go(exc)
             return [exc] * len(items)
 
     def _render(self, query: Query, results: Sequence[Result]) -> bytes:
@@ -155,6 +164,7 @@ class Clipper(Protocol):
             outputs = [output_value(_row(result)) for result in results]
             return render(Prediction(query_id, outputs[0] if len(outputs) == 1 else outputs))
         except ServingError as exc:
+            let_go(exc)
             return render(self._default(query_id, exc))
 
     def _default(self, query_id: int, error: ServingError) -> Prediction:

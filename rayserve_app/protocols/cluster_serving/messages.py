@@ -16,7 +16,7 @@ import numpy as np
 from rayserve_app.batching import Result
 from rayserve_app.codecs import json, sparse
 from rayserve_app.encoded_inputs import Encoded
-from rayserve_app.errors import DecodeError, InvalidRequest, PredictError, ServingError
+from rayserve_app.errors import DecodeError, InvalidRequest, PredictError, ServingError, let_go
 from rayserve_app.outputs import named_arrays
 from rayserve_app.protocols.protocol import Declined
 from rayserve_app.tensor_inputs import TensorInputs
@@ -150,7 +150,8 @@ def render(
     for results in instances:
         try:
             prediction = json.encode(_prediction(_text(results, post_process), form))
-        except ServingError:
+        except ServingError as exc:
+            let_go(exc)
             prediction = json.encode(_prediction(FAILED, form))
         predictions.append(prediction)
     return b'{\n  "predictions" : [ %s ]\n}' % b", ".join(predictions)

@@ -14,7 +14,7 @@ import numpy as np
 from rayserve_app.batching import Result
 from rayserve_app.codecs import json
 from rayserve_app.encoded_inputs import Encoded
-from rayserve_app.errors import InvalidRequest, ModelNotFound, ServingError, VersionNotFound
+from rayserve_app.errors import InvalidRequest, ModelNotFound, ServingError, VersionNotFound, let_go
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import Model
 from rayserve_app.protocols.cluster_serving.messages import (
@@ -89,6 +89,7 @@ class ClusterServing(Protocol):
         try:
             return await self._predict(request, servable, may_decline=False)
         except ServingError as exc:
+            let_go(exc)
             return _render_runtime_error(exc)
 
     async def models(self, request: Request) -> Response:

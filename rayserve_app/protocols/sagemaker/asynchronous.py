@@ -24,6 +24,7 @@ from rayserve_app.errors import (
     Overloaded,
     ServingError,
     Unavailable,
+    let_go,
 )
 from rayserve_app.http import Response
 from rayserve_app.model import Model
@@ -132,6 +133,7 @@ class AsyncInvocations:
         try:
             outcome = await self._answer(request)
         except ServingError as exc:
+            let_go(exc)
             outcome = exc
         except Exception:
             logger.exception("Asynchronous invocation %s failed", request.inference_id)

@@ -13,7 +13,7 @@ from functools import partial
 from typing import ClassVar, Final
 
 from rayserve_app.codecs import json
-from rayserve_app.errors import InvalidRequest, PredictError, ServingError
+from rayserve_app.errors import InvalidRequest, PredictError, ServingError, let_go
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import Model
 from rayserve_app.protocols.protocol import Protocol, Route
@@ -113,6 +113,7 @@ def render_error(error: ServingError) -> Response:
         try:
             return render(error.reply)
         except PredictError as exc:
+            let_go(exc)
             error = exc
     return Response(
         json.encode({"error": str(error)}),

@@ -21,6 +21,7 @@ from rayserve_app.errors import (
     ModelNotReady,
     ServingError,
     Unavailable,
+    let_go,
 )
 from rayserve_app.http import Request, Response, retry_headers
 from rayserve_app.model import Model
@@ -146,6 +147,7 @@ class SageMakerRuntime(Protocol):
             answer = control.answer(call, self.model, created_at=self._created_at)
             response = control.render(answer)
         except ServingError as exc:
+            let_go(exc)
             response = control.render_error(exc)
         response.headers["x-amzn-requestid"] = str(uuid.uuid4())
         return response
@@ -172,6 +174,7 @@ class SageMakerRuntime(Protocol):
         except Unavailable:
             raise
         except ServingError as exc:
+            let_go(exc)
             answer = container.render_error(exc)
         if not 200 <= answer.status < 300:
             return model_error(answer)

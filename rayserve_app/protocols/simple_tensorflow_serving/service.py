@@ -18,6 +18,7 @@ from rayserve_app.errors import (
     PredictError,
     RequestTooLarge,
     ServingError,
+    let_go,
 )
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import Model
@@ -244,6 +245,7 @@ class SimpleTensorFlowServing(Protocol):
         try:
             text = await answer()
         except ServingError as exc:
+            let_go(exc)
             return self._page(
                 page, str(exc), status=_status(exc), headers=retry_headers(exc), is_error=True
             )

@@ -12,6 +12,7 @@ another its place. If a batch fails, its halves are tried, so that one bad item 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
@@ -25,6 +26,8 @@ from rayserve_app.settings import BatchingSettings
 from rayserve_app.timing import Timing
 from rayserve_app.types import Item, Outputs, Row
 from rayserve_app.workers import NoWorkers, Workers
+
+logger = logging.getLogger(__name__)
 
 Result: TypeAlias = Row | ServingError
 
@@ -309,7 +312,7 @@ def run_batch(predict: Predict, items: Sequence[Item]) -> list[Result]:
     """Run one batch; if it fails, its halves, so that one bad item fails alone.
 
     Some bad items are found in a few calls each; if most are bad, or the model is broken, the rest
-    gets the last error without a call of its own.
+    gets the last error without a call of its own. The first is logged.
     """
     results: list[Result] = []
     calls_left = 4 * len(items).bit_length() + 2
@@ -324,6 +327,8 @@ def run_batch(predict: Predict, items: Sequence[Item]) -> list[Result]:
         try:
             results += check_outputs(predict(part), len(part))
         except BaseException as exc:  # a model may raise anything, and somebody waits for an answer
+            if error is None and not isinstance(exc, ServingError):
+                logger.exception("The model failed on %d items", len(part))
             error = as_error(exc)
             let_go(error)
             if len(part) == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import threading
 import time
 import weakref
@@ -13,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from rayserve_app import batching
 from rayserve_app.batching import Batcher, Result
-from rayserve_app.errors import DeadlineExceeded, PredictError
+from rayserve_app.errors import DeadlineExceeded, PredictError, ShapeMismatch
 from rayserve_app.recorder import Recorder
 from rayserve_app.settings import BatchingSettings
 from rayserve_app.timing import Timing
@@ -313,7 +315,32 @@ async def test_a_broken_model_is_not_asked_for_every_item() -> None:
     assert len(calls) < 60
 
 
-async def test_what_a_model_that_fails_has_made_is_freed_in_its_thread() -> None:
+async def test_of_what_a_model_fails_with_the_first_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def decode(item: int) -> float:
+        return 1 / item
+
+    batcher = create_batcher(lambda items: [decode(item) for item in items], max_batch_size=4)
+    await submit(batcher, 0, 1, 2, 0)
+    (record,) = caplog.records
+    assert record.getMessage() == "The model failed on 4 items"
+    assert "in decode" in (record.exc_text or "")
+
+
+async def test_an_error_of_the_clients_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(items: Sequence[Any]) -> list[Any]:
+        raise ShapeMismatch("Too short")
+
+    (error,) = await submit(create_batcher(refuse), 1)
+    assert isinstance(error, ShapeMismatch)
+    assert not caplog.records
+
+
+async def test_what_a_model_that_fails_has_made_is_freed_in_its_thread(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.CRITICAL, batching.__name__)  # records that are kept keep it too
     freed_in: list[str] = []
 
     class Traced:

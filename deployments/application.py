@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,10 +16,10 @@ from ray.serve import Application as Application  # what every `build` returns
 from ray.serve import Deployment
 from ray.serve.context import ReplicaContext
 from ray.serve.metrics import Counter
-from ray.serve.schema import LoggingConfig
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Scope
 
+from deployments.logs import set_up_logs
 from deployments.metrics import MetricsExporter
 from deployments.serve_accounts import find_accounts
 from rayserve_app.asgi import App, create_app
@@ -43,8 +42,6 @@ from rayserve_app.settings import BatchingSettings, ModelSettings
 from rayserve_app.threads import bind_threads
 from rayserve_app.timing import Timing
 from rayserve_app.types import Item
-
-SERVE_LOGGER_NAME = "ray.serve"
 
 HEALTH_CHECK_PERIOD_S = 2
 """Serve replaces a replica after three failed checks in a row."""
@@ -107,7 +104,7 @@ class ModelDeployment(IngressDeployment):
         backend = create_backend()
         context = serve.get_replica_context()
         _check_ongoing_requests(context, settings.batching)
-        stop_access_log(context)
+        set_up_logs(context)
         recorder = Recorder()
         self.model = Model(
             settings,
@@ -270,15 +267,6 @@ def _check_ongoing_requests(context: ReplicaContext, batching: BatchingSettings)
             got=str(most),
             path=f"applications[{context.app_name}].deployments[Model].max_ongoing_requests",
         )
-
-
-def stop_access_log(context: ReplicaContext) -> None:
-    """Where the YAML turns Serve's access log off, keep Serve from making its records: it makes one
-    of each request and then drops it, which costs 12 µs."""
-    config = LoggingConfig.model_validate(context._deployment_config.logging_config or {})
-    if not config.enable_access_log:
-        logger = logging.getLogger(SERVE_LOGGER_NAME)
-        logger.setLevel(max(logger.getEffectiveLevel(), logging.WARNING))
 
 
 def _is_served(context: ReplicaContext) -> bool:

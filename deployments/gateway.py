@@ -19,7 +19,8 @@ from ray.serve._private.common import RequestProtocol
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.schema import TargetGroup
 
-from deployments.application import IngressDeployment, stop_access_log
+from deployments.application import IngressDeployment
+from deployments.logs import set_up_logs
 from rayserve_app.gateway.app import Gateway
 from rayserve_app.gateway.replicas import Address, Directory, ServedModel
 from rayserve_app.gateway.settings import GatewaySettings
@@ -61,7 +62,7 @@ class GatewayDeployment(IngressDeployment):
     """One replica of a gateway."""
 
     async def __init__(self, settings: GatewaySettings) -> None:  # type: ignore[misc]
-        stop_access_log(serve.get_replica_context())
+        set_up_logs(serve.get_replica_context())
         self._controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
         self._directory = Directory()
         self._gateway = Gateway(settings, self._directory)

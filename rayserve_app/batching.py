@@ -12,7 +12,6 @@ another its place. If a batch fails, its halves are tried, so that one bad item 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
@@ -20,14 +19,13 @@ from typing import Protocol, TypeAlias
 
 from rayserve_app.batch_queues import Queue, Queues
 from rayserve_app.errors import DeadlineExceeded, PredictError, ServingError, let_go
+from rayserve_app.failure_log import FailureLog
 from rayserve_app.pace import LearnedPace, Pace
 from rayserve_app.recorder import Recorder
 from rayserve_app.settings import BatchingSettings
 from rayserve_app.timing import Timing
 from rayserve_app.types import Item, Outputs, Row
 from rayserve_app.workers import NoWorkers, Workers
-
-logger = logging.getLogger(__name__)
 
 Result: TypeAlias = Row | ServingError
 
@@ -135,6 +133,7 @@ class Batcher:
         self._queues: Queues[_Entry] = Queues(
             partial(_create_pace, settings), settings.batch_wait_timeout_s
         )
+        self._failures = FailureLog()
         self._running: set[_Batch] = set()
         self._next_dispatch: asyncio.Handle | None = None
         self._is_waiting = False
@@ -271,7 +270,8 @@ class Batcher:
         self._running.add(batch)
         self._free_slots -= 1
         items = [entry.item for entry in batch.entries]
-        self._workers.start(partial(run_batch, batch.predict, items), partial(self._finish, batch))
+        run = partial(run_batch, batch.predict, items, self._failures)
+        self._workers.start(run, partial(self._finish, batch))
 
     def _finish(
         self, batch: _Batch, results: list[Result] | None, error: BaseException | None
@@ -308,11 +308,16 @@ def _create_pace(settings: BatchingSettings) -> Pace:
     return LearnedPace(settings.max_batch_size, settings.target_latency_ms / 1e3)
 
 
-def run_batch(predict: Predict, items: Sequence[Item]) -> list[Result]:
+def run_batch(
+    predict: Predict, items: Sequence[Item], failures: FailureLog | None = None
+) -> list[Result]:
     """Run one batch; if it fails, its halves, so that one bad item fails alone.
 
     Some bad items are found in a few calls each; if most are bad, or the model is broken, the rest
-    gets the last error without a call of its own. The first is logged.
+    gets the last error without a call of its own.
+
+    Args:
+        failures: gets the first error that is none of ours.
     """
     results: list[Result] = []
     calls_left = 4 * len(items).bit_length() + 2
@@ -327,8 +332,8 @@ def run_batch(predict: Predict, items: Sequence[Item]) -> list[Result]:
         try:
             results += check_outputs(predict(part), len(part))
         except BaseException as exc:  # a model may raise anything, and somebody waits for an answer
-            if error is None and not isinstance(exc, ServingError):
-                logger.exception("The model failed on %d items", len(part))
+            if error is None and failures is not None and not isinstance(exc, ServingError):
+                failures.add(exc, len(part))
             error = as_error(exc)
             let_go(error)
             if len(part) == 1:

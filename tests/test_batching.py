@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from rayserve_app import batching
+from rayserve_app import failure_log
 from rayserve_app.batching import Batcher, Result
 from rayserve_app.errors import DeadlineExceeded, PredictError, ShapeMismatch
 from rayserve_app.recorder import Recorder
@@ -324,7 +324,7 @@ async def test_of_what_a_model_fails_with_the_first_is_logged(
     batcher = create_batcher(lambda items: [decode(item) for item in items], max_batch_size=4)
     await submit(batcher, 0, 1, 2, 0)
     (record,) = caplog.records
-    assert record.getMessage() == "The model failed on 4 items"
+    assert record.getMessage() == "The model failed on a batch of 4"
     assert "in decode" in (record.exc_text or "")
 
 
@@ -340,7 +340,7 @@ async def test_an_error_of_the_clients_is_not_logged(caplog: pytest.LogCaptureFi
 async def test_what_a_model_that_fails_has_made_is_freed_in_its_thread(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.CRITICAL, batching.__name__)  # records that are kept keep it too
+    caplog.set_level(logging.CRITICAL, failure_log.__name__)  # records that are kept keep it too
     freed_in: list[str] = []
 
     class Traced:

@@ -22,7 +22,7 @@ APPLICATIONS = {
     "deployments/queue.py",
 }
 # The accounts that Serve keeps of requests are its own; nothing public tells of them.
-RAY = {*APPLICATIONS, "deployments/serve_accounts.py"}
+RAY = {*APPLICATIONS, "deployments/logs.py", "deployments/serve_accounts.py"}
 FRAMEWORKS = ("keras", "mxnet", "sklearn", "tensorflow", "torch")
 HTTP = ("starlette", "uvicorn", "httpx", "rayserve_app.http", "rayserve_app.asgi")
 NAMES_THAT_HIDE = {"utils", "util", "common", "helpers", "helper", "misc", "manager"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -204,28 +203,6 @@ def test_a_replicas_own_server_is_known_by_its_port(server: Any, is_own: bool) -
 
 def test_a_connection_without_a_server_is_not_the_replicas_own() -> None:
     assert application._is_own_server({"type": "http"}) is False
-
-
-@pytest.mark.parametrize(
-    ("config", "level"),
-    [
-        (None, logging.INFO),
-        ({"enable_access_log": True}, logging.INFO),
-        ({"enable_access_log": False}, logging.WARNING),
-        ({"enable_access_log": False, "log_level": "ERROR"}, logging.ERROR),
-    ],
-)
-def test_an_access_log_that_is_off_costs_nothing(config: Any, level: int) -> None:
-    """Serve sets its logger's level first, by the same configuration."""
-    logger = logging.getLogger(application.SERVE_LOGGER_NAME)
-    before = logger.level
-    context: Any = SimpleNamespace(_deployment_config=DeploymentConfig(logging_config=config))
-    try:
-        logger.setLevel((config or {}).get("log_level", "INFO"))
-        application.stop_access_log(context)
-        assert logger.level == level
-    finally:
-        logger.setLevel(before)
 
 
 def test_only_replicas_of_ours_answer_past_serve(monkeypatch: pytest.MonkeyPatch) -> None:

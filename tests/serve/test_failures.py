@@ -73,6 +73,20 @@ def test_a_failing_closure_is_the_default_output(
     assert ask(client, "fine").json()["output"] == "FINE"
 
 
+def test_what_a_closure_raises_is_on_the_terminal_and_in_its_replicas_log(
+    client: httpx.Client, server: Server
+) -> None:
+    ask(client, "raise")
+    logs = server.folder / "ray" / "session_latest" / "logs" / "serve"
+
+    def is_told() -> bool:
+        files = [server.log, *logs.glob("replica_faulty_Model_*.log")]
+        told = ["ValueError: no such word" in file.read_text() for file in files]
+        return told[0] and any(told[1:])
+
+    seconds_until(is_told, 20)
+
+
 def status_of(client: httpx.Client, word: str) -> int:
     """Return the answer's status, 0 where the connection was closed without an answer."""
     try:

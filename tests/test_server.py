@@ -177,6 +177,12 @@ def test_progress_of_ray_is_hidden_and_all_else_shown() -> None:
         "Traceback (most recent call last):": False,
         "  File 'x.py'": False,
         "INFORMATION of a model": False,
+        "(ServeReplica:a:Model pid=9) WARNING: All log messages before absl::InitializeLog": True,
+        "(ServeReplica:a:Model pid=9) I0000 00:00:1795992131.288873 5605 port.cc:153] oneDNN": True,
+        "(ServeReplica:a:Model pid=9) W0000 00:00:1795992131.288873 5605 port.cc:153] Slow": False,
+        "(ServeReplica:a:Model pid=9) I0 is what a model prints": False,
+        "(ServeController pid=7) WARNING 2026-11-22 03:53:02,455 controller 7 -- HTTPOptions.host="
+        "'127.0.0.1' won't accept connections from HAProxy on other nodes; set it": True,
     }
     progress = ProgressFilter()
     assert {line: progress.hides(line) for line in lines} == lines

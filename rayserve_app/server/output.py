@@ -1,4 +1,4 @@
-"""What appears on the terminal: our own lines, and Ray's without its progress messages."""
+"""What appears on the terminal: our own lines, and those of Ray and of models but progress."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 SOURCE = re.compile(r"\((\w[^()]*)\) ?(.*)")
 # "2026-11-22 03:52:37,579	INFO scripts.py:489 -- …" and "INFO 2026-11-22 03:53:12,380 serve …".
 PROGRESS = re.compile(r"([\d:, -]+\s)?(DEBUG|INFO|SUCC)\s")
+# TensorFlow's: "I0000 00:00:1795992131.288873 5605 port.cc:153] …", and the line before the first.
+PROGRESS_OF_TENSORFLOW = re.compile(r"I\d{4} [\d:.]+\s|WARNING: All log messages before absl")
+# Serve's, where it listens on loopback alone: all of `rayserve-app serve` is on this machine.
+NO_OTHER_NODES = re.compile(r"WARNING .* won't accept connections from HAProxy on other nodes")
+HIDDEN = (PROGRESS, PROGRESS_OF_TENSORFLOW, NO_OTHER_NODES)
 
 
 def say(line: str) -> None:
@@ -25,7 +30,7 @@ def say(line: str) -> None:
 
 
 class ProgressFilter:
-    """Tells Ray's progress lines, and the indented lines that go on with one, from all others."""
+    """Tells lines of progress, and the indented lines that go on with one, from all others."""
 
     def __init__(self) -> None:
         self._hidden_sources: set[str] = set()
@@ -35,7 +40,7 @@ class ProgressFilter:
         match = SOURCE.match(line)
         source, text = match.groups() if match else ("", line)
         if text.strip() and not text[0].isspace():
-            if PROGRESS.match(text):
+            if any(hidden.match(text) for hidden in HIDDEN):
                 self._hidden_sources.add(source)
             else:
                 self._hidden_sources.discard(source)

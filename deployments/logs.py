@@ -25,8 +25,8 @@ def set_up_logs(context: ReplicaContext) -> None:
         # Not through its buffer, which is emptied when it is full or an error comes.
         own = handler.target if isinstance(handler, MemoryHandler) else handler
         logging.getLogger().addHandler(own or handler)
-    for name in OWN_LOGGER_NAMES:
-        logging.getLogger(name).setLevel(logging.INFO)
     config = LoggingConfig.model_validate(context._deployment_config.logging_config or {})
+    for name in OWN_LOGGER_NAMES:
+        logging.getLogger(name).setLevel(config.log_level)
     if not config.enable_access_log:
         serve_logger.setLevel(max(serve_logger.getEffectiveLevel(), logging.WARNING))

@@ -21,7 +21,8 @@ APPLICATIONS = {
     "deployments/gateway.py",
     "deployments/queue.py",
 }
-# The accounts that Serve keeps of requests are its own; nothing public tells of them.
+# The accounts that Serve keeps of requests, and its logger, are its own; nothing public tells of
+# them.
 RAY = {*APPLICATIONS, "deployments/logs.py", "deployments/serve_accounts.py"}
 FRAMEWORKS = ("keras", "mxnet", "sklearn", "tensorflow", "torch")
 HTTP = ("starlette", "uvicorn", "httpx", "rayserve_app.http", "rayserve_app.asgi")

@@ -44,6 +44,13 @@ def test_all_but_serve_writes_to_the_replicas_file_at_once(file: Path) -> None:
     assert file.read_text() == "INFO Not warmed up\nWARNING Old weights\n"
 
 
+def test_the_level_of_the_yaml_is_ours_too(file: Path) -> None:
+    set_up_logs(context_of({"log_level": "ERROR"}))
+    logging.getLogger("rayserve_app.cache").warning("Cannot be pruned")
+    logging.getLogger("rayserve_app.failure_log").error("The model failed")
+    assert file.read_text() == "ERROR The model failed\n"
+
+
 @pytest.mark.usefixtures("file")
 @pytest.mark.parametrize(
     ("config", "level"),

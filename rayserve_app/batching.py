@@ -317,7 +317,7 @@ def run_batch(
     gets the last error without a call of its own.
 
     Args:
-        failures: gets the first error that is none of ours.
+        failures: gets the errors that are none of ours.
     """
     results: list[Result] = []
     calls_left = 4 * len(items).bit_length() + 2
@@ -332,7 +332,7 @@ def run_batch(
         try:
             results += check_outputs(predict(part), len(part))
         except BaseException as exc:  # a model may raise anything, and somebody waits for an answer
-            if error is None and failures is not None and not isinstance(exc, ServingError):
+            if failures is not None and not isinstance(exc, ServingError):
                 failures.add(exc, len(part))
             error = as_error(exc)
             let_go(error)

@@ -280,7 +280,7 @@ def broken_base64(model: str) -> dict[str, Make]:
         "padding": whole + "A===",
         "both alphabets": whole + "+/-_?",
     }
-    bodies = {
+    bodies: dict[str, Callable[[str], tuple[str, Any]]] = {
         "SageMaker": lambda text: ("/invocations", text),
         "SageMaker, b64": lambda text: ("/invocations", {"b64": text}),
         "SageMaker, data": lambda text: ("/invocations", {"data": text}),

@@ -17,7 +17,7 @@ import yaml
 from rayserve_app.cores import available_cores
 from rayserve_app.errors import ConfigurationError
 from rayserve_app.importing import import_from_string
-from rayserve_app.server.settings import ENVIRONMENT_FILE_NAME, serve_environment
+from rayserve_app.server.settings import file_beside, serve_environment
 from rayserve_app.settings import DeadlineSettings
 
 Keys: TypeAlias = "Mapping[str, Keys | tuple[Keys] | None]"
@@ -122,18 +122,21 @@ def read_document(path: Path) -> dict[str, Any]:
     return _section(document, "")
 
 
-def check_files(paths: Sequence[Path], *, cores: float | None = None) -> int:
-    """Check Serve YAMLs, each with the `serve.env` beside it, and say how each fares.
+def check_files(
+    paths: Sequence[Path], *, environment_file: Path | None = None, cores: float | None = None
+) -> int:
+    """Check Serve YAMLs, and say how each fares.
 
+    Args:
+        environment_file: variables of Serve's; for each YAML the `serve.env` beside it, if any.
     Returns: the exit status: 1 if one has a fault.
     """
     status = 0
     cores = available_cores() if cores is None else cores
     for path in paths:
-        document = read_document(path)
-        environment = serve_environment(path.with_name(ENVIRONMENT_FILE_NAME), os.environ)
         try:
-            check(document, environment, cores=cores)
+            environment = serve_environment(environment_file or file_beside(path), os.environ)
+            check(read_document(path), environment, cores=cores)
         except ConfigurationError as error:
             print(f"{path}: {error}", file=sys.stderr)
             status = 1

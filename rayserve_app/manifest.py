@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from rayserve_app.configs import Demand, demands, read_document
-from rayserve_app.server.settings import ENVIRONMENT_FILE_NAME, ONE_MACHINE, read_environment_file
+from rayserve_app.server.settings import ONE_MACHINE, file_beside, serve_variables
 
 NAME = "rayserve-app"
 DEFAULT_IMAGE = "rayserve-app:0.1.0"
@@ -67,16 +67,21 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
-def manifest(config_path: Path, *, image: str | None = None) -> str:
-    """Return k8s/rayservice.yaml as text, with the variables of the `serve.env` beside the config.
+def manifest(
+    config_path: Path, *, environment_file: Path | None = None, image: str | None = None
+) -> str:
+    """Return k8s/rayservice.yaml as text; the same files give the same bytes.
 
-    The same files give the same bytes.
+    Args:
+        environment_file: variables of Serve's; the `serve.env` beside the config, if any.
     """
     config = read_document(config_path)
-    environment = read_environment_file(config_path.with_name(ENVIRONMENT_FILE_NAME))
+    environment = serve_variables(environment_file or file_beside(config_path))
     port = _serve_port(config)
+    options = {"--environment": environment_file, "--image": image}
+    given = [f" {option} {value}" for option, value in options.items() if value]
     header = HEADER.format(
-        arguments=f"{config_path} --image {image}" if image else config_path,
+        arguments=f"{config_path}{''.join(given)}",
         config=config_path,
         name=NAME,
         port=port,

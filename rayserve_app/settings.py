@@ -30,7 +30,7 @@ OutputCodec = Literal["json", "csv", "npy", "raw"]
 Interpolation = Literal["area", "nearest", "linear", "cubic", "lanczos"]
 
 LONGEST_DEADLINE_MS = 60_000
-"""`RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S` in configs/serve.env is this plus 5 s."""
+"""`RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S` in server/serve.env is this plus 5 s."""
 
 
 Triple = tuple[float, float, float]

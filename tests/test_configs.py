@@ -16,10 +16,10 @@ from ray.serve.schema import ServeDeploySchema
 from rayserve_app.cli import main
 from rayserve_app.configs import SERVE_KEYS, check, check_keys, demands, read_document
 from rayserve_app.errors import ConfigurationError
-from rayserve_app.server.settings import read_environment_file
+from rayserve_app.server.settings import serve_variables
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-ENVIRONMENT = read_environment_file(CONFIGS / "serve.env")
+ENVIRONMENT = serve_variables(None)
 
 ANY_CONFIG = pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
 
@@ -204,7 +204,6 @@ def test_deadline_that_haproxy_does_not_wait_for_is_refused() -> None:
 def test_command_names_each_file_and_its_fault(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "serve.env").touch()
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text(yaml.safe_dump(example()))
     bad.write_text(yaml.safe_dump(example(proxy="x")))
@@ -213,3 +212,28 @@ def test_command_names_each_file_and_its_fault(
     assert output.out == f"{good}: no fault found\n"
     assert output.err.startswith(f"{bad}: Unknown key 'proxy' - at `proxy`. Known: applications, ")
     assert main(["check", "--cores", "1", str(good)]) == 0
+
+
+@pytest.mark.parametrize("option", [False, True], ids=["beside", "named"])
+def test_variables_of_the_users_count_for_the_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: bool
+) -> None:
+    config, file = tmp_path / "app.yaml", tmp_path / ("mine.env" if option else "serve.env")
+    config.write_text(yaml.safe_dump(example()))
+    arguments = ["check", "--cores", "1", *(["--environment", str(file)] if option else [])]
+    file.write_text("RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S=34\n")
+    assert main([*arguments, str(config)]) == 1
+    assert "HAProxy gives up before the model does" in capsys.readouterr().err
+    file.write_text("RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S=35\n")
+    assert main([*arguments, str(config)]) == 0
+
+
+def test_command_goes_on_after_what_it_cannot_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent, good = tmp_path / "absent.yaml", tmp_path / "good.yaml"
+    good.write_text(yaml.safe_dump(example()))
+    assert main(["check", "--cores", "1", str(absent), str(good)]) == 1
+    output = capsys.readouterr()
+    assert output.err.startswith(f"{absent}: {absent} cannot be read")
+    assert output.out == f"{good}: no fault found\n"

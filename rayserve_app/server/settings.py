@@ -10,14 +10,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from rayserve_app.errors import ConfigurationError
 from rayserve_app.server import haproxy
 
-ENVIRONMENT_FILE_NAME = "serve.env"
+ENVIRONMENT_FILE: Final = Path(__file__).with_name("serve.env")
+"""The variables that Serve reads, unless a file of the user's or the environment says otherwise."""
 
 ONE_MACHINE = {
     # Replicas wait so long for load balancers of other nodes to forget them before they stop. With
@@ -87,12 +88,8 @@ def read_environment_file(path: Path) -> dict[str, str]:
     """Read KEY=VALUE lines; values are taken as they stand, as Docker's `--env-file` takes them."""
     try:
         lines = path.read_text().splitlines()
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path} cannot be read",
-            got=error.strerror,
-            remedy="Name the file with Serve's environment: --environment FILE",
-        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read", got=str(error)) from error
     environment = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
@@ -106,11 +103,23 @@ def read_environment_file(path: Path) -> dict[str, str]:
     return environment
 
 
-def serve_environment(path: Path, inherited: Mapping[str, str]) -> dict[str, str]:
+def file_beside(config_path: Path) -> Path | None:
+    """Return the `serve.env` beside a Serve YAML, if there is one."""
+    file = config_path.with_name(ENVIRONMENT_FILE.name)
+    return file if file.is_file() else None
+
+
+def serve_variables(file: Path | None) -> dict[str, str]:
+    """Return our variables, with those of a file of the user's, if any, in their place."""
+    own = read_environment_file(ENVIRONMENT_FILE)
+    return own if file is None else {**own, **read_environment_file(file)}
+
+
+def serve_environment(file: Path | None, inherited: Mapping[str, str]) -> dict[str, str]:
     """The environment of Serve on this machine; what the user has already set wins."""
     launcher = haproxy.launcher()
     own = {} if launcher is None else {haproxy.VARIABLE: launcher}
     # Where the YAML names a program, like MXNet's Python, it is this environment's first.
     programs = f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', os.defpath)}"
-    file = read_environment_file(path)
-    return {**ONE_MACHINE, **own, **file, **inherited, "PATH": programs}
+    variables = serve_variables(file)
+    return {**ONE_MACHINE, **own, **variables, **inherited, "PATH": programs}

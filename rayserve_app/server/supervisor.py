@@ -23,15 +23,18 @@ EXIT_KILLED = 130
 STOP_TIMEOUT_S = 8.0
 
 
-def serve(config_path: Path, environment_path: Path) -> int:
+def serve(config_path: Path, environment_file: Path | None) -> int:
     """Serve the applications of a YAML until SIGINT, SIGTERM or the terminal's end.
+
+    Args:
+        environment_file: the user's variables over those of the package.
 
     Returns: the exit status: 0 stopped, 1 Serve died, 3 a port is taken, 130 killed on request.
     """
     if find_spec("ray") is None:
         raise MissingDependency("Ray is not installed", remedy="pip install 'rayserve-app[serve]'")
     config = read_config(config_path)
-    environment = serve_environment(environment_path, os.environ)
+    environment = serve_environment(environment_file, os.environ)
     with processes.StopRequests() as requests:
         stop_leftover_haproxies()
         taken = [port for port in ports.serve_ports(config, environment) if ports.is_taken(port)]

@@ -19,7 +19,7 @@ from ray.serve._private.common import RequestProtocol
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.schema import TargetGroup
 
-from deployments.application import IngressDeployment
+from deployments.application import MAX_SURGE_PERCENT, IngressDeployment
 from deployments.logs import set_up_logs
 from rayserve_app.gateway.app import Gateway
 from rayserve_app.gateway.replicas import Address, Directory, ServedModel
@@ -52,7 +52,10 @@ def build(args: dict[str, Any]) -> Application:
     """
     settings = parse_section(GatewaySettings, args, "gateway")
     deploy = serve.deployment(
-        name="Gateway", max_ongoing_requests=MAX_REQUESTS, max_queued_requests=MAX_REQUESTS
+        name="Gateway",
+        max_surge_percent=MAX_SURGE_PERCENT,
+        max_ongoing_requests=MAX_REQUESTS,
+        max_queued_requests=MAX_REQUESTS,
     )
     deployment: Deployment = deploy(serve.ingress()(GatewayDeployment))
     return deployment.bind(settings)

@@ -38,7 +38,7 @@ from rayserve_app.ingress import Ingress
 from rayserve_app.inputs import OCTETS, Inputs
 from rayserve_app.model import INLINE_BYTES, ITEM_BYTES, Model
 from rayserve_app.recorder import Recorder
-from rayserve_app.settings import BatchingSettings, ModelSettings
+from rayserve_app.settings import MAX_SURGE_PERCENT, BatchingSettings, ModelSettings
 from rayserve_app.threads import bind_threads
 from rayserve_app.timing import Timing
 from rayserve_app.types import Item
@@ -53,10 +53,6 @@ WARM_UP_DEADLINES = 20
 
 LEAST_WARM_UP_S = 60
 """What it may take at least: a deadline is of a warm model, and may be tight."""
-
-MAX_SURGE_PERCENT = 1
-"""Of a deployment's replicas, rounded up: so many new ones start, and are warm, before as many old
-ones drain. With Serve's default, 0, the one replica of a model ends before the next one starts."""
 
 SHUTDOWN_MARGIN_S = 10
 """What a replica may take to stop beyond its deadline."""

@@ -19,12 +19,13 @@ from ray.serve._private.common import RequestProtocol
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.schema import TargetGroup
 
-from deployments.application import MAX_SURGE_PERCENT, IngressDeployment
+from deployments.application import IngressDeployment
 from deployments.logs import set_up_logs
 from rayserve_app.gateway.app import Gateway
 from rayserve_app.gateway.replicas import Address, Directory, ServedModel
 from rayserve_app.gateway.settings import GatewaySettings
 from rayserve_app.section import parse_section
+from rayserve_app.settings import MAX_SURGE_PERCENT
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,7 +67,7 @@ def add_check(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("configs", type=Path, nargs="+", metavar="CONFIG", help="a Serve YAML")
     _add_environment(parser)
     parser.add_argument(
-        "--cores", type=float, metavar="N", help="CPUs to place replicas on (default: all here)"
+        "--cores", type=Fraction, metavar="N", help="CPUs to place replicas on (default: all here)"
     )
 
     def run(arguments: argparse.Namespace) -> int:

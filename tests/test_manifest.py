@@ -13,7 +13,6 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from rayserve_app.cli import main
-from rayserve_app.configs import read_document
 from rayserve_app.manifest import (
     DEFAULT_IMAGE,
     IMAGE_DIRECTORY,
@@ -21,6 +20,7 @@ from rayserve_app.manifest import (
     RAY_VERSION,
     render,
 )
+from rayserve_app.serve_yaml import read_document
 from rayserve_app.server.settings import ONE_MACHINE, serve_variables
 
 ROOT = Path(__file__).parents[1]
@@ -137,9 +137,10 @@ def test_workers_hold_the_replicas_of_the_example_models() -> None:
 
 
 def test_gpu_workers_follow_the_replicas_that_autoscale() -> None:
-    """One whole GPU and a quarter at least; four whole ones and two for eight quarters at most."""
+    """One whole GPU and a quarter at least; four whole ones and two for eight quarters at most,
+    and one for an update."""
     (group,) = groups("gpu.yaml")
-    assert (group["minReplicas"], group["maxReplicas"]) == (2, 6)
+    assert (group["minReplicas"], group["maxReplicas"]) == (2, 7)
     pod = group["template"]["spec"]
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"

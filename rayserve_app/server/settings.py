@@ -9,12 +9,13 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import yaml
-
-from rayserve_app.errors import ConfigurationError
+from rayserve_app.errors import ConfigurationError, MissingDependency
+from rayserve_app.section import shown
+from rayserve_app.serve_yaml import applications_of, read_document
 from rayserve_app.server import haproxy
 
 ENVIRONMENT_FILE: Final = Path(__file__).with_name("serve.env")
@@ -25,6 +26,11 @@ ONE_MACHINE = {
     # HAProxy on the same machine one second is enough, and Ctrl-C does not take half a minute.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
 }
+
+
+LONGEST_ANSWER: Final = "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S"
+
+DEFAULT_HTTP_PORT: Final = 8000
 
 
 @dataclass(frozen=True)
@@ -46,42 +52,24 @@ class ServeConfig:
 
 def read_config(path: Path) -> ServeConfig:
     """Read ports and application names from a Serve YAML; Serve's defaults stand in for gaps."""
-    try:
-        document = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read", got=str(error)) from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path} is not YAML", got=" ".join(str(error).split())) from error
-    config = _mapping(document, path, "")
-    applications = config.get("applications")
-    if not isinstance(applications, list) or not applications:
-        raise ConfigurationError(
-            f"{path} has no applications", expected="a list of at least one", path="applications"
-        )
-    http = _mapping(config.get("http_options") or {}, path, "http_options")
-    grpc = _mapping(config.get("grpc_options") or {}, path, "grpc_options")
+    config = read_document(path)
+    applications = applications_of(config)
+    http = config.get("http_options") or {}
+    grpc = config.get("grpc_options") or {}
     return ServeConfig(
         path=path,
         http_host=http.get("host") or "0.0.0.0",
-        http_port=http.get("port", 8000),
+        http_port=http.get("port") or DEFAULT_HTTP_PORT,
         # Serve opens the gRPC port only for servicers.
-        grpc_port=grpc.get("port", 9000) if grpc.get("grpc_servicer_functions") else None,
-        application_names=tuple(
-            _mapping(application, path, f"applications[{index}]").get("name", "default")
-            for index, application in enumerate(applications)
-        ),
+        grpc_port=(grpc.get("port") or 9000) if grpc.get("grpc_servicer_functions") else None,
+        application_names=tuple(each.get("name") or "default" for each in applications),
     )
 
 
-def _mapping(value: object, path: Path, key: str) -> dict[str, Any]:
-    if isinstance(value, dict):
-        return value
-    raise ConfigurationError(
-        f"{path} is no Serve configuration",
-        expected="a mapping",
-        got=type(value).__name__,
-        path=key,
-    )
+def require_ray() -> None:
+    """Raise MissingDependency where Ray is not installed."""
+    if find_spec("ray") is None:
+        raise MissingDependency("Ray is not installed", remedy="pip install 'rayserve-app[serve]'")
 
 
 def read_environment_file(path: Path) -> dict[str, str]:
@@ -123,3 +111,15 @@ def serve_environment(file: Path | None, inherited: Mapping[str, str]) -> dict[s
     programs = f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', os.defpath)}"
     variables = serve_variables(file)
     return {**ONE_MACHINE, **own, **variables, **inherited, "PATH": programs}
+
+
+def longest_answer_s(environment: Mapping[str, str]) -> int | None:
+    """Return how long HAProxy waits for an answer, None for ever."""
+    text = environment.get(LONGEST_ANSWER)
+    if not text:
+        return None
+    if text.isdecimal() and len(text) < 10:
+        return int(text)
+    raise ConfigurationError(
+        f"{LONGEST_ANSWER} is not a time", expected="a whole number of seconds", got=shown(text)
+    )

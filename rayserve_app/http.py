@@ -342,10 +342,8 @@ def _filled(pattern: str, path: str) -> str:
     parts, given = pattern.split("/"), path.split("/")
     if "{" not in pattern or len(parts) != len(given):
         return pattern
-    return "/".join(
-        _PARAMETER.sub(lambda _, own=own: own.partition(":")[0] or "…", part)
-        for part, own in zip(parts, given, strict=True)
-    )
+    filled = zip(parts, (each.partition(":")[0] for each in given), strict=True)
+    return "/".join(_PARAMETER.sub(own.replace("\\", ""), part) for part, own in filled)
 
 
 def no_such_method(method: str, known: Iterable[str]) -> Response:

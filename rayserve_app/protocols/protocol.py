@@ -57,6 +57,12 @@ class Protocol(ABC):
         some have."""
         return ModelNotFound(f"No model {shortened(name)}", remedy=those_known(name, known))
 
+    @classmethod
+    def document_of(cls, names: Sequence[str]) -> Response | None:
+        """Return the protocol's own description of a server that has models of these names, None
+        if there is no such thing."""
+        return None
+
     def check_name(self, name: str) -> None:
         """Raise what `unknown_model` returns unless a path's `{model}` is this model."""
         if name != self.model.name:

@@ -75,8 +75,10 @@ def parse(
     if kind.startswith(JSON):
         return parse_json(body, model_name=model_name, autoconvert=autoconvert)
     if kind == form.MULTIPART:
-        # `model_name` is ignored here: upstream always asks its default model.
-        return parse_form(form.parse(body, content_type))
+        # Upstream ignores `model_name` here and asks its default model, whichever is named.
+        fields = form.parse(body, content_type)
+        check_model_name(text_of(fields, "model_name") or DEFAULT_NAME, model_name)
+        return parse_form(fields)
     raise UnsupportedContentType("Error, unsupported content type")
 
 

@@ -28,7 +28,7 @@ from rayserve_app.errors import (
 )
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.inputs import Inputs, Payload, media_type
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, listed
+from rayserve_app.protocols.protocol import Declined, Protocol, Route, those_known
 from rayserve_app.protocols.sagemaker.container import ATTRIBUTES, render_error
 from rayserve_app.protocols.sagemaker.invocation import Invoker
 from rayserve_app.types import Buffer, FailedInvocation
@@ -90,7 +90,7 @@ class MultiModelServer(Protocol):
 
     @classmethod
     def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:
-        return ModelNotFound(f"Model not found: {name[:200]}", remedy=f"Known: {listed(known)}")
+        return ModelNotFound(f"Model not found: {name[:200]}", remedy=those_known(name, known))
 
     async def ping(self, _: Request) -> Response:
         # ModelManager.java, workerStatus: always 200, and `status` where the documentation has
@@ -115,11 +115,15 @@ class MultiModelServer(Protocol):
     async def describe_api(self, request: Request) -> Response:
         if request.header("access-control-request-method") is not None:
             raise Declined(InvalidRequest("A CORS preflight"))
+        return self.document_of([self.model.name])
+
+    @classmethod
+    def document_of(cls, names: Sequence[str]) -> Response:
         paths = {
             "/api-description": {"get": _operation("apiDescription", "This document.")},
             "/ping": {"get": _operation("ping", "Whether the model is ready.")},
             "/predictions/{model_name}": {
-                "parameters": [_path_parameter(self.model.name)],
+                "parameters": [_path_parameter(names)],
                 "post": _operation("predictions", "Predict a body.", has_body=True),
                 "options": _operation("predictionsApi", "Describe one model's predictions."),
             },
@@ -255,10 +259,6 @@ def _operation(name: str, summary: str, *, has_body: bool = False) -> dict[str, 
     return operation
 
 
-def _path_parameter(name: str) -> dict[str, Any]:
-    return {
-        "name": "model_name",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "enum": [name]},
-    }
+def _path_parameter(names: Sequence[str]) -> dict[str, Any]:
+    schema = {"type": "string"} | ({"enum": list(names)} if names else {})
+    return {"name": "model_name", "in": "path", "required": True, "schema": schema}

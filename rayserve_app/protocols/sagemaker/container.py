@@ -23,11 +23,15 @@ from rayserve_app.protocols.sagemaker.names import (
     KeepsLoaded,
     ModelNames,
     TooManyNames,
+    check_target,
     read_registration,
 )
 from rayserve_app.types import FailedInvocation
 
 ATTRIBUTES: Final = "x-amzn-sagemaker-custom-attributes"
+
+TARGET_MODEL: Final = "x-amzn-sagemaker-target-model"
+"""What the client of a multi-model endpoint calls the model."""
 
 PAGE_NAMES: Final = 100
 """How many models one page of `GET /models` lists."""
@@ -66,6 +70,8 @@ class SageMaker(Protocol):
 
     async def invocations(self, request: Request) -> Response:
         self.model.check_admission()
+        if "model" not in request.path_params:  # where it is the platform's own name
+            check_target(self.model, request.header(TARGET_MODEL))
         invoker = Invoker(
             self.model,
             content_type=request.header("content-type"),

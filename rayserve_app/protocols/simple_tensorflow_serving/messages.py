@@ -23,6 +23,7 @@ from rayserve_app.errors import (
     UnsupportedContentType,
     VersionNotFound,
 )
+from rayserve_app.http import did_you_mean
 from rayserve_app.inputs import JSON, Inputs, media_type
 from rayserve_app.model import Model
 from rayserve_app.outputs import named_arrays
@@ -74,8 +75,10 @@ def parse(
     if kind.startswith(JSON):
         return parse_json(body, model_name=model_name, autoconvert=autoconvert)
     if kind == form.MULTIPART:
-        # `model_name` is ignored here: upstream always asks its default model.
-        return parse_form(form.parse(body, content_type))
+        # Upstream ignores `model_name` here and asks its default model, whichever is named.
+        fields = form.parse(body, content_type)
+        check_model_name(text_of(fields, "model_name") or DEFAULT_NAME, model_name)
+        return parse_form(fields)
     raise UnsupportedContentType("Error, unsupported content type")
 
 
@@ -157,7 +160,8 @@ def unknown_model(name: Any, known: Sequence[str]) -> InvalidRequest:
     """Return the error for a model that is not there; status 400."""
     # A list, as on Python 2; on Python 3 it is `dict_keys([...])`.
     return InvalidRequest(
-        f"Invalid model name: {str(name)[:_MAX_QUOTED]}, available models: {list(known)}"
+        f"Invalid model name: {str(name)[:_MAX_QUOTED]}, available models: {list(known)}",
+        remedy=did_you_mean(str(name), known) or None,
     )
 
 

@@ -31,11 +31,11 @@ Result: TypeAlias = Row | ServingError
 
 Predict: TypeAlias = Callable[[Sequence[Item]], Outputs]
 
-MISSED_DEADLINES = 3
-"""A batch that runs so many times longer than the deadline is taken to hang, and so is one of which
-so many requests have seen a whole deadline pass. Mere load passes deadlines too, but in the queue,
-while batches come and go."""
-
+HANG_DEADLINES = 3
+HANG_FLOOR_S = 5.0
+"""A batch is taken to hang when it has run for so many of the model's deadlines, or so many times
+as long as is usual, and for these seconds. How much or little is left to those who wait says
+nothing about it: mere load passes deadlines, but while batches come and go."""
 
 STEP_ITEMS = 128
 """Items of one request that are queued at once: each takes a microsecond or two."""
@@ -92,14 +92,13 @@ class _Entry:
 class _Batch:
     """Entries that are executing."""
 
-    __slots__ = ("entries", "missed_deadlines", "pace", "predict", "started_at")
+    __slots__ = ("entries", "pace", "predict", "started_at")
 
     def __init__(self, entries: list[_Entry], pace: Pace) -> None:
         self.entries = entries
         self.pace = pace
         self.predict = entries[0].request.predict
         self.started_at = perf_counter()
-        self.missed_deadlines = 0
 
 
 class Batcher:
@@ -145,12 +144,13 @@ class Batcher:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether a running batch has outlived so many deadlines that it is taken to hang."""
+        """Whether a running batch takes so long that it is taken to hang."""
         if not self._running:
             return False
-        oldest = perf_counter() - MISSED_DEADLINES * self._deadline_s
+        now = perf_counter()
         return any(
-            batch.missed_deadlines >= MISSED_DEADLINES or batch.started_at <= oldest
+            now - batch.started_at
+            > max(HANG_FLOOR_S, HANG_DEADLINES * max(self._deadline_s, batch.pace.usual_s))
             for batch in self._running
         )
 
@@ -170,7 +170,7 @@ class Batcher:
             return []
         loop = asyncio.get_running_loop()
         request = _Request(target.predict, loop.create_future(), timing, len(items))
-        deadline = loop.call_later(timeout_s, self._expire, request, timeout_s)
+        deadline = loop.call_later(timeout_s, _expire, request)
         try:
             if len(items) <= STEP_ITEMS:
                 self._enqueue(request, items, target, perf_counter() + timeout_s)
@@ -216,18 +216,6 @@ class Batcher:
             entry = _Entry(item, target.bucket(item), request, index, now, late_at)
             request.entries.append(entry)
             self._queues.add(entry)
-
-    def _expire(self, request: _Request, timeout_s: float) -> None:
-        if request.future.done():
-            return
-        # Nearly, for a batch starts a moment after its first request.
-        whole_deadline_ago = perf_counter() - 0.9 * timeout_s
-        for batch in self._running:
-            if batch.started_at <= whole_deadline_ago:
-                batch.missed_deadlines += 1
-        request.future.set_exception(
-            DeadlineExceeded("The model gave no result within its deadline")
-        )
 
     def _give_up(self, request: _Request) -> None:
         # At once, for its other items may stand in another bucket.
@@ -300,6 +288,13 @@ class Batcher:
                 timing.batch_items = count
             if not request.missing and not request.future.done():
                 request.future.set_result([r for r in request.results if r is not None])
+
+
+def _expire(request: _Request) -> None:
+    if not request.future.done():
+        request.future.set_exception(
+            DeadlineExceeded("The model gave no result within its deadline")
+        )
 
 
 def _create_pace(settings: BatchingSettings) -> Pace:

@@ -33,8 +33,8 @@ Predict: TypeAlias = Callable[[Sequence[Item]], Outputs]
 
 HANG_DEADLINES = 3
 HANG_FLOOR_S = 5.0
-"""A batch is taken to hang when it has run for so many of the model's deadlines, or so many times
-as long as is usual, and for these seconds. How much or little is left to those who wait says
+"""A batch is taken to hang when it has run for so many of the model's deadlines, so many times as
+long as was to be expected, and for these seconds. How much or little is left to those who wait says
 nothing about it: mere load passes deadlines, but while batches come and go."""
 
 STEP_ITEMS = 128
@@ -92,12 +92,13 @@ class _Entry:
 class _Batch:
     """Entries that are executing."""
 
-    __slots__ = ("entries", "pace", "predict", "started_at")
+    __slots__ = ("entries", "expected_s", "pace", "predict", "started_at")
 
     def __init__(self, entries: list[_Entry], pace: Pace) -> None:
         self.entries = entries
         self.pace = pace
         self.predict = entries[0].request.predict
+        self.expected_s = pace.cost.of(len(entries))
         self.started_at = perf_counter()
 
 
@@ -125,7 +126,7 @@ class Batcher:
         self._recorder = recorder
         self._deadline_s = deadline_s
         self._drain_reason = "waited" if settings.batch_wait_timeout_s else "drained"
-        self._free_slots = settings.max_concurrent_batches
+        self._slots = self._free_slots = settings.max_concurrent_batches
         self._workers: Workers | NoWorkers = (
             NoWorkers() if is_instant else Workers(settings.max_concurrent_batches, "predict")
         )
@@ -150,9 +151,29 @@ class Batcher:
         now = perf_counter()
         return any(
             now - batch.started_at
-            > max(HANG_FLOOR_S, HANG_DEADLINES * max(self._deadline_s, batch.pace.usual_s))
+            > max(HANG_FLOOR_S, HANG_DEADLINES * max(self._deadline_s, batch.expected_s))
             for batch in self._running
         )
+
+    @property
+    def is_free(self) -> bool:
+        """Whether an item that comes now need not wait."""
+        return self._free_slots > 0 and not self._queues
+
+    @property
+    def shortest_s(self) -> float:
+        """The seconds of the smallest batches that are worthwhile beside full ones; 0 if nothing is
+        known yet."""
+        return self._queues.shortest_s
+
+    def drain_s(self, coming: int) -> float:
+        """Return the seconds in which all that runs and waits, and so many items more, is expected
+        to be predicted; 0 if nothing is known yet."""
+        seconds = self._queues.work_s(coming)
+        for batch in self._running:
+            seconds += max(0.0, batch.started_at + batch.expected_s - perf_counter())
+        # The last of them does not begin sooner because there are several slots.
+        return seconds / self._slots + (1 - 1 / self._slots) * self._queues.usual_s
 
     async def submit(
         self, items: Sequence[Item], target: Target, *, timeout_s: float, timing: Timing
@@ -268,7 +289,7 @@ class Batcher:
         self._free_slots += 1
         count = len(batch.entries)
         predict_s = perf_counter() - batch.started_at
-        batch.pace.observe(count, predict_s)
+        self._queues.observe(batch.pace, count, predict_s)
         self._recorder.executions[batch.predict, count].add(predict_s)
         if self._queues:
             self._dispatch()

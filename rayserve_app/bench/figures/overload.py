@@ -1,9 +1,9 @@
 """More than models can do: what they answer of it, how late, and how soon they refuse the rest.
 
 Two models with unlike deadlines are overloaded at once; one gets images of which some take 200
-times as long to decode as others; one computes on all cores. The capacity is that of a closed loop
-in the same round. Requests come in an open loop, `SECONDS_FACTOR * Effort.seconds` long, and do not
-heed `Retry-After`, as the worst clients do.
+times as long to decode as others; one computes on all cores. The capacity is that of closed loops
+before and after, for a machine has other things to do as well. Requests come in an open loop,
+`SECONDS_FACTOR * Effort.seconds` long, and do not heed `Retry-After`, as the worst clients do.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Final, NamedTuple
 from rayserve_app.bench import pictures
 from rayserve_app.bench.figures.figure import Figure
 from rayserve_app.bench.instance import Instance
-from rayserve_app.bench.load import Load, Target, closed_loop, open_loop, percentile
+from rayserve_app.bench.load import Load, Target, closed_loop, open_loop, percentile, warm_up
 from rayserve_app.bench.report import Bound, Row
 from rayserve_app.bench.rounds import Effort
-from rayserve_app.bench.summary import rate_ratios, stages
+from rayserve_app.bench.summary import stages
 
 NAME: Final = "overload"
 TIMES: Final = (2, 5)
@@ -78,8 +78,14 @@ def embedding() -> Subject:
 class Round(NamedTuple):
     """What was measured of one subject in one round."""
 
-    capacity: Load
+    before: Load
     overloaded: Load
+    after: Load
+
+    @property
+    def capacity(self) -> float:
+        """Answers per second of which the model is capable."""
+        return (self.before.rate + self.after.rate) / 2
 
 
 async def measure(instance: Instance, effort: Effort) -> list[Row]:
@@ -101,7 +107,9 @@ async def run(
     instance: Instance, together: Sequence[Subject], times: float, effort: Effort, seed: int
 ) -> list[Round]:
     """Measure what some models can do, all at once, then offer each so many times as much."""
-    capacities = await asyncio.gather(*(_capacity(instance, each, effort) for each in together))
+
+    async def capacities() -> list[Load]:
+        return await asyncio.gather(*(_capacity(instance, each, effort) for each in together))
 
     async def offer(subject: Subject, capacity: Load) -> Load:
         return await open_loop(
@@ -113,45 +121,47 @@ async def run(
             grace_s=GRACE * subject.deadline_s,
         )
 
-    loads = await asyncio.gather(*map(offer, together, capacities))
-    return [Round(*each) for each in zip(capacities, loads, strict=True)]
+    await warm_up(*(each.targets(instance) for each in together), connections=8)
+    before = await capacities()
+    loads = await asyncio.gather(*map(offer, together, before))
+    return [Round(*each) for each in zip(before, loads, await capacities(), strict=True)]
 
 
 async def run_many(instance: Instance, subject: Subject, effort: Effort) -> Round:
     """Measure a model with so many callers that all come again at once, whatever they are told."""
-    capacity = await _capacity(instance, subject, effort)
+    before = await _capacity(instance, subject, effort)
     load = await closed_loop(
         subject.targets(instance), connections=MANY, seconds=SECONDS_FACTOR * effort.seconds
     )
-    return Round(capacity, load)
+    return Round(before, load, await _capacity(instance, subject, effort))
 
 
 async def _capacity(instance: Instance, subject: Subject, effort: Effort) -> Load:
-    targets = subject.targets(instance)
     return await closed_loop(
-        targets, connections=subject.connections, seconds=CAPACITY_FACTOR * effort.seconds
+        subject.targets(instance),
+        connections=subject.connections,
+        seconds=CAPACITY_FACTOR * effort.seconds,
     )
 
 
 def rows_of(case: str, subject: Subject, rounds: Sequence[Round]) -> Iterator[Row]:
     """Return how much of its capacity a model answered, how late, and how soon it refused."""
-    capacities, loads = zip(*rounds, strict=True)
+    loads = [each.overloaded for each in rounds]
     details = {
-        "capacity_per_s": median(load.rate for load in capacities),
+        "capacity_per_s": median(each.capacity for each in rounds),
         "answered_per_s": median(load.rate for load in loads),
         "refused": sum(len(load.refusals) for load in loads),
         "late": sum(load.errors - len(load.refusals) + load.unanswered for load in loads),
         "late_p99_ms": median(load.late_p99_ms for load in loads),
     }
-    measured = {case: loads}
     yield Row.of_rounds(
         NAME,
         case,
-        rate_ratios(loads, capacities),
+        [each.overloaded.rate / each.capacity for each in rounds],
         "x capacity",
         Bound("at least", LEAST_ANSWERED),
         details,
-        measured,
+        {case: loads},
     )
     yield Row.of_rounds(
         NAME,

@@ -16,6 +16,7 @@ from rayserve_app.bench.figures import (
     memory,
     mixed_sizes,
     neighbours,
+    overload,
     packed_stream,
     protocols,
     slow_neighbour,
@@ -41,5 +42,6 @@ FIGURES: dict[str, Figure] = {
         yolov3.FIGURE,
         frameworks.FIGURE,
         neighbours.FIGURE,
+        overload.FIGURE,
     )
 }

@@ -115,7 +115,8 @@ class EncodedInputs:
     def _with_metadata(self, value: str | Mapping[str, Any]) -> list[Encoded]:
         encoded = json_metadata.decode(value)
         takes_text = self._settings.type == "string" and self._settings.codec == "json_metadata"
-        if takes_text and isinstance(value, str):
+        # Nobody else knows what to make of a `data:` URL.
+        if takes_text and isinstance(value, str) and ";base64," not in value:
             self._check_pixels(encoded.data)
             return [value]
         return self._described(encoded)

@@ -44,6 +44,7 @@ _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 # As Pillow looks for it: an attribute, or an element.
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
+_PRINTABLE = re.compile(rb"[\t\n\r -~]*")
 _GIF_BLOCK = re.compile(rb"[\x21\x2c\x3b]")
 
 _WIDTH, _HEIGHT, _ORIENTATION, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 274, 322, 323
@@ -67,6 +68,22 @@ class Header(NamedTuple):
     orientation: int = 0
     components: int = 0
     progressive: bool = False
+
+
+def format_of(data: Buffer) -> Format | None:
+    """Return what the bytes begin as, however they go on."""
+    head = bytes(data[:4])
+    return next((name for mark, name in _SIGNATURES.items() if head.startswith(mark)), None)
+
+
+def evident_format(data: Buffer) -> Format | None:
+    """Return the format of what can be nothing but an image: text may begin with `BM` too."""
+    return None if is_text(data) else format_of(data)
+
+
+def is_text(data: Buffer) -> bool:
+    """Return whether the first bytes are what base64, JSON and forms are made of."""
+    return _PRINTABLE.fullmatch(bytes(data[:64])) is not None
 
 
 def read(data: Buffer) -> Header | None:
@@ -306,6 +323,16 @@ def _read_entries(entries: memoryview, entry: struct.Struct, end: int) -> _Direc
             tags[tag] = int.from_bytes(field[:size], byte_order)
     return _Directory(tags, total)
 
+
+_SIGNATURES: dict[bytes, Format] = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG": "PNG",
+    b"GIF8": "GIF",
+    b"RIFF": "WebP",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
 
 _READERS: dict[bytes, Callable[[memoryview], Header | None]] = {
     b"\xff\xd8": _read_jpeg,

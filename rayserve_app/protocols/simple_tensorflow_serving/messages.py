@@ -76,7 +76,12 @@ def parse(
     if kind == form.MULTIPART:
         # `model_name` is ignored here: upstream always asks its default model.
         return parse_form(form.parse(body, content_type))
-    raise UnsupportedContentType("Error, unsupported content type")
+    raise UnsupportedContentType(
+        "Error, unsupported content type",
+        expected=f"{JSON} or {form.MULTIPART}",
+        got=repr(content_type),
+        remedy="Files are fields `image` or `images` of a form, as curl's -F sends them",
+    )
 
 
 def work_bytes(body: Buffer, content_type: str | None) -> int:
@@ -142,7 +147,7 @@ def decode_object(body: Buffer) -> dict[str, Any]:
     try:
         return json.decode_object(body)
     except DecodeError as exc:
-        is_short = len(body) <= _MAX_QUOTED
+        is_short = 0 < len(body) <= _MAX_QUOTED
         text = bytes(body).decode("utf-8", "replace") if is_short else str(exc)
         raise DecodeError(f"Invalid json data: {text}") from exc
 

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from rayserve_app.admission import Work
 from rayserve_app.codecs import image
 from rayserve_app.codecs.json_metadata import EncodedImage
 from rayserve_app.encoded_inputs import Encoded
@@ -46,6 +47,17 @@ def items_bytes(inputs: Inputs, items: Sequence[Encoded]) -> int:
         else:
             total += size_bytes(item)
     return total
+
+
+def work_of(inputs: Inputs, items: Sequence[Encoded]) -> Work:
+    """Return what is to be done for a request's items."""
+    count, size = len(items), items_bytes(inputs, items)
+    if not inputs.needs_decoding:
+        return Work(count, size)
+    images = [item.data for item in items if isinstance(item, EncodedImage)]
+    return Work(
+        count, size, len(images), sum(math.prod(image.read_size(data) or (0,)) for data in images)
+    )
 
 
 def digest(value: Any) -> bytes | None:

@@ -13,6 +13,7 @@ class Timing:
         "batch_items",
         "batch_wait",
         "decode",
+        "decode_work",
         "encode",
         "predict",
         "predicted_at",
@@ -22,6 +23,8 @@ class Timing:
     def __init__(self) -> None:
         self.queue = 0.0
         self.decode = 0.0
+        self.decode_work = 0.0
+        """Of all threads together."""
         self.batch_wait = 0.0
         self.predict = 0.0
         self.encode = 0.0

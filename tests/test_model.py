@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rayserve_app import batching
 from rayserve_app.backend import Predictor
 from rayserve_app.codecs.json_metadata import EncodedImage
 from rayserve_app.errors import (
@@ -200,7 +201,8 @@ def test_a_model_that_fails_while_it_warms_up_is_never_ready() -> None:
         model.check_ready()
 
 
-async def test_a_model_that_hangs_is_not_ready() -> None:
+async def test_a_model_that_hangs_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "HANG_FLOOR_S", 0.5)
     gate = threading.Event()
     model = create_model(
         lambda items: gate.wait(20) and list(items),
@@ -211,7 +213,7 @@ async def test_a_model_that_hangs_is_not_ready() -> None:
     for _ in range(3):
         with pytest.raises(DeadlineExceeded, match="no result within its deadline"):
             await model.predict(["a"])
-    assert model.is_stalled
+    await until(lambda: model.is_stalled)
     with pytest.raises(ModelNotReady, match="Model 'm' hangs and is about to be replaced"):
         await model.predict(["a"])
     gate.set()

@@ -15,6 +15,7 @@ from rayserve_app.bench.figures import (
     memory,
     mixed_sizes,
     neighbours,
+    overload,
     packed_stream,
     protocols,
     slow_neighbour,
@@ -39,5 +40,6 @@ FIGURES: dict[str, Figure] = {
         yolov3.FIGURE,
         frameworks.FIGURE,
         neighbours.FIGURE,
+        overload.FIGURE,
     )
 }

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple
 
 from rayserve_app.codecs import form, json
+from rayserve_app.codecs.image_header import evident_format
 from rayserve_app.encoded_inputs import is_image
 from rayserve_app.errors import (
     BackendError,
@@ -156,7 +157,7 @@ class MultiModelServer(Protocol):
             accept=request.header("accept"),
             custom_attributes=request.header(ATTRIBUTES),
         )
-        is_form = media_type(content_type) in (form.MULTIPART, form.URLENCODED)
+        is_form = _is_form(body, content_type)
         # User code that takes whole requests parses forms by itself.
         if model.settings.input.type == "request" or not (is_form or query):
             return _marked(await invoker.answer(body, request.timing))
@@ -181,7 +182,7 @@ def read_parts(
         InvalidRequest: not such parts.
     """
     parts = list(query)
-    if media_type(content_type) in (form.MULTIPART, form.URLENCODED):
+    if _is_form(body, content_type):
         fields = form.parse(body, content_type)
         parts += [Part(each.name, each.content_type, each.data) for each in fields]
     elif len(body):
@@ -200,6 +201,12 @@ def read_parts(
     if len(parts) != 1:
         raise DecodeError("Not one input", expected=repr(inputs.names[0]), got=got)
     return _read_part(inputs, parts[0])
+
+
+def _is_form(body: Buffer, content_type: str | None) -> bool:
+    """Return whether a body is a form: what curl calls one may be an image."""
+    kind = media_type(content_type)
+    return kind in (form.MULTIPART, form.URLENCODED) and evident_format(body) is None
 
 
 def _read_part(inputs: Inputs, part: Part) -> Payload:

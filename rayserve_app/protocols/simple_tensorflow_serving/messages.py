@@ -79,7 +79,12 @@ def parse(
         fields = form.parse(body, content_type)
         check_model_name(text_of(fields, "model_name") or DEFAULT_NAME, model_name)
         return parse_form(fields)
-    raise UnsupportedContentType("Error, unsupported content type")
+    raise UnsupportedContentType(
+        "Error, unsupported content type",
+        expected=f"{JSON} or {form.MULTIPART}",
+        got=repr(content_type),
+        remedy="Files are fields `image` or `images` of a form, as curl's -F sends them",
+    )
 
 
 def work_bytes(body: Buffer, content_type: str | None) -> int:
@@ -145,7 +150,7 @@ def decode_object(body: Buffer) -> dict[str, Any]:
     try:
         return json.decode_object(body)
     except DecodeError as exc:
-        is_short = len(body) <= _MAX_QUOTED
+        is_short = 0 < len(body) <= _MAX_QUOTED
         text = bytes(body).decode("utf-8", "replace") if is_short else str(exc)
         raise DecodeError(f"Invalid json data: {text}") from exc
 

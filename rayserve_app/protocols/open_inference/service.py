@@ -31,6 +31,7 @@ from rayserve_app.protocols.open_inference.messages import (
     InferenceResponse,
     header_length,
     parse,
+    present,
     render,
 )
 from rayserve_app.protocols.open_inference.tensors import (
@@ -177,7 +178,7 @@ class OpenInference(Protocol):
         )
 
     async def load(self, request: Request) -> Response:
-        parameters = await self._parameter(request, "parameters", dict, {})
+        parameters = present(await self._parameter(request, "parameters", dict, {}))
         if parameters:
             # Triton takes another configuration, and files, from clients.
             raise InvalidRequest(
@@ -290,7 +291,7 @@ class OpenInference(Protocol):
         if not body:
             return default
         fields = await self.model.offload(partial(json.decode_object, body), len(body))
-        value = fields.get(name, default)
+        value = present(fields).get(name, default)
         if not isinstance(value, kind):
             raise DecodeError(f"Unable to parse '{name}'", expected=kind.__name__)
         return value

@@ -239,7 +239,8 @@ class OpenInference(Protocol):
             message = await model.offload(partial(parse, body, length), work)
             check_outputs(message.outputs, servable.metadata, model.name)
             reading = model.offload(
-                partial(_read, message, servable), work + read_work_bytes(message, servable.inputs)
+                partial(_read, message, servable, model.name),
+                work + read_work_bytes(message, servable.inputs),
             )
             del message  # its values are freed where they are read
             message, payload = await reading
@@ -341,9 +342,11 @@ class OpenInference(Protocol):
         return "UNAVAILABLE" if self.model.is_warm else "LOADING", str(fault)
 
 
-def _read(message: InferenceRequest, servable: Servable) -> tuple[InferenceRequest, Payload]:
+def _read(
+    message: InferenceRequest, servable: Servable, model_name: str
+) -> tuple[InferenceRequest, Payload]:
     """Read a request's items; return it without its inputs, whose values may take long to free."""
-    payload = read_items(message, servable.inputs)
+    payload = read_items(message, servable, model_name)
     return message._replace(inputs=()), payload
 
 

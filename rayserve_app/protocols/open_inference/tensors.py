@@ -54,18 +54,23 @@ def input_specs(servable: Servable) -> tuple[TensorSpec, ...]:
     return (TensorSpec(names[0], settings.dtype or own.dtype, shape),)
 
 
-def read_items(request: InferenceRequest, inputs: Inputs) -> Payload:
+def read_items(request: InferenceRequest, servable: Servable, model_name: str) -> Payload:
     """Read the items of a request.
 
     Raises:
         DecodeError, ShapeMismatch, RequestTooLarge: the path names the input.
+        InvalidRequest: an input is of another datatype than the model's, in Triton's words.
     """
+    inputs, specs = servable.inputs, _specs_by_name(servable)
     columns: dict[str, Any] = {}
     for index, each in enumerate(request.inputs):
+        spec = specs.get(each.name)
         try:
-            columns[each.name] = _read(each, inputs)
+            columns[each.name] = _read(_shaped(each, spec), inputs)
         except InvalidRequest as exc:
             raise exc.at(f"inputs[{index}]") from exc.__cause__
+        if spec is not None:
+            _check_datatype(each, spec, inputs, model_name)
     if inputs.settings.type == "request":
         payload = _invocations(columns, inputs)
     else:
@@ -175,6 +180,46 @@ def _deduce(spec: TensorSpec, size_bytes: int) -> tuple[str, tuple[int, ...]]:
             got=str(size_bytes),
         )
     return datatype, (1, *(count if size == -1 else size for size in dims))
+
+
+def _specs_by_name(servable: Servable) -> dict[str, TensorSpec]:
+    """Return what the inputs are by all the names that they answer to."""
+    specs, names = input_specs(servable), servable.inputs.names
+    if servable.inputs.settings.type == "tensors":
+        return {spec.name: spec for spec in specs}
+    return dict.fromkeys(names, specs[0])
+
+
+def _shaped(each: InputTensor, spec: TensorSpec | None) -> InputTensor:
+    """Return an input in the model's own shape, if that is one number or text per item: clients
+    send it as [], [N] or [N, 1]."""
+    if spec is None or not spec.shape or spec.shape == each.shape:
+        return each
+    own, sent = spec.shape[1:], each.shape[1:]
+    if max(own, default=1) > 1 or min(own, default=1) < 1 or any(size != 1 for size in sent):
+        return each
+    return each._replace(shape=(*(each.shape[:1] or (1,)), *own))
+
+
+def _check_datatype(each: InputTensor, spec: TensorSpec, inputs: Inputs, model_name: str) -> None:
+    """Raise InvalidRequest for another datatype than the model's (Triton's core, infer_request.cc,
+    Normalize): a cast might change the numbers, and the caller would not know.
+
+    BF16 is how FP32 may travel, to the bit. A model that does not say its type takes any, as one of
+    whole requests, which has words of its own, takes none but BYTES."""
+    known = [tensor.DATATYPES[spec.dtype]] if spec.dtype in tensor.DATATYPES else []
+    if "FP32" in known:
+        known.append("BF16")
+    if inputs.settings.type in ("bytes", "image") or inputs.settings.codec != "raw":
+        known.append("UINT8")  # of pixels, or of one encoded image
+    if inputs.settings.type == "image":
+        known.append(tensor.DATATYPES[inputs.preprocess.normalized_dtype.name])
+    if inputs.settings.type == "request" or not known or each.datatype in known:
+        return
+    raise InvalidRequest(
+        f"inference input '{each.name}' data-type is '{each.datatype}', but model '{model_name}'"
+        f" expects '{known[0]}'"
+    )
 
 
 def _read(each: InputTensor, inputs: Inputs) -> Any:

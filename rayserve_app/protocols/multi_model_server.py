@@ -28,7 +28,7 @@ from rayserve_app.errors import (
 )
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.inputs import Inputs, Payload, media_type
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, listed
+from rayserve_app.protocols.protocol import Declined, Protocol, Route, those_known
 from rayserve_app.protocols.sagemaker.container import ATTRIBUTES, render_error
 from rayserve_app.protocols.sagemaker.invocation import Invoker
 from rayserve_app.types import Buffer, FailedInvocation
@@ -90,7 +90,7 @@ class MultiModelServer(Protocol):
 
     @classmethod
     def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:
-        return ModelNotFound(f"Model not found: {name[:200]}", remedy=f"Known: {listed(known)}")
+        return ModelNotFound(f"Model not found: {name[:200]}", remedy=those_known(name, known))
 
     async def ping(self, _: Request) -> Response:
         # ModelManager.java, workerStatus: always 200, and `status` where the documentation has

@@ -8,7 +8,7 @@ from typing import ClassVar, Final, NamedTuple
 
 from rayserve_app.batching import Result
 from rayserve_app.errors import ModelNotFound, ServingError
-from rayserve_app.http import Response
+from rayserve_app.http import Response, did_you_mean
 from rayserve_app.model import Model
 from rayserve_app.types import Row
 
@@ -55,7 +55,7 @@ class Protocol(ABC):
     def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:
         """Return the error for a name that no model has, in the protocol's words, and those that
         some have."""
-        return ModelNotFound("No such model", expected=listed(known), got=shortened(name))
+        return ModelNotFound(f"No model {shortened(name)}", remedy=those_known(name, known))
 
     def check_name(self, name: str) -> None:
         """Raise what `unknown_model` returns unless a path's `{model}` is this model."""
@@ -70,6 +70,11 @@ def listed(names: Sequence[str]) -> str:
     """Return names as a sentence lists them, not all if they are many."""
     more = ", …" if len(names) > LISTED_NAMES else ""
     return ", ".join(names[:LISTED_NAMES]) + more if names else "none"
+
+
+def those_known(name: str, known: Sequence[str]) -> str:
+    """Return what is said about a model's name that no model has: the nearest, and all."""
+    return f"{did_you_mean(name, known)} Models: {listed(known)}".lstrip()
 
 
 def shortened(name: str) -> str:

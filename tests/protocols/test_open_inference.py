@@ -897,7 +897,7 @@ async def test_an_unknown_model_or_version_is_named(path: str) -> None:
     method = "POST" if path == "/infer" else "GET"
     response = await call(app, method, f"/v2/models/x{path}", content=json.dumps(one()).encode())
     assert response.status_code == 404
-    assert response.json() == {"error": "Request for unknown model: 'x' is not found. Known: m"}
+    assert response.json() == {"error": "Request for unknown model: 'x' is not found. Models: m"}
     response = await call(app, method, f"/v2/models/m/versions/3{path}")
     if path == "/ready":
         assert (response.status_code, response.json()["ready"]) == (400, False)

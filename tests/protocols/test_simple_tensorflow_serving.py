@@ -738,7 +738,7 @@ async def test_nothing_is_generated_for_unknown_models_and_languages() -> None:
     for path in ("/v1/models/x/gen_json", "/v1/models/x/gen_client"):
         response = await call(app, "GET", path)
         assert response.status_code == 404
-        assert response.json() == {"error": "No such model: expected 'm', got 'x'"}
+        assert response.json() == {"error": "No model 'x'. Models: m"}
     response = await call(app, "GET", "/v1/models/m/gen_client?language=cobol")
     assert response.status_code == 400
     assert "one of bash, python, golang, javascript, json" in response.json()["error"]

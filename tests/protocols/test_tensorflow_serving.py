@@ -248,12 +248,12 @@ ONE = {"instances": [1]}
 @pytest.mark.parametrize(
     ("path", "body", "status", "sentence"),
     [
-        ("half:predict", ONE, 404, "Servable not found for request: Latest(half). Known: m"),
+        ("half:predict", ONE, 404, "Servable not found for request: Latest(half). Models: m"),
         (
             "half/versions/5:predict",
             ONE,
             404,
-            "Servable not found for request: Latest(half). Known: m",
+            "Servable not found for request: Latest(half). Models: m",
         ),
         ("m/versions/9:predict", ONE, 404, "Servable not found for request: Specific(m, 9)"),
         (
@@ -315,8 +315,8 @@ async def test_errors_are_upstreams(path: str, body: Any, status: int, sentence:
     ("path", "status", "sentence"),
     [
         ("", 400, "Missing model name in request."),
-        ("/half", 404, "Servable not found for request: Latest(half). Known: m"),
-        ("/half/metadata", 404, "Servable not found for request: Latest(half). Known: m"),
+        ("/half", 404, "Servable not found for request: Latest(half). Models: m"),
+        ("/half/metadata", 404, "Servable not found for request: Latest(half). Models: m"),
         ("/m/versions/9", 404, "Could not find version 9 of model m"),
         ("/m/versions/9/metadata", 404, "Servable not found for request: Specific(m, 9)"),
         ("/m/versions/x", 400, "Malformed request: GET /v1/models/m/versions/x"),

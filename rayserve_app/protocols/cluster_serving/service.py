@@ -23,7 +23,7 @@ from rayserve_app.protocols.cluster_serving.messages import (
     pretty,
     render,
 )
-from rayserve_app.protocols.protocol import Protocol, Route, listed
+from rayserve_app.protocols.protocol import Protocol, Route, those_known
 from rayserve_app.protocols.timers import Timer, quantiles
 from rayserve_app.protocols.writing import written
 from rayserve_app.types import Buffer
@@ -118,7 +118,7 @@ class ClusterServing(Protocol):
     @classmethod
     def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:
         return ModelNotFound(
-            f"model not exist. Model Name: {name[:200]}", remedy=f"Known: {listed(known)}"
+            f"model not exist. Model Name: {name[:200]}", remedy=those_known(name, known)
         )
 
     @classmethod

@@ -42,7 +42,7 @@ from rayserve_app.protocols.open_inference.tensors import (
     read_work_bytes,
     result_bytes,
 )
-from rayserve_app.protocols.protocol import Protocol, Route, listed, rows
+from rayserve_app.protocols.protocol import Protocol, Route, rows, those_known
 from rayserve_app.protocols.writing import writing_bytes, written
 from rayserve_app.types import Buffer, Row
 from rayserve_app.versions import Servable
@@ -209,7 +209,7 @@ class OpenInference(Protocol):
     def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:
         return ModelNotFound(
             f"Request for unknown model: '{name[:200]}' is not found",
-            remedy=f"Known: {listed(known)}",
+            remedy=those_known(name, known),
         )
 
     @classmethod

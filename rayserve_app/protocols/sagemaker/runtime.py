@@ -25,7 +25,7 @@ from rayserve_app.errors import (
 )
 from rayserve_app.http import Request, Response, retry_headers
 from rayserve_app.model import Model
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, listed
+from rayserve_app.protocols.protocol import Declined, Protocol, Route, those_known
 from rayserve_app.protocols.sagemaker import container, control
 from rayserve_app.protocols.sagemaker.asynchronous import (
     DEFAULT_TIMEOUT_S,
@@ -74,7 +74,7 @@ class SageMakerRuntime(Protocol):
 
     @classmethod
     def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:
-        return ModelNotFound(f"Endpoint {name[:200]} not found", expected=listed(known))
+        return ModelNotFound(f"Endpoint {name[:200]} not found", remedy=those_known(name, known))
 
     async def invoke(self, request: Request) -> Response:
         """InvokeEndpoint."""

@@ -23,6 +23,7 @@ from rayserve_app.errors import (
     UnsupportedContentType,
     VersionNotFound,
 )
+from rayserve_app.http import did_you_mean
 from rayserve_app.inputs import JSON, Inputs, media_type
 from rayserve_app.model import Model
 from rayserve_app.outputs import named_arrays
@@ -157,7 +158,8 @@ def unknown_model(name: Any, known: Sequence[str]) -> InvalidRequest:
     """Return the error for a model that is not there; status 400."""
     # A list, as on Python 2; on Python 3 it is `dict_keys([...])`.
     return InvalidRequest(
-        f"Invalid model name: {str(name)[:_MAX_QUOTED]}, available models: {list(known)}"
+        f"Invalid model name: {str(name)[:_MAX_QUOTED]}, available models: {list(known)}",
+        remedy=did_you_mean(str(name), known) or None,
     )
 
 

@@ -14,7 +14,6 @@ from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
     BodyTimeout,
     InvalidRequest,
-    ModelNotFound,
     PredictError,
     RequestTooLarge,
     ServingError,
@@ -277,7 +276,7 @@ class SimpleTensorFlowServing(Protocol):
 
     def _check_path(self, request: Request) -> None:
         if not self._is_own(name := request.path_params["model"]):
-            raise ModelNotFound("No such model", expected=repr(self.model.name), got=repr(name))
+            raise super().unknown_model(name, [self.model.name])
 
     def _is_own(self, name: str) -> bool:
         return name in (self.model.name, messages.DEFAULT_NAME)

@@ -21,7 +21,7 @@ from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import InvalidRequest, ModelNotFound, ServingError, VersionNotFound
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import INLINE_BYTES
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, listed, rows
+from rayserve_app.protocols.protocol import Declined, Protocol, Route, rows, those_known
 from rayserve_app.protocols.tensorflow_serving.items import (
     read_features,
     read_inputs,
@@ -138,7 +138,7 @@ class TensorFlowServing(Protocol):
             return InvalidRequest(f"Malformed request: /v1/models/{name[:200]}")
         return ModelNotFound(
             f"Servable not found for request: Latest({name[:200]})",
-            remedy=f"Known: {listed(known)}",
+            remedy=those_known(name, known),
         )
 
     @classmethod

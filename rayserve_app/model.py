@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from rayserve_app.answers import Answers
 from rayserve_app.backend import Backend
-from rayserve_app.batching import Batcher, Result, Target
+from rayserve_app.batching import Batcher, Result, Target, check_outputs
 from rayserve_app.blanks import blank_item
 from rayserve_app.content import items_bytes
 from rayserve_app.cores import available_cores
@@ -19,13 +20,16 @@ from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
     ModelNotReady,
     Overloaded,
+    PredictError,
     ServingError,
 )
 from rayserve_app.inputs import Inputs
+from rayserve_app.observed_outputs import ObservedOutputs
+from rayserve_app.outputs import named_arrays
 from rayserve_app.recorder import Recorder
 from rayserve_app.settings import ModelSettings
 from rayserve_app.timing import Timing
-from rayserve_app.types import Item
+from rayserve_app.types import Item, Outputs, Row
 from rayserve_app.versions import Servable, Versions, describe_metadata
 from rayserve_app.workers import Workers
 
@@ -194,6 +198,7 @@ class Model:
 
     def _serve(self, versions: Versions) -> None:
         self.versions = versions
+        self.observed_outputs = ObservedOutputs()
         self.inputs: Inputs = versions.default.inputs
         self.metadata = versions.default.metadata
         self._answers: Answers | None = None
@@ -208,7 +213,7 @@ class Model:
             return
         try:
             for count in sorted({1, self.settings.batching.max_batch_size}):
-                servable.predict([blank] * count)
+                self._observe(servable, servable.predict([blank] * count), count)
         except Exception as exc:
             # An image may be refused for what it shows. Of what is no default, a request will tell.
             if servable is self.versions.default and not isinstance(blank, str | bytes):
@@ -220,6 +225,17 @@ class Model:
                 servable.signature,
                 exc,
             )
+
+    def _observe(self, servable: Servable, outputs: Outputs, count: int) -> None:
+        """See what the outputs of a model are that does not say it itself. What is wrong with them
+        a request will tell."""
+        if servable.metadata.outputs:
+            return
+        with contextlib.suppress(PredictError, TypeError):
+            row = check_outputs(outputs, count)[0]
+            if isinstance(row, Row):
+                columns = named_arrays([row])
+                self.observed_outputs.add(servable, {name: [columns[name]] for name in columns})
 
     async def _recall(
         self,

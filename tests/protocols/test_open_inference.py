@@ -844,7 +844,7 @@ async def test_metadata_of_models_that_say_nothing_themselves(
         "versions": ["1"],
         "platform": "test",
         "inputs": [{"name": n, "datatype": d, "shape": s} for n, d, s in inputs],
-        "outputs": [],
+        "outputs": [{"name": "output", "datatype": "BYTES", "shape": [-1]}],
     }
 
 

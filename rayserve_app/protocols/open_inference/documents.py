@@ -46,13 +46,13 @@ def default_servables(model: Model) -> list[Servable]:
 
 
 def model_metadata(model: Model, servable: Servable) -> dict[str, Any]:
-    """Return `$metadata_model_response`; no outputs where the model cannot tell."""
+    """Return `$metadata_model_response`."""
     return {
         "name": model.name,
         "versions": [each.version for each in default_servables(model)],
         "platform": servable.metadata.platform,
         "inputs": [_tensor_metadata(spec) for spec in input_specs(servable)],
-        "outputs": [_tensor_metadata(spec) for spec in servable.metadata.outputs],
+        "outputs": [_tensor_metadata(spec) for spec in model.observed_outputs.of(servable)],
     }
 
 
@@ -66,7 +66,7 @@ def model_config(model: Model, servable: Servable) -> dict[str, Any]:
         "version_policy": {"all": {}},
         "max_batch_size": batching.max_batch_size,
         "input": [_tensor_config(spec) for spec in input_specs(servable)],
-        "output": [_tensor_config(spec) for spec in servable.metadata.outputs],
+        "output": [_tensor_config(spec) for spec in model.observed_outputs.of(servable)],
         "dynamic_batching": {
             "max_queue_delay_microseconds": round(batching.batch_wait_timeout_s * 1e6)
         },

@@ -36,6 +36,7 @@ from rayserve_app.protocols.open_inference.messages import (
 )
 from rayserve_app.protocols.open_inference.tensors import (
     check_outputs,
+    columns_of,
     output_tensors,
     read_items,
     read_raw,
@@ -248,7 +249,7 @@ class OpenInference(Protocol):
         response = await written(
             model,
             rows(await model.predict(payload.items, servable=servable, timing=request.timing)),
-            partial(self._write, message=message, version=servable.version, coding=coding),
+            partial(self._write, message=message, servable=servable, coding=coding),
             work_bytes=partial(_writing_bytes, message=message, coding=coding),
         )
         return response, len(payload.items)
@@ -259,13 +260,15 @@ class OpenInference(Protocol):
         return InferenceRequest((), is_binary=True), await self.model.offload(reading, work)
 
     def _write(
-        self, found: Sequence[Row], *, message: InferenceRequest, version: str, coding: str
+        self, found: Sequence[Row], *, message: InferenceRequest, servable: Servable, coding: str
     ) -> Response:
-        outputs = output_tensors(found, message.outputs, self.model.name)
+        columns = columns_of(found)
+        self.model.observed_outputs.add(servable, columns)
+        outputs = output_tensors(columns, message.outputs, self.model.name)
         binary = dict.fromkeys((each.name for each in outputs), message.is_binary)
         binary |= {each.name: each.is_binary for each in message.outputs}
         buffers, length = render(
-            InferenceResponse(self.model.name, version, outputs, message.id), binary
+            InferenceResponse(self.model.name, servable.version, outputs, message.id), binary
         )
         headers = {} if length is None else {LENGTH_HEADER: str(length)}
         if coding != "identity" and sum(map(len, buffers)) <= MAX_COMPRESSED_BYTES:

@@ -17,7 +17,7 @@ import numpy as np
 from rayserve_app.codecs import open_inference_tensor as tensor
 from rayserve_app.errors import DecodeError, InvalidRequest, PredictError, ShapeMismatch
 from rayserve_app.inputs import OCTETS, Inputs, Payload
-from rayserve_app.outputs import named_arrays
+from rayserve_app.outputs import ONLY_OUTPUT, named_arrays
 from rayserve_app.protocols.open_inference.messages import (
     InferenceRequest,
     InputTensor,
@@ -140,22 +140,41 @@ def result_bytes(rows: Sequence[Row]) -> int:
     return sum(sizes) * len(rows)
 
 
+def columns_of(rows: Sequence[Row]) -> dict[str, list[Array]]:
+    """Return per output its arrays along axis 0: of rows that are neighbours in one batch a slice
+    of the batch's own array, so that nothing is copied."""
+    if not isinstance(rows[0].outputs, Mapping):
+        return {name: [array] for name, array in named_arrays(rows).items()}
+    breaks = [
+        index
+        for index, (left, right) in enumerate(pairwise(rows), start=1)
+        if left.outputs is not right.outputs or left.position + 1 != right.position
+    ]
+    parts = [named_arrays(rows[i:j]) for i, j in pairwise([0, *breaks, len(rows)])]
+    return {name: [part[name] for part in parts] for name in parts[0]}
+
+
 def output_tensors(
-    rows: Sequence[Row], requested: Sequence[RequestedOutput], model_name: str
+    columns: Mapping[str, Sequence[Array]], requested: Sequence[RequestedOutput], model_name: str
 ) -> list[OutputTensor]:
-    """Return the requested outputs in the order in which they were asked for, or all of them.
+    """Return the requested outputs in the order in which they were asked for, or all of them. The
+    only output also answers to the name that is told before it is known.
+
+    Args:
+        columns: what `columns_of` returned.
 
     Raises:
         InvalidRequest: there is no such output, or it is of no type that can be classified.
         PredictError: an output's arrays are not of one shape and type.
     """
-    columns = _columns(rows)
     wanted = {each.name: each for each in requested} or {n: RequestedOutput(n) for n in columns}
     found = []
     for name, output in wanted.items():
-        if name not in columns:
+        runs = columns.get(name)
+        if runs is None and name == ONLY_OUTPUT and len(columns) == 1:
+            (runs,) = columns.values()
+        if runs is None:
             raise _no_such_output(name, columns.keys(), model_name)
-        runs = columns[name]
         if output.classes:
             runs = [_classify(run, output.classes) for run in runs]
         found.append(_output(name, runs))
@@ -259,20 +278,6 @@ def _invocations(columns: Mapping[str, Any], inputs: Inputs) -> Payload:
         for item in inputs.from_json_item(body, path=f"inputs.{name}[{index}]")
     ]
     return Payload(items, True)
-
-
-def _columns(rows: Sequence[Row]) -> dict[str, list[Array]]:
-    """Return per output its arrays along axis 0: of rows that are neighbours in one batch a slice
-    of the batch's own array, so that nothing is copied."""
-    if not isinstance(rows[0].outputs, Mapping):
-        return {name: [array] for name, array in named_arrays(rows).items()}
-    breaks = [
-        index
-        for index, (left, right) in enumerate(pairwise(rows), start=1)
-        if left.outputs is not right.outputs or left.position + 1 != right.position
-    ]
-    parts = [named_arrays(rows[i:j]) for i, j in pairwise([0, *breaks, len(rows)])]
-    return {name: [part[name] for part in parts] for name in parts[0]}
 
 
 def _output(name: str, runs: Sequence[Array]) -> OutputTensor:

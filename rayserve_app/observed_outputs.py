@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
-from rayserve_app.outputs import ONLY_OUTPUT
 from rayserve_app.types import Array, TensorSpec
 from rayserve_app.versions import Servable
-
-UNKNOWN: Final = (TensorSpec(ONLY_OUTPUT, "string", (-1,)),)
-"""What is told before the first answer: one value per item, in any form."""
 
 
 class ObservedOutputs:
@@ -20,9 +15,9 @@ class ObservedOutputs:
         self._seen: dict[tuple[str, str], tuple[TensorSpec, ...]] = {}
 
     def of(self, servable: Servable) -> tuple[TensorSpec, ...]:
-        """Return the outputs: what the model says, else what was seen, else UNKNOWN."""
+        """Return the outputs: what the model says, else what was seen; nothing before that."""
         key = (servable.version, servable.signature)
-        return servable.metadata.outputs or self._seen.get(key, UNKNOWN)
+        return servable.metadata.outputs or self._seen.get(key, ())
 
     def add(self, servable: Servable, columns: Mapping[str, Sequence[Array]]) -> None:
         """See an answer: by output its arrays, items along axis 0.

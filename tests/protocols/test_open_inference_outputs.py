@@ -191,3 +191,20 @@ def test_tritons_client_finds_the_output_of_a_closure() -> None:
         given.set_data_from_numpy(np.array([["a"], ["bcd"]], dtype=object))
         result = client.infer("m", [given], outputs=[triton.InferRequestedOutput(name)])
         assert result.as_numpy(name).tolist() == [1, 3]
+
+
+async def test_tensorflow_servings_signatures_list_what_was_seen() -> None:
+    app = create(
+        lambda items: {"scores": np.zeros((len(items), 2), np.float32)},
+        input={"type": "image", "size": [8, 8]},
+        protocols=["tensorflow_serving", "simple_tensorflow_serving"],
+    )
+    document = (await get(app, "/v1/models/m/metadata")).json()
+    (signature,) = document["metadata"]["signature_def"]["signature_def"].values()
+    info = signature["outputs"]["scores"]
+    assert info["dtype"] == "DT_FLOAT"
+    assert [dim["size"] for dim in info["tensor_shape"]["dim"]] == ["-1", "2"]
+    (described,) = (await get(app, "/v1/models")).json()
+    assert described["model_signature"]["outputs"] == [
+        {"name": "scores", "dtype": 1, "shape": [-1, 2]}
+    ]

@@ -283,12 +283,13 @@ class SimpleTensorFlowServing(Protocol):
 
     def _describe(self) -> dict[str, Any]:
         model = self.model
+        default = model.versions.default
         return {
             "model_name": model.name,
             # Upstream tells everybody where on its disk the model lies.
             "model_base_path": "",
             "model_version_list": list(dict.fromkeys(each.version for each in model.versions)),
-            "model_signature": describe_signature(model.versions.default),
+            "model_signature": describe_signature(default, model.observed_outputs.of(default)),
             "platform": model.metadata.platform,
         }
 

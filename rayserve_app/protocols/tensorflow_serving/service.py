@@ -124,7 +124,11 @@ class TensorFlowServing(Protocol):
 
     async def metadata(self, request: Request) -> Response:
         version = self._select(request)(None).version
-        servables = [each for each in self.model.versions if each.version == version]
+        servables = [
+            (each, self.model.observed_outputs.of(each))
+            for each in self.model.versions
+            if each.version == version
+        ]
         body = render_metadata(self.model.name, version, servables)
         return Response(body, media_type=JSON)
 

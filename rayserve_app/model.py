@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any, Final, Protocol, TypeVar
 
 from rayserve_app.answers import Answers
@@ -145,9 +145,21 @@ class Model:
         timing = timing or Timing()
         servable = servable or self.versions.default
         timeout_s = self.settings.deadline.latency_ms / 1e3
-        if self._answers is not None and items:
-            return await self._recall(self._answers, items, servable, timing, timeout_s)
-        return await self._predict(items, servable, timing, timeout_s)
+        timing.inferences = inferences = self.recorder.inferences[servable.version]
+        inferences.last_ms = round(time() * 1e3)
+        try:
+            if self._answers is not None and items:
+                results = await self._recall(self._answers, items, servable, timing, timeout_s)
+            else:
+                results = await self._predict(items, servable, timing, timeout_s)
+        except ServingError:
+            inferences.fail.add(perf_counter() - timing.started_at)
+            raise
+        if any(isinstance(result, ServingError) for result in results):
+            inferences.fail.add(perf_counter() - timing.started_at)
+        else:
+            timing.count(len(results))
+        return results
 
     async def offload(self, call: Callable[[], T], work_bytes: int) -> T:
         """Run a call in a decode thread if it has more than INLINE_BYTES of work, else at once:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Final, NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import ClassVar, Final, NamedTuple, TypeVar
 
 from rayserve_app.batching import Result
 from rayserve_app.errors import ModelNotFound, ServingError
@@ -61,6 +61,21 @@ class Protocol(ABC):
         """Raise what `unknown_model` returns unless a path's `{model}` is this model."""
         if name != self.model.name:
             raise self.unknown_model(name, [self.model.name])
+
+
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[Response]])
+
+
+def inference(handler: HandlerT) -> HandlerT:
+    """Mark a handler that asks the model: a request that it refuses is one that failed, in the
+    statistics of every protocol."""
+    handler.is_inference = True  # type: ignore[attr-defined]
+    return handler
+
+
+def is_inference(handler: Callable[..., Awaitable[Response]]) -> bool:
+    """Return whether a handler is marked as one that asks the model."""
+    return getattr(handler, "is_inference", False)
 
 
 LISTED_NAMES: Final = 50

@@ -21,7 +21,7 @@ from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import InvalidRequest, ModelNotFound, ServingError, VersionNotFound
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import INLINE_BYTES
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, rows, those_known
+from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, rows, those_known
 from rayserve_app.protocols.tensorflow_serving.items import (
     read_features,
     read_inputs,
@@ -102,12 +102,15 @@ class TensorFlowServing(Protocol):
         ),
     )
 
+    @inference
     async def predict(self, request: Request) -> Response:
         return await self._answer(request, parse_predict)
 
+    @inference
     async def classify(self, request: Request) -> Response:
         return await self._answer(request, partial(parse_examples, render=classifications))
 
+    @inference
     async def regress(self, request: Request) -> Response:
         return await self._answer(request, partial(parse_examples, render=regressions))
 

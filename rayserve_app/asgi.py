@@ -22,14 +22,13 @@ from rayserve_app.http import (
     Request,
     Response,
     error_response,
-    no_such_method,
     no_such_path,
     run_plain,
 )
 from rayserve_app.importing import import_from_string
 from rayserve_app.model import Model
 from rayserve_app.protocols import PROTOCOLS
-from rayserve_app.protocols.protocol import Declined, Protocol, is_inference
+from rayserve_app.protocols.protocol import Declined, Protocol, is_inference, wrong_method
 from rayserve_app.routing import Router
 from rayserve_app.watch import watched
 
@@ -85,7 +84,11 @@ class App:
             if claimants:
                 response, endpoint = await self._ask(claimants, request)
             elif claims:
-                response = no_such_method(scope["method"], claims)
+                protocols = {
+                    method: [protocol for (_, protocol), _ in endpoints]
+                    for method, endpoints in claims.items()
+                }
+                response = wrong_method(scope["method"], path, protocols)
             else:
                 response = no_such_path(path, self._router.paths)
         except ClientDisconnected as exc:

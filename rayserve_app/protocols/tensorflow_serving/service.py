@@ -43,6 +43,9 @@ JSON: Final = "application/json"
 
 MAX_VERSION: Final = 2**63 - 1
 
+MAX_QUOTED: Final = 200
+"""Characters of a path that an error repeats."""
+
 _MODEL: Final = "/v1/models/{model}"
 _CHOICES: Final = (_MODEL, f"{_MODEL}/versions/{{version}}", f"{_MODEL}/labels/{{label}}")
 
@@ -147,6 +150,12 @@ class TensorFlowServing(Protocol):
             f"Servable not found for request: Latest({name[:200]})",
             remedy=those_known(name, known),
         )
+
+    @classmethod
+    def refuse_method(cls, method: str, path: str) -> ServingError | None:
+        # http_rest_api_handler.cc, ProcessRequest: what no expression matches, `:foo` after a
+        # name like a name without a verb.
+        return InvalidRequest(f"Malformed request: {method} {path[:MAX_QUOTED]}")
 
     @classmethod
     def render_error(cls, error: ServingError) -> Response:

@@ -29,7 +29,7 @@ from rayserve_app.errors import (
 )
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.inputs import Inputs, Payload, media_type
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, those_known
+from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, those_known
 from rayserve_app.protocols.sagemaker.container import ATTRIBUTES, render_error
 from rayserve_app.protocols.sagemaker.invocation import Invoker
 from rayserve_app.types import Buffer, FailedInvocation
@@ -99,13 +99,16 @@ class MultiModelServer(Protocol):
         is_healthy = self.model.is_warm and not self.model.is_stalled
         return _document({"status": "Healthy" if is_healthy else "Unhealthy"})
 
+    @inference
     async def predictions(self, request: Request) -> Response:
         """Upstream reads no query here."""
         return await self._predict(request, [])
 
+    @inference
     async def predict(self, request: Request) -> Response:
         return await self._predict(request, request.query())
 
+    @inference
     async def invocations(self, request: Request) -> Response:
         query = request.query()
         for name, value in query:

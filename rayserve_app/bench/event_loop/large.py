@@ -164,6 +164,12 @@ def tensors(model: str, count: int, length: int) -> dict[str, Make]:
     def rows() -> Any:
         return numbers(count, length).round(7).tolist()
 
+    datatype = "FP64" if model in VECTORS else "FP32"
+
+    def own(*shape: int) -> bytes:
+        """Return the numbers as the model counts."""
+        return numbers(*shape).astype("<f8" if model in VECTORS else "<f4").tobytes()
+
     shape = [count, length]
     triton = f"/v2/models/{model}/infer"
     return {
@@ -193,16 +199,14 @@ def tensors(model: str, count: int, length: int) -> dict[str, Make]:
         "simple_tensorflow_serving": lambda: Request(
             model, "", dump({"data": {"input": rows()}}), JSON
         ),
-        "Open Inference, JSON": lambda: tensor(model, "FP32", shape, rows()),
-        "Open Inference, binary": lambda: tensor(
-            model, "FP32", shape, numbers(count, length).tobytes()
-        ),
-        "Open Inference, deflate": lambda: tensor(model, "FP32", shape, rows())._replace(
-            body=zlib.compress(tensor(model, "FP32", shape, rows()).body, 1),
+        "Open Inference, JSON": lambda: tensor(model, datatype, shape, rows()),
+        "Open Inference, binary": lambda: tensor(model, datatype, shape, own(count, length)),
+        "Open Inference, deflate": lambda: tensor(model, datatype, shape, rows())._replace(
+            body=zlib.compress(tensor(model, datatype, shape, rows()).body, 1),
             headers={"content-encoding": "deflate", "accept-encoding": "gzip"},
         ),
         "Open Inference, raw": lambda: Request(
-            model, triton, numbers(1, length).tobytes(), OCTETS, {LENGTH: "0"}
+            model, triton, own(1, length), OCTETS, {LENGTH: "0"}
         ),
     }
 

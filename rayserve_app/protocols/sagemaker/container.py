@@ -16,7 +16,7 @@ from rayserve_app.codecs import json
 from rayserve_app.errors import InvalidRequest, PredictError, ServingError, let_go
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import Model
-from rayserve_app.protocols.protocol import Protocol, Route
+from rayserve_app.protocols.protocol import Protocol, Route, inference
 from rayserve_app.protocols.sagemaker.invocation import Invoker, render
 from rayserve_app.protocols.sagemaker.names import (
     AlreadyLoaded,
@@ -68,6 +68,7 @@ class SageMaker(Protocol):
         self.model.check_ready()
         return Response()
 
+    @inference
     async def invocations(self, request: Request) -> Response:
         self.model.check_admission()
         if "model" not in request.path_params:  # where it is the platform's own name

@@ -69,6 +69,7 @@ class AsyncRequest(NamedTuple):
     content_type: str | None
     accept: str | None
     custom_attributes: str | None
+    headers: tuple[tuple[str, str], ...]
     expires_at: float
     """By `time.monotonic`: when it is given up unless it has begun."""
     timeout_s: float
@@ -175,6 +176,7 @@ class AsyncInvocations:
             content_type=request.content_type,
             accept=request.accept,
             custom_attributes=request.custom_attributes,
+            headers=lambda: request.headers,
         )
         while True:
             try:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import ClassVar, Final
 
 from rayserve_app.codecs import json
+from rayserve_app.custom_attributes import HEADER as ATTRIBUTES
 from rayserve_app.errors import InvalidRequest, PredictError, ServingError, let_go
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import Model
@@ -26,8 +27,6 @@ from rayserve_app.protocols.sagemaker.names import (
     read_registration,
 )
 from rayserve_app.types import FailedInvocation
-
-ATTRIBUTES: Final = "x-amzn-sagemaker-custom-attributes"
 
 PAGE_NAMES: Final = 100
 """How many models one page of `GET /models` lists."""
@@ -71,6 +70,7 @@ class SageMaker(Protocol):
             content_type=request.header("content-type"),
             accept=request.header("accept"),
             custom_attributes=request.header(ATTRIBUTES),
+            headers=request.headers,
         )
         return await invoker.answer(await request.body(), request.timing)
 

@@ -150,7 +150,10 @@ class AsyncInvocations:
     ) -> bool:
         """Write one file; return whether that went well."""
         try:
-            await self._workers.run(partial(self._output.write, names, response.buffers))
+            content_type = response.headers.get("content-type")
+            await self._workers.run(
+                partial(self._output.write, names, response.buffers, content_type)
+            )
         except ServingError as exc:
             logger.warning("Asynchronous invocation %s: %s", request.inference_id, exc)
             return False

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 from rayserve_app.codecs import form, json
 from rayserve_app.codecs.image_header import evident_format
+from rayserve_app.custom_attributes import HEADER as ATTRIBUTES
 from rayserve_app.encoded_inputs import is_image
 from rayserve_app.errors import (
     BackendError,
@@ -30,7 +31,7 @@ from rayserve_app.errors import (
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.inputs import Inputs, Payload, media_type
 from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, those_known
-from rayserve_app.protocols.sagemaker.container import ATTRIBUTES, render_error
+from rayserve_app.protocols.sagemaker.container import render_error
 from rayserve_app.protocols.sagemaker.invocation import Invoker
 from rayserve_app.types import Buffer, FailedInvocation
 
@@ -159,9 +160,10 @@ class MultiModelServer(Protocol):
             content_type=content_type,
             accept=request.header("accept"),
             custom_attributes=request.header(ATTRIBUTES),
+            headers=request.headers,
         )
         is_form = _is_form(body, content_type)
-        # User code that takes whole requests parses forms by itself.
+        # What takes whole requests reads forms by itself, as deployments/containers do.
         if model.settings.input.type == "request" or not (is_form or query):
             return _marked(await invoker.answer(body, request.timing))
         parts = [Part(name, None, value.encode()) for name, value in query]

@@ -88,7 +88,11 @@ async def test_other_names_for_images_and_octets(kind: str, codec: str) -> None:
         pytest.skip("its items are mappings of arrays")
     app = create_sizes(kind, codec)
     for path in ("/invocations", "/endpoints/m/invocations", "/predictions/m"):
-        for content_type in ("application/x-image", "binary/octet-stream", "Application/X-Image; a=b"):
+        for content_type in (
+            "application/x-image",
+            "binary/octet-stream",
+            "Application/X-Image; a=b",
+        ):
             response = await post(app, path, PNG, content_type)
             assert (response.status_code, response.json()) == (200, SIZE), (path, content_type)
 
@@ -110,7 +114,9 @@ BASE64 = {
 @pytest.mark.parametrize("text", BASE64.values(), ids=list(BASE64))
 @pytest.mark.parametrize(("kind", "codec"), MODELS)
 async def test_text_is_base64_for_every_model_of_images(kind: str, codec: str, text: str) -> None:
-    app = create_app(create_model(lambda items: ["ok"] * len(items), input={"type": kind, "codec": codec}))
+    app = create_app(
+        create_model(lambda items: ["ok"] * len(items), input={"type": kind, "codec": codec})
+    )
     for body in (text, TEXT.rstrip("=")):
         response = await post(app, "/invocations", body, "text/plain; charset=us-ascii")
         assert (response.status_code, response.json()) == (200, "ok")
@@ -284,7 +290,9 @@ async def test_what_curls_d_has_left_of_a_packed_stream_is_recognised() -> None:
 
 @pytest.mark.parametrize("path", ["/v1/models/m:predict", "/v2/models/m/infer", "/predict"])
 async def test_where_json_is_wanted_an_image_is_called_one(path: str) -> None:
-    app = create_sizes("bytes", protocols=["tensorflow_serving", "open_inference", "cluster_serving"])
+    app = create_sizes(
+        "bytes", protocols=["tensorflow_serving", "open_inference", "cluster_serving"]
+    )
     response = await post(app, path, JPEG, "application/json")
     assert response.status_code == 400
     assert "It is a JPEG image" in response.text
@@ -304,7 +312,9 @@ BAD_TEXT = base64.b64encode(BAD).decode()
 NONSENSE = base64.b64encode(b"hello, world").decode()
 
 
-@pytest.mark.parametrize("bad", [BAD, b"hello, world", PNG[:20], encoded("BMP")[:30], b"BM" + bytes(99)])
+@pytest.mark.parametrize(
+    "bad", [BAD, b"hello, world", PNG[:20], encoded("BMP")[:30], b"BM" + bytes(99)]
+)
 @pytest.mark.parametrize("way", JSON_WAYS, ids=lambda way: way.__name__)
 async def test_a_bad_image_is_400_to_the_first_example(
     way: Callable[[str], tuple[str, Any]], bad: bytes, caplog: pytest.LogCaptureFixture

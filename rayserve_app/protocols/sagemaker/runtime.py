@@ -119,6 +119,7 @@ class SageMakerRuntime(Protocol):
             _field(request, "content-type"),
             _field(request, "accept"),
             _field(request, "custom-attributes"),
+            request.headers(),
             time.monotonic() + _seconds(request, "requestttlseconds", TTL_S, TTL_S[-1]),
             _seconds(request, "invocationtimeoutseconds", TIMEOUT_S, DEFAULT_TIMEOUT_S),
         )
@@ -171,6 +172,7 @@ class SageMakerRuntime(Protocol):
                 content_type=request.header("content-type"),
                 accept=accept,
                 custom_attributes=attributes,
+                headers=request.headers,
             )
             answer = await invoker.answer(body, request.timing)
         except Unavailable:

@@ -24,7 +24,7 @@ from rayserve_app.errors import (
     VersionNotFound,
 )
 from rayserve_app.http import did_you_mean
-from rayserve_app.inputs import JSON, Inputs, media_type
+from rayserve_app.inputs import JSON, OCTETS, Inputs, media_type
 from rayserve_app.model import Model
 from rayserve_app.outputs import named_arrays
 from rayserve_app.protocols.simple_tensorflow_serving.signature import (
@@ -33,7 +33,7 @@ from rayserve_app.protocols.simple_tensorflow_serving.signature import (
     takes_files,
 )
 from rayserve_app.tensors import as_array, whole
-from rayserve_app.types import Array, Buffer, Row
+from rayserve_app.types import Array, Buffer, Invocation, Row
 from rayserve_app.versions import Servable
 
 DEFAULT_NAME: Final = "default"
@@ -56,6 +56,8 @@ class Query(NamedTuple):
     data: Mapping[str, Any] | Sequence[Any]
     version: str | None = None
     signature: str | None = None
+    files: Sequence[Field] = ()
+    """Where `data` is uploaded files, those with their content types."""
 
 
 def parse(
@@ -122,14 +124,15 @@ def parse_form(fields: Sequence[Field]) -> Query:
     """
     # A browser sends an empty file where its user chose none.
     files = [field for field in fields if field.data or field.filename]
-    images = [field.data for field in files if field.name == "image"][:1]
-    images += [field.data for field in files if field.name == UPLOADED]
+    images = [field for field in files if field.name == "image"][:1]
+    images += [field for field in files if field.name == UPLOADED]
     if not images:
         raise InvalidRequest("Need to set image or images for form-data")
     return Query(
-        {UPLOADED: images},
+        {UPLOADED: [field.data for field in images]},
         text_of(fields, "model_version"),
         text_of(fields, "signature_name"),
+        images,
     )
 
 
@@ -196,6 +199,9 @@ def read_items(query: Query, servable: Servable) -> Sequence[Encoded]:
         DecodeError, ShapeMismatch, RequestTooLarge: the data do not fit the model.
     """
     inputs = servable.inputs
+    if query.files and inputs.settings.type == "request":
+        inputs.check_count(len(query.files))
+        return [Invocation(bytes(each.data), each.content_type or OCTETS) for each in query.files]
     if isinstance(query.data, Mapping):
         columns = _columns(query.data, inputs)
         if not takes_files(inputs):

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from rayserve_app import openapi, pages
 from rayserve_app.codecs import json
+from rayserve_app.cors import with_cors
 from rayserve_app.errors import BackendError, ServingError, let_go
 from rayserve_app.http import (
     FORWARDED,
@@ -64,6 +65,7 @@ class App:
         self._model = model
         self._takes_views = takes_views
         self._budget = BodyBudget(model.settings.limits.max_buffered_mb)
+        self._answer_any = with_cors(self._answer, model.settings.cors)
         self._router: Router[Endpoint] = Router()
         self._router.add("GET", "/", (self._describe, None))
         self._router.add("GET", "/openapi.json", (self._document, None))
@@ -73,7 +75,7 @@ class App:
                 self._router.add(route.method, route.path, (handler, protocol))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await run_plain(self._answer, scope, receive, send)
+        await run_plain(self._answer_any, scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"

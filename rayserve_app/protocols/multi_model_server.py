@@ -28,7 +28,7 @@ from rayserve_app.errors import (
 )
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.inputs import Inputs, Payload, media_type
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, listed
+from rayserve_app.protocols.protocol import Protocol, Route, listed
 from rayserve_app.protocols.sagemaker.container import ATTRIBUTES, render_error
 from rayserve_app.protocols.sagemaker.invocation import Invoker
 from rayserve_app.types import Buffer, FailedInvocation
@@ -112,9 +112,7 @@ class MultiModelServer(Protocol):
                 self.check_name(value)
         return await self._predict(request, [pair for pair in query if pair[0] != "model_name"])
 
-    async def describe_api(self, request: Request) -> Response:
-        if request.header("access-control-request-method") is not None:
-            raise Declined(InvalidRequest("A CORS preflight"))
+    async def describe_api(self, _: Request) -> Response:
         paths = {
             "/api-description": {"get": _operation("apiDescription", "This document.")},
             "/ping": {"get": _operation("ping", "Whether the model is ready.")},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from rayserve_app import exposition
 from rayserve_app.codecs import json
 from rayserve_app.errors import DecodeError
 from rayserve_app.http import Response
@@ -25,7 +26,8 @@ def merge_answers(answers: Sequence[Answer]) -> Answer:
     """Return the answer for all of them: lists are joined, objects united.
 
     What a model does not know (404) is left out; of the rest the worst status counts, so that all
-    are well only if each is. Bodies that are no JSON are not joined: the first one stands.
+    are well only if each is. Bodies that are neither JSON nor metrics are not joined: the first one
+    stands.
 
     Args:
         answers: at least one.
@@ -34,6 +36,8 @@ def merge_answers(answers: Sequence[Answer]) -> Answer:
     worst = max(known, key=lambda answer: answer.status)
     if worst.status != known[0].status:
         return worst
+    if all(answer.media_type in (exposition.TEXT, exposition.OPEN) for answer in known):
+        return worst._replace(body=exposition.merge([answer.body for answer in known]))
     try:
         documents = [json.decode(answer.body) for answer in known]
     except DecodeError:

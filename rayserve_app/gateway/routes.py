@@ -46,6 +46,8 @@ ALL_MODELS: Final = frozenset(
 )
 """Paths that speak of a whole server."""
 
+METRICS: Final = "/metrics"
+
 READ: Final = ("POST", "/")
 """The path whose JSON has the model's name."""
 
@@ -74,6 +76,9 @@ def create_router(settings: GatewaySettings) -> Router[Destination]:
                 router.add(route.method, route.path, Destination(protocol, _choice(route)))
         for route in NAMED_BY_PREFIX.get(name, ()):
             router.add(route.method, route.path, Destination(protocol, Choice.PREFIXED))
+    if not router.find(METRICS):
+        # Every model has it, for Prometheus.
+        router.add("GET", METRICS, Destination(protocol, Choice.ALL))
     return router
 
 

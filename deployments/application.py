@@ -109,7 +109,7 @@ class ModelDeployment(IngressDeployment):
         context = serve.get_replica_context()
         _check_ongoing_requests(context, settings.batching)
         set_up_logs(context)
-        recorder = Recorder()
+        recorder = Recorder(context.replica_tag)
         self.model = Model(
             settings,
             backend,

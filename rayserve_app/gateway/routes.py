@@ -52,6 +52,8 @@ SERVER: Final = frozenset({("OPTIONS", "/"), ("GET", "/api-description")})
 
 AWS: Final = "sagemaker_runtime"
 
+METRICS: Final = "/metrics"
+
 READ: Final = ("POST", "/")
 """The path whose JSON has the model's name."""
 
@@ -82,6 +84,9 @@ def create_router(settings: GatewaySettings) -> Router[Destination]:
                 )
         for route in NAMED_BY_PREFIX.get(name, ()):
             router.add(route.method, route.path, Destination(protocol, Choice.PREFIXED))
+    if not router.find(METRICS):
+        # Every model has it, for Prometheus.
+        router.add("GET", METRICS, Destination(protocol, Choice.ALL))
     return router
 
 

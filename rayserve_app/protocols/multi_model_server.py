@@ -30,7 +30,7 @@ from rayserve_app.errors import (
 )
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.inputs import Inputs, Payload, media_type
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, those_known
+from rayserve_app.protocols.protocol import Protocol, Route, inference, those_known
 from rayserve_app.protocols.sagemaker.container import render_error
 from rayserve_app.protocols.sagemaker.invocation import Invoker
 from rayserve_app.types import Buffer, FailedInvocation
@@ -117,9 +117,7 @@ class MultiModelServer(Protocol):
                 self.check_name(value)
         return await self._predict(request, [pair for pair in query if pair[0] != "model_name"])
 
-    async def describe_api(self, request: Request) -> Response:
-        if request.header("access-control-request-method") is not None:
-            raise Declined(InvalidRequest("A CORS preflight"))
+    async def describe_api(self, _: Request) -> Response:
         return self.document_of([self.model.name])
 
     @classmethod

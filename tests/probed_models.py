@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -23,7 +22,7 @@ from rayserve_app.connection import Connections
 from rayserve_app.errors import ServingError
 from rayserve_app.http import ClientDisconnected, Request
 from rayserve_app.model import Model
-from rayserve_app.server.settings import read_environment_file
+from rayserve_app.server.settings import serve_variables
 from rayserve_app.settings import ModelSettings
 from rayserve_app.types import Metadata, Outputs, Reply, TensorSpec
 from tests.loop_lag import LoopProbe, Step
@@ -31,7 +30,7 @@ from tests.protocols import FunctionBackend
 from tests.protocols.servers import mount
 from tests.servers import serving
 
-ENVIRONMENT: Final = read_environment_file(Path(__file__).parents[1] / "configs" / "serve.env")
+ENVIRONMENT: Final = serve_variables(None)
 
 HEADS: Final = ((16, 16, 255), (32, 32, 255), (64, 64, 255))
 

@@ -61,7 +61,7 @@ class Gateway:
         self._budget = BodyBudget(settings.max_buffered_mb)
         self._finder = Finder(settings, directory)
         self.connections = Connections()
-        self._forwarder = Forwarder(self.connections, settings.order)
+        self._forwarder = Forwarder(self.connections, directory, settings.order)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await run_plain(self._answer, scope, receive, send)
@@ -211,8 +211,10 @@ class Gateway:
         upload: Upload,
         protocol: type[Protocol],
     ) -> Answer:
-        """Return what one of several models answers; one that cannot takes no other's with it."""
+        """Return what one of several models answers; one that cannot takes no other's with it, and
+        none is waited for."""
         collector = _Collector()
+        model = model._replace(patience_s=0.0)
         try:
             await self._forwarder.send(scope, model.prefix + path, upload, collector.send, model)
         except (ServingError, AnswerCut) as exc:

@@ -30,7 +30,7 @@ from rayserve_app.gateway.replicas import Address, Directory, ServedModel
 from rayserve_app.gateway.settings import GatewaySettings
 from rayserve_app.protocols.sagemaker.names import targets
 from rayserve_app.section import parse_section
-from rayserve_app.settings import DeadlineSettings
+from rayserve_app.settings import MAX_SURGE_PERCENT, DeadlineSettings
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,10 @@ def build(args: dict[str, Any]) -> Application:
     """
     settings = parse_section(GatewaySettings, args, "gateway")
     deploy = serve.deployment(
-        name="Gateway", max_ongoing_requests=MAX_REQUESTS, max_queued_requests=MAX_REQUESTS
+        name="Gateway",
+        max_surge_percent=MAX_SURGE_PERCENT,
+        max_ongoing_requests=MAX_REQUESTS,
+        max_queued_requests=MAX_REQUESTS,
     )
     deployment: Deployment = deploy(serve.ingress()(GatewayDeployment))
     return deployment.bind(settings)

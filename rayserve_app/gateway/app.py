@@ -28,12 +28,11 @@ from rayserve_app.http import (
     Response,
     did_you_mean,
     error_response,
-    no_such_method,
     no_such_path,
     run_plain,
 )
 from rayserve_app.ingress import CLIENT_HEADERS
-from rayserve_app.protocols.protocol import Protocol, shortened
+from rayserve_app.protocols.protocol import Protocol, shortened, wrong_method
 from rayserve_app.protocols.sagemaker.names import AlreadyLoaded
 from rayserve_app.types import Buffer
 
@@ -89,7 +88,11 @@ class Gateway:
             else:
                 return
         elif claims:
-            response = no_such_method(method, claims)
+            protocols = {
+                name: [destination.protocol for destination, _ in found]
+                for name, found in claims.items()
+            }
+            response = wrong_method(method, path, protocols)
         else:
             response = self._no_such_path(path)
         await response.send(send, takes_views=False, with_body=with_body)

@@ -14,6 +14,8 @@ from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple
 
 from rayserve_app.codecs import form, json
+from rayserve_app.codecs.image_header import evident_format
+from rayserve_app.custom_attributes import HEADER as ATTRIBUTES
 from rayserve_app.encoded_inputs import is_image
 from rayserve_app.errors import (
     BackendError,
@@ -28,8 +30,8 @@ from rayserve_app.errors import (
 )
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.inputs import Inputs, Payload, media_type
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, those_known
-from rayserve_app.protocols.sagemaker.container import ATTRIBUTES, render_error
+from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, those_known
+from rayserve_app.protocols.sagemaker.container import render_error
 from rayserve_app.protocols.sagemaker.invocation import Invoker
 from rayserve_app.types import Buffer, FailedInvocation
 
@@ -98,13 +100,16 @@ class MultiModelServer(Protocol):
         is_healthy = self.model.is_warm and not self.model.is_stalled
         return _document({"status": "Healthy" if is_healthy else "Unhealthy"})
 
+    @inference
     async def predictions(self, request: Request) -> Response:
         """Upstream reads no query here."""
         return await self._predict(request, [])
 
+    @inference
     async def predict(self, request: Request) -> Response:
         return await self._predict(request, request.query())
 
+    @inference
     async def invocations(self, request: Request) -> Response:
         query = request.query()
         for name, value in query:
@@ -155,9 +160,10 @@ class MultiModelServer(Protocol):
             content_type=content_type,
             accept=request.header("accept"),
             custom_attributes=request.header(ATTRIBUTES),
+            headers=request.headers,
         )
-        is_form = media_type(content_type) in (form.MULTIPART, form.URLENCODED)
-        # User code that takes whole requests parses forms by itself.
+        is_form = _is_form(body, content_type)
+        # What takes whole requests reads forms by itself, as deployments/containers do.
         if model.settings.input.type == "request" or not (is_form or query):
             return _marked(await invoker.answer(body, request.timing))
         parts = [Part(name, None, value.encode()) for name, value in query]
@@ -181,7 +187,7 @@ def read_parts(
         InvalidRequest: not such parts.
     """
     parts = list(query)
-    if media_type(content_type) in (form.MULTIPART, form.URLENCODED):
+    if _is_form(body, content_type):
         fields = form.parse(body, content_type)
         parts += [Part(each.name, each.content_type, each.data) for each in fields]
     elif len(body):
@@ -200,6 +206,12 @@ def read_parts(
     if len(parts) != 1:
         raise DecodeError("Not one input", expected=repr(inputs.names[0]), got=got)
     return _read_part(inputs, parts[0])
+
+
+def _is_form(body: Buffer, content_type: str | None) -> bool:
+    """Return whether a body is a form: what curl calls one may be an image."""
+    kind = media_type(content_type)
+    return kind in (form.MULTIPART, form.URLENCODED) and evident_format(body) is None
 
 
 def _read_part(inputs: Inputs, part: Part) -> Payload:

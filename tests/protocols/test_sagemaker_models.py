@@ -194,6 +194,7 @@ class TwoVersions(FunctionBackend):
         ("tfs-model-version=1", 200, 11),
         ("tfs-model-name=m,tfs-model-version=1,tfs-method=predict", 200, 11),
         ("trace=tfs, tfs-model-version=2", 200, 21),
+        ("trace=1;tfs-model-version=1", 200, 11),
         ("tfs-model-version=", 200, 21),
         ("version=1,anything", 200, 21),
         ("tfs-model-version=3", 404, "Model 'm' has no such version: expected one of '2', '1'"),

@@ -25,7 +25,7 @@ from rayserve_app.errors import (
 )
 from rayserve_app.http import Request, Response, retry_headers
 from rayserve_app.model import Model
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, those_known
+from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, those_known
 from rayserve_app.protocols.sagemaker import container, control
 from rayserve_app.protocols.sagemaker.asynchronous import (
     DEFAULT_TIMEOUT_S,
@@ -75,10 +75,12 @@ class SageMakerRuntime(Protocol):
     def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:
         return ModelNotFound(f"Endpoint {name[:200]} not found", remedy=those_known(name, known))
 
+    @inference
     async def invoke(self, request: Request) -> Response:
         """InvokeEndpoint."""
         return await self._invoke(request, request.header("accept"))
 
+    @inference
     async def invoke_with_stream(self, request: Request) -> Response:
         """InvokeEndpointWithResponseStream. The answer is whole before its first event, so that
         what goes wrong is an error of HTTP, and the stream has no exceptions."""
@@ -117,6 +119,7 @@ class SageMakerRuntime(Protocol):
             _field(request, "content-type"),
             _field(request, "accept"),
             _field(request, "custom-attributes"),
+            request.headers(),
             time.monotonic() + _seconds(request, "requestttlseconds", TTL_S, TTL_S[-1]),
             _seconds(request, "invocationtimeoutseconds", TIMEOUT_S, DEFAULT_TIMEOUT_S),
         )
@@ -169,6 +172,7 @@ class SageMakerRuntime(Protocol):
                 content_type=request.header("content-type"),
                 accept=accept,
                 custom_attributes=attributes,
+                headers=request.headers,
             )
             answer = await invoker.answer(body, request.timing)
         except Unavailable:

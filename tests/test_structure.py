@@ -28,6 +28,7 @@ RAY = {
     "deployments/logs.py",
     "deployments/serve_accounts.py",
     "deployments/serve_schema.py",
+    "deployments/served_models.py",
 }
 FRAMEWORKS = ("keras", "mxnet", "sklearn", "tensorflow", "torch")
 HTTP = ("starlette", "uvicorn", "httpx", "rayserve_app.http", "rayserve_app.asgi")

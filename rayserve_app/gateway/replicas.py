@@ -45,6 +45,8 @@ class ServedModel(NamedTuple):
     """How long its callers wait."""
     patience_s: float = 0.0
     """How long they wait for a replica; nothing where none is to come."""
+    protocols: tuple[str, ...] = ()
+    """Those that it speaks, in its order; all if empty."""
 
 
 class Directory:

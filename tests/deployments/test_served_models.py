@@ -10,7 +10,7 @@ import pytest
 from ray.serve._private.common import RequestProtocol
 from ray.serve.schema import Target, TargetGroup
 
-from deployments.gateway import served_models
+from deployments.served_models import served_models
 from rayserve_app.gateway.replicas import Address, ServedModel
 
 HERE = {"192.0.2.2": "127.0.0.1"}

@@ -29,6 +29,7 @@ RAY = {
     "deployments/serve_accounts.py",
     "deployments/serve_schema.py",
     "deployments/served_models.py",
+    "deployments/serve_sockets.py",
 }
 FRAMEWORKS = ("keras", "mxnet", "sklearn", "tensorflow", "torch")
 HTTP = ("starlette", "uvicorn", "httpx", "rayserve_app.http", "rayserve_app.asgi")

@@ -181,13 +181,17 @@ def warm_up(model: Model) -> None:
 
 
 def http_middlewares() -> list[Middleware]:
-    """Return what stands before a replica's HTTP server; the environment names this function
-    (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH). Serve calls it in its proxies and in the replicas
-    of other applications too, where nothing is to be added."""
+    """Return what stands before the HTTP server of a replica, or of one of Serve's proxies; the
+    environment names this function (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH). Serve calls it in
+    the replicas of other applications too, where what is for its proxies finds no model."""
     hold_to_loopback()
     own = IngressDeployment.app
     if own is None:
-        return []
+        # Here, for a model's replica needs neither.
+        from deployments.served_models import ModelsByPath
+        from rayserve_app.gateway.deadlines import Deadlines
+
+        return [Middleware(Deadlines, find=ModelsByPath().find)]
     use_connections(own, find_accounts)
     return [Middleware(Ingress)]
 

@@ -24,6 +24,7 @@ from deployments.serve_accounts import find_accounts
 from rayserve_app.backend import Backend
 from rayserve_app.connection import Shortcut
 from rayserve_app.errors import DeadlineExceeded, ModelNotReady
+from rayserve_app.gateway.deadlines import Deadlines
 from rayserve_app.ingress import Ingress
 from rayserve_app.recorder import Recorder
 from rayserve_app.settings import BatchingSettings, ModelSettings
@@ -289,7 +290,7 @@ async def test_views_go_to_the_replicas_own_server_alone_whatever_the_ports(port
 
 def test_only_replicas_of_ours_answer_past_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(application, "use_connections", used := MagicMock())
-    assert application.http_middlewares() == []
+    assert [each.cls for each in application.http_middlewares()] == [Deadlines]
     used.assert_not_called()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right, insort_right
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from operator import attrgetter
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from rayserve_app.pace import Pace
 
@@ -52,6 +52,15 @@ class Queue(Generic[EntryT]):
         first = entries[0]
         kept_s = max(2 * self.pace.usual_s, (first.deadline - first.queued_at) / 2)
         return min(min(map(_queued_at, entries)) + wait_s, first.deadline - kept_s)
+
+
+class Forecast(NamedTuple):
+    """What is expected of an item that comes last."""
+
+    ahead_s: float
+    """Seconds of the batches before its own."""
+    own_s: float
+    """Of its own: as long as usual at least, for others will come meanwhile and join it."""
 
 
 class Queues(Generic[EntryT]):
@@ -144,25 +153,25 @@ class Queues(Generic[EntryT]):
         self._overall.limit = pace.limit
         self._overall.cost.observe(size, seconds)
 
-    def work_s(self, coming: int) -> float:
-        """Return the seconds that all batches of what waits, and of so many items more, are
-        expected to take."""
+    def forecast(self, coming: int) -> Forecast:
+        """Return what is to be expected of the last of what waits and of so many items more."""
         queues = self._waiting.values()
-        seconds = 0.0
-        for queue in queues:
-            count = len(queue.entries)
-            if len(queues) == 1:
-                count += coming
-                coming = 0
-            seconds += queue.pace.cost.of_batches(count, queue.pace.limit)
-        if coming:
-            seconds += self._overall.cost.of_batches(coming, self._overall.limit)
-        return seconds
-
-    @property
-    def usual_s(self) -> float:
-        """Seconds that batches of all buckets took of late, 0 if nothing is known."""
-        return self._overall.cost.usual_s
+        pace, count, ahead_s = self._overall, coming, 0.0
+        if len(queues) == 1:
+            (queue,) = queues
+            pace, count = queue.pace, coming + len(queue.entries)
+        else:
+            ahead_s = sum(
+                queue.pace.cost.of_batches(len(queue.entries), queue.pace.limit) for queue in queues
+            )
+        if not count:
+            return Forecast(ahead_s, 0.0)
+        batches, others = divmod(count - 1, pace.limit)
+        ahead_s += batches * pace.cost.of(pace.limit)
+        own_s = pace.cost.usual_s
+        if batches or pace.cost.has_slope:  # else it is the one by which more becomes known
+            own_s = max(own_s, pace.cost.of(others + 1))
+        return Forecast(ahead_s, own_s)
 
     @property
     def shortest_s(self) -> float:

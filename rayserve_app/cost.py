@@ -56,7 +56,7 @@ class Cost:
 
     def observe(self, size: float, seconds: float) -> None:
         """Learn from work of some size, above 0."""
-        if self._count == 1 and 2 * seconds < self.of(size):
+        if self._count == 1 and 2 * seconds < self._seconds and size >= self._size:
             self._count = 0  # the first call of a model does what others need not
         memory = HORIZON_S / self._seconds if self._seconds else MOST_MEMORY
         self._count = min(self._count + 1, max(MEMORY, min(int(memory), MOST_MEMORY)))

@@ -1,8 +1,12 @@
-"""More than a model can do, in short: who is answered, who is refused, and what that costs."""
+"""More than a model can do: who is answered, how late, who is refused, and what that costs.
+
+In a time of its own (virtual_time.py): the same on any machine, and over at once.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import threading
 import time
@@ -23,203 +27,299 @@ from rayserve_app.model import Model
 from tests.protocols import call, create_model
 from tests.protocols.servers import mount
 from tests.servers import serving
-
-BATCH = 8
-BATCH_S = 0.02
+from tests.virtual_time import Clock, run
 
 IMAGE = {"type": "image", "size": [8, 8]}
 
+MOST_REQUESTS = 800
+"""Of what a model can do in a test."""
 
-class Slow:
-    """A model that takes BATCH_S for a batch, and remembers what was in them."""
-
-    def __init__(self, batch_s: float = BATCH_S) -> None:
-        self.batch_s = batch_s
-        self.batches: list[list[Any]] = []
-
-    def __call__(self, items: Sequence[Any]) -> list[int]:
-        self.batches.append(list(items))
-        time.sleep(self.batch_s)
-        return [len(items)] * len(items)
+Take = Callable[[Sequence[Any]], float]
+"""The seconds that a batch takes."""
 
 
-def create(function: Callable[[Sequence[Any]], Any], **settings: Any) -> Model:
+def create(clock: Clock, take: Take, **settings: Any) -> Model:
+    """Return a model whose batches take so long, of eight items if nothing else is said."""
     declared = {
         "input": {"type": "bytes"},
-        "batching": {"max_batch_size": BATCH},
-        "deadline": {"latency_ms": 5000},
+        "batching": {"max_batch_size": 8},
+        "deadline": {"latency_ms": 3000},
         "warm_up": False,
         **settings,
     }
-    return create_model(function, **declared)
+    return create_model(lambda items: clock.spend(take(items)) or [0] * len(items), **declared)
 
 
 class Outcome(NamedTuple):
-    answered: int
+    """What came of some requests."""
+
+    latencies: Sequence[float]
+    """Of the answered, sorted."""
     refused: int
-    others: list[BaseException]
+    failed: int
+    seconds: float
+
+    @property
+    def answered_per_s(self) -> float:
+        return len(self.latencies) / self.seconds
+
+    @property
+    def p99(self) -> float:
+        return self.latencies[int(0.99 * len(self.latencies))]
 
 
-async def offer(model: Model, items: Sequence[Any]) -> Outcome:
-    """Ask for each item at once."""
-    requests = [asyncio.ensure_future(model.predict([item])) for item in items]
-    results = await asyncio.gather(*requests, return_exceptions=True)
-    refusals = [result for result in results if isinstance(result, Overloaded)]
-    others = [r for r in results if isinstance(r, BaseException) and r not in refusals]
-    answered = sum(isinstance(result, list) for result in results)
-    return Outcome(answered, len(refusals), others)
+async def offer(clock: Clock, model: Model, items: Sequence[Any], at: Sequence[float]) -> Outcome:
+    """Ask for one item after the other, over and over, at these times from now on."""
+    started_at = clock.time()
+    latencies: list[float] = []
 
+    async def ask(item: Any, due_at: float) -> str:
+        await asyncio.sleep(due_at - clock.time())
+        try:
+            model.check_admission()
+            await model.predict([item])
+        except Overloaded:
+            assert clock.time() == due_at  # at once
+            return "refused"
+        except Exception:
+            return "failed"
+        latencies.append(clock.time() - due_at)
+        return "answered"
 
-def total(outcomes: Sequence[Outcome]) -> Outcome:
-    return Outcome(
-        sum(each.answered for each in outcomes),
-        sum(each.refused for each in outcomes),
-        [error for each in outcomes for error in each.others],
+    told = await asyncio.gather(
+        *(ask(items[n % len(items)], started_at + offset) for n, offset in enumerate(at))
     )
+    seconds = clock.time() - started_at
+    return Outcome(sorted(latencies), told.count("refused"), told.count("failed"), seconds)
+
+
+def arrivals(per_s: float, seconds: float) -> list[float]:
+    source = random.Random(7)
+    return sorted(source.uniform(0, seconds) for _ in range(round(per_s * seconds)))
+
+
+async def warm(model: Model, *items: Any) -> None:
+    """Let a model be known: one item at a time, and some together."""
+    for item in items * 3:
+        await model.predict([item])
+    await asyncio.gather(*(model.predict([item]) for item in items * 3))
 
 
 async def fill(model: Model, item: Any) -> list[asyncio.Future[Any]]:
-    """Take as much as the model takes; return the requests."""
-    await model.predict([item])
+    """Have as much taken at once as is taken; return the requests."""
     pending: list[asyncio.Future[Any]] = []
     while True:
         pending.append(asyncio.ensure_future(model.predict([item])))
-        await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
         if pending[-1].done():
             assert isinstance(pending.pop().exception(), Overloaded)
             return pending
         assert len(pending) < 10_000
 
 
-async def test_of_a_crowd_as_many_are_taken_as_can_be_answered_in_good_time() -> None:
-    slow = Slow()
-    model = create(slow)
-    await offer(model, [b"1"] * 2 * BATCH)
-    slow.batches.clear()
-    answered, refused, others = await offer(model, [b"2"] * 3000)
-    assert others == []
-    assert refused == 3000 - answered
-    # 2 s of 5: a hundred batches, fewer on a busy machine.
-    assert 10 * BATCH < answered <= 110 * BATCH
-    assert len(slow.batches) == -(-answered // BATCH)  # all full but the last
+def constant(seconds: float) -> Take:
+    return lambda items: seconds
 
 
-async def test_at_five_times_of_what_it_can_do_a_model_is_never_idle_nor_late() -> None:
-    slow = Slow()
-    model = create(slow, deadline={"latency_ms": 1000})
-    await offer(model, [b"1"] * 2 * BATCH)
-    slow.batches.clear()
-    outcomes = []
-    for _ in range(40):
-        outcomes.append(asyncio.ensure_future(offer(model, [b"2"] * 5 * BATCH)))
-        count = len(slow.batches)
-        while len(slow.batches) == count:  # one batch later
-            await asyncio.sleep(0.001)
-    answered, refused, others = total(await asyncio.gather(*outcomes))
-    assert others == []
-    assert answered + refused == 40 * 5 * BATCH
-    full = sum(len(batch) == BATCH for batch in slow.batches)
-    assert full >= 0.9 * len(slow.batches)
-    assert answered == sum(map(len, slow.batches))
+def growing(fixed_s: float, item_s: float) -> Take:
+    return lambda items: fixed_s + item_s * len(items)
 
 
-async def test_a_refusal_is_immediate_and_nothing_is_decoded_for_it(
+def noisy(take: Take) -> Take:
+    source = random.Random(3)
+    return lambda items: take(items) * source.uniform(0.8, 1.2)
+
+
+@pytest.mark.parametrize("times", [2, 5])
+@pytest.mark.parametrize(
+    ("take", "size", "slots", "deadline_s"),
+    [
+        pytest.param(constant(0.2), 8, 1, 10, id="patient"),
+        pytest.param(constant(0.2), 8, 1, 1, id="hasty"),
+        pytest.param(constant(0.05), 32, 1, 3, id="gpu"),
+        pytest.param(constant(0.2), 8, 2, 10, id="two slots"),
+        pytest.param(growing(0, 0.024), 8, 1, 1, id="cpu"),
+        pytest.param(growing(0, 0.03), 32, 1, 3, id="cpu, batches of a third of the deadline"),
+        pytest.param(growing(0.1, 0.01), 16, 1, 2, id="both"),
+        pytest.param(noisy(constant(0.2)), 8, 1, 1, id="hasty and noisy"),
+        pytest.param(noisy(growing(0.02, 0.02)), 8, 1, 3, id="both and noisy"),
+    ],
+)
+def test_a_model_answers_what_it_can_in_good_time_and_refuses_the_rest(
     monkeypatch: pytest.MonkeyPatch,
+    times: float,
+    take: Take,
+    size: int,
+    slots: int,
+    deadline_s: float,
 ) -> None:
-    model = create(Slow(0.3), input=IMAGE, batching={"max_batch_size": 1})
+    seconds = [take([b""] * size) for _ in range(100)]
+    capacity = slots * size * len(seconds) / sum(seconds)
+
+    async def work(clock: Clock) -> Outcome:
+        model = create(
+            clock,
+            take,
+            batching={"max_batch_size": size, "max_concurrent_batches": slots},
+            deadline={"latency_ms": 1e3 * deadline_s},
+        )
+        await warm(model, b"1")
+        at = arrivals(times * capacity, min(10 * deadline_s, MOST_REQUESTS / capacity))
+        return await offer(clock, model, [b"2"], at)
+
+    outcome = run(monkeypatch, work)
+    assert outcome.failed == 0
+    assert outcome.answered_per_s >= 0.9 * capacity
+    assert outcome.p99 <= 0.5 * deadline_s
+    assert outcome.refused > 0
+
+
+def test_what_a_model_can_do_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(clock: Clock) -> Outcome:
+        model = create(clock, growing(0.1, 0.0125))
+        await warm(model, b"1")
+        return await offer(clock, model, [b"2"], arrivals(0.8 * 40, 60))
+
+    outcome = run(monkeypatch, work)
+    assert (outcome.refused, outcome.failed) == (0, 0)
+
+
+@pytest.mark.parametrize("take", [constant(0.2), growing(0, 0.2)])
+def test_two_callers_of_a_model_that_takes_a_fifth_of_its_deadline_are_not_refused(
+    monkeypatch: pytest.MonkeyPatch, take: Take
+) -> None:
+    async def work(clock: Clock) -> None:
+        model = create(clock, take, deadline={"latency_ms": 1000})
+
+        async def ask() -> None:
+            for _ in range(20):
+                await model.predict([b"1"])
+
+        await ask()
+        await asyncio.gather(ask(), ask())
+
+    run(monkeypatch, work)
+
+
+@pytest.mark.parametrize("times", [2, 5])
+def test_images_that_take_long_to_decode_count_for_more_than_small_ones(
+    monkeypatch: pytest.MonkeyPatch, times: float
+) -> None:
+    """Of as many bytes: their pixels tell. Both kinds are answered."""
     decoded: list[Any] = []
-    decode = model.inputs.decode
-    monkeypatch.setattr(
-        model.inputs, "decode", lambda item, out: decoded.append(item) or decode(item, out)
-    )
-    (image,) = model.inputs.from_encoded(pictures.png(16))
-    pending = await fill(model, image)
-    taken = 1 + len(pending)
-    for _ in range(100):
-        refused = asyncio.ensure_future(model.predict([image]))
-        await asyncio.sleep(0)
-        assert isinstance(refused.exception(), Overloaded)
-    await asyncio.gather(*pending)
-    assert len(decoded) == taken
+
+    async def work(clock: Clock) -> tuple[Outcome, int]:
+        model = create(clock, constant(0), input=IMAGE, threads={"decode": 1})
+        small, large = (
+            model.inputs.from_encoded(pictures.plain_png(side))[0] for side in (32, 512)
+        )
+
+        def decode(item: Any, out: Any) -> Any:
+            decoded.append(item)
+            clock.spend(0.08 if item is large else 0.001)
+            return np.zeros((8, 8, 3), np.uint8)
+
+        monkeypatch.setattr(model.inputs, "decode", decode)
+        await warm(model, small, large)
+        decoded.clear()
+        at = arrivals(times * 4 / 0.083, 20)
+        return await offer(clock, model, [small, small, large, small], at), decoded.count(large)
+
+    outcome, large = run(monkeypatch, work)
+    assert outcome.failed == 0
+    assert outcome.p99 <= 1.5
+    assert len(decoded) == len(outcome.latencies)  # none of what was refused
+    busy_s = 0.08 * large + 0.001 * (len(decoded) - large)
+    assert busy_s >= 0.9 * outcome.seconds
 
 
-async def test_images_that_take_long_to_decode_count_for_more_than_small_ones(
+@pytest.mark.parametrize("times", [2, 5])
+def test_items_of_unlike_shape_count_for_what_each_takes(
+    monkeypatch: pytest.MonkeyPatch, times: float
+) -> None:
+    batches: list[float] = []
+
+    def take(items: Sequence[Any]) -> float:
+        batches.append(len(items) * (0.1 if len(items[0]) > 1 else 0.002))
+        return batches[-1]
+
+    async def work(clock: Clock) -> Outcome:
+        model = create(clock, take, input={"type": "tensor"})
+        cheap, costly = np.zeros(1), np.zeros(2)
+        await warm(model, cheap, costly)
+        batches.clear()
+        return await offer(clock, model, [cheap, costly], arrivals(times * 2 / 0.102, 30))
+
+    outcome = run(monkeypatch, work)
+    assert outcome.failed == 0
+    assert outcome.p99 <= 1.5
+    assert sum(batches) >= 0.95 * outcome.seconds  # it is never idle
+
+
+def test_a_crowd_that_comes_at_once_is_taken_as_far_as_it_can_be_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of as many bytes: their pixels tell."""
-    model = create(lambda items: [0] * len(items), input=IMAGE, threads={"decode": 1})
-    small, large = (model.inputs.from_encoded(pictures.plain_png(side))[0] for side in (32, 320))
-    monkeypatch.setattr(
-        model.inputs, "decode", lambda item, out: time.sleep(0.1 if item is large else 0.001) or 0
-    )
-    for _ in range(3):
-        await offer(model, [small])
-        await offer(model, [large])
-    many = await offer(model, [large] * 200)
-    assert many.others == []
-    assert 5 < many.answered <= 25  # 2 s of 5
-    more = await offer(model, [small] * 200)
-    assert more == Outcome(200, 0, [])
+    async def work(clock: Clock) -> Outcome:
+        model = create(clock, growing(0, 0.025), deadline={"latency_ms": 10_000})
+        await warm(model, b"1")
+        return await offer(clock, model, [b"2"], [0.0] * 700)
+
+    outcome = run(monkeypatch, work)
+    assert (len(outcome.latencies), outcome.failed) == (139, 0)
+    assert outcome.latencies[-1] == pytest.approx(3.475)  # 3.5 s of 10
 
 
-async def test_who_comes_again_when_told_to_is_answered() -> None:
-    model = create(Slow(0.05), batching={"max_batch_size": 1}, deadline={"latency_ms": 4000})
-    pending = await fill(model, b"1")
-    with pytest.raises(Overloaded) as refused:
-        await model.predict([b"2"])
-    await asyncio.sleep(refused.value.retry_after_s)
-    assert not all(request.done() for request in pending)
-    assert len(await model.predict([b"3"])) == 1
-    await asyncio.gather(*pending)
+def test_who_comes_again_when_told_to_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(clock: Clock) -> None:
+        model = create(clock, growing(0, 0.025), deadline={"latency_ms": 10_000})
+        await warm(model, b"1")
+        for items in (1, 60, 200):
+            pending = await fill(model, b"2")
+            with pytest.raises(Overloaded) as refused:
+                await model.predict([b"3"] * items)
+            await asyncio.sleep(refused.value.retry_after_s)
+            assert len(await model.predict([b"3"] * items)) == items
+            await asyncio.gather(*pending)
+
+    run(monkeypatch, work)
 
 
-async def test_two_shapes_of_unlike_cost_each_count_as_what_they_take() -> None:
-    def predict(items: Sequence[Any]) -> list[int]:
-        time.sleep(0.1 if len(items[0]) > 1 else 0.002)
-        return [0] * len(items)
+def test_a_single_request_that_takes_longer_is_taken_by_an_idle_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def work(clock: Clock) -> None:
+        model = create(clock, growing(0, 0.01))
+        await warm(model, b"1")
+        assert len(await model.predict([b"2"] * 250)) == 250  # 2.5 s of 3
 
-    model = create(predict, input={"type": "tensor"}, batching={"max_batch_size": 1})
-    cheap, costly = np.zeros(1), np.zeros(2)
-    for _ in range(4):
-        await offer(model, [cheap])
-        await offer(model, [costly])
-    assert (await offer(model, [cheap] * 30)).refused == 0
-    many = await offer(model, [costly] * 100)
-    assert many.others == []
-    assert 8 < many.answered <= 25  # 2 s of 5
-    assert (await offer(model, [cheap] * 30)).refused == 0
+    run(monkeypatch, work)
 
 
-async def test_what_the_cache_knows_is_answered_by_a_model_that_is_overloaded() -> None:
-    model = create(Slow(0.05), batching={"max_batch_size": 1}, cache={"max_mb": 1})
-    app = create_app(model)
-    await model.predict([b"known"])
-    pending = []
-    for number in range(10_000):
-        pending.append(asyncio.ensure_future(model.predict([b"%d" % number])))
-        for _ in range(5):
-            await asyncio.sleep(0)
-        if pending[-1].done():
-            break
-    assert isinstance(pending.pop().exception(), Overloaded)
-    headers = {"content-type": "application/octet-stream"}
-    known = await call(app, "POST", "/invocations", content=b"known", headers=headers)
-    new = await call(app, "POST", "/invocations", content=b"new", headers=headers)
-    assert (known.status_code, new.status_code) == (200, 503)
-    for request in pending:
-        request.cancel()
+def test_what_the_cache_knows_is_answered_by_a_model_that_is_overloaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def work(clock: Clock) -> None:
+        model = create(clock, constant(0.5), batching={"max_batch_size": 1}, cache={"max_mb": 1})
+        app = create_app(model)
+        await model.predict([b"known"])
+        pending = [asyncio.ensure_future(model.predict([b"%d" % n])) for n in range(9)]
+        await asyncio.sleep(0.01)
+        headers = {"content-type": "application/octet-stream"}
+        statuses = [
+            (await call(app, "POST", "/invocations", content=body, headers=headers)).status_code
+            for body in (b"known", b"new")
+        ]
+        assert statuses == [200, 503]
+        await asyncio.gather(*pending, return_exceptions=True)
 
-
-async def test_a_single_request_that_alone_takes_longer_is_taken_by_an_idle_model() -> None:
-    model = create(Slow(0.01), batching={"max_batch_size": 1}, deadline={"latency_ms": 3000})
-    await model.predict([b"1"])
-    assert len(await model.predict([b"2"] * 150)) == 150  # 1.5 s of 3
+    run(monkeypatch, work)
 
 
 PIXEL = pictures.png(8)
 TEXT = base64.encode(PIXEL)
 
-ROUTES = {
+ROUTES: dict[str, tuple[str, Any]] = {
     "clipper": ("/predict", {"input": TEXT}),
     "sagemaker": ("/invocations", PIXEL),
     "sagemaker_runtime": ("/endpoints/m/invocations", PIXEL),
@@ -235,45 +335,58 @@ ROUTES = {
 
 
 def test_every_protocol_is_asked() -> None:
-    model = create(Slow(), input=IMAGE)
-    assert set(ROUTES) == set(model.settings.protocols)
+    assert set(ROUTES) == set(create_model(len, input=IMAGE, warm_up=False).settings.protocols)
 
 
 @pytest.mark.parametrize("protocol", ROUTES)
-async def test_every_protocol_refuses_before_it_reads_and_says_when_to_come_again(
-    protocol: str,
+def test_every_protocol_refuses_before_it_reads_and_says_when_to_come_again(
+    monkeypatch: pytest.MonkeyPatch, protocol: str
 ) -> None:
-    model = create(Slow(0.25), input=IMAGE, batching={"max_batch_size": 1})
     path, content = ROUTES[protocol]
-    given = {"json": content} if isinstance(content, dict) else {"content": content}
-    if "json" not in given:
-        given["headers"] = {"content-type": "image/png"}
-    app = create_app(model)
-    assert (await call(app, "POST", path, **given)).status_code == 200
-    (image,) = model.inputs.from_encoded(PIXEL)
-    pending = await fill(model, image)
-    was_read = False
+    given = {"json": content}
+    if isinstance(content, bytes):
+        given = {"content": content, "headers": {"content-type": "image/png"}}
 
-    async def read(scope: Scope, receive: Receive, send: Send) -> None:
-        async def receive_and_tell() -> Any:
-            nonlocal was_read
-            was_read = True
-            return await receive()
+    async def work(clock: Clock) -> None:
+        model = create(
+            clock,
+            constant(1),
+            input=IMAGE,
+            batching={"max_batch_size": 1},
+            deadline={"latency_ms": 20_000},
+        )
+        app = create_app(model)
+        for _ in range(2):
+            assert (await call(app, "POST", path, **given)).status_code == 200
+        (image,) = model.inputs.from_encoded(PIXEL)
+        pending = await fill(model, image)
+        was_read = False
 
-        await app(scope, receive_and_tell, send)
+        async def read(scope: Scope, receive: Receive, send: Send) -> None:
+            async def receive_and_tell() -> Any:
+                nonlocal was_read
+                was_read = True
+                return await receive()
 
-    refused = await call(read, "POST", path, **given)  # type: ignore[arg-type]
-    assert refused.status_code in (429, 503)
-    assert refused.headers["retry-after"] == "1"
-    assert "has too much to do" in refused.text
-    assert not was_read
-    for request in pending:
-        request.cancel()
+            await app(scope, receive_and_tell, send)
+
+        refused = await call(read, "POST", path, **given)  # type: ignore[arg-type]
+        assert refused.status_code in (429, 503)
+        assert refused.headers["retry-after"] == "4"  # half of 7 s
+        assert "has too much to do" in refused.text
+        assert not was_read
+        await asyncio.gather(*pending)
+
+    run(monkeypatch, work)
 
 
 def test_a_connection_is_used_again_after_its_body_was_refused_unread() -> None:
     gate = threading.Event()
-    model = create(lambda items: gate.wait(30) and [0] * len(items), limits={"max_queued_items": 1})
+    model = create_model(
+        lambda items: gate.wait(30) and [0] * len(items),
+        input={"type": "bytes"},
+        limits={"max_queued_items": 1},
+    )
     app = mount(create_app(model), "/m")
     body = bytes(1 << 22)
     head = b"POST /m/invocations HTTP/1.1\r\nhost: h\r\ncontent-type: application/octet-stream\r\n"

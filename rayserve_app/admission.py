@@ -47,6 +47,10 @@ class Work(NamedTuple):
     """Of these images together."""
 
 
+TYPICAL: Final = Work(1, 1)
+"""What a request is taken to be before it is read."""
+
+
 class Admission:
     """The work that a model has taken, and whether it takes more."""
 
@@ -69,11 +73,13 @@ class Admission:
 
     def check(self) -> None:
         """Raise Overloaded if a request like others were refused now."""
-        self._check(Work(1, 1), self._image_cost.usual_s, self._deadline_s)
+        if self._items:
+            self._check(TYPICAL, self._image_cost.usual_s, self._deadline_s)
 
     def begin(self, work: Work, timeout_s: float) -> None:
         """Take a request, of whose deadline so much is left, or raise Overloaded."""
-        self._check(work, self._decode_s(work), timeout_s)
+        if self._items:  # else it is taken however much it is: there will never be less
+            self._check(work, self._decode_s(work), timeout_s)
         self._items += work.items
         self._bytes += work.size_bytes
 
@@ -98,8 +104,6 @@ class Admission:
             self._image_cost.observe(work.pixels / work.images, seconds / work.images)
 
     def _check(self, work: Work, decode_s: float, timeout_s: float) -> None:
-        if not self._items:  # however much it is: it will never be less
-            return
         self._check_room(work)
         if self._batcher.is_free and self._decoding_items < self._decode_threads:
             return

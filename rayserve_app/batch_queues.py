@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right, insort_right
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from operator import attrgetter
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from rayserve_app.pace import Pace
 
@@ -52,15 +52,6 @@ class Queue(Generic[EntryT]):
         first = entries[0]
         kept_s = max(2 * self.pace.usual_s, (first.deadline - first.queued_at) / 2)
         return min(min(map(_queued_at, entries)) + wait_s, first.deadline - kept_s)
-
-
-class Forecast(NamedTuple):
-    """What is expected of an item that comes last."""
-
-    ahead_s: float
-    """Seconds of the batches before its own."""
-    own_s: float
-    """Of its own: as long as usual at least, for others will come meanwhile and join it."""
 
 
 class Queues(Generic[EntryT]):
@@ -153,25 +144,27 @@ class Queues(Generic[EntryT]):
         self._overall.limit = pace.limit
         self._overall.cost.observe(size, seconds)
 
-    def forecast(self, coming: int) -> Forecast:
-        """Return what is to be expected of the last of what waits and of so many items more."""
-        queues = self._waiting.values()
+    def forecast(self, coming: int) -> tuple[float, float]:
+        """Return what is expected of the last of what waits and of so many items more: the seconds
+        of the batches before its own, and of its own, which is as long as usual at least, for
+        others will come meanwhile and join it."""
+        waiting = self._waiting
         pace, count, ahead_s = self._overall, coming, 0.0
-        if len(queues) == 1:
-            (queue,) = queues
+        if len(waiting) == 1:
+            (queue,) = waiting.values()
             pace, count = queue.pace, coming + len(queue.entries)
         else:
-            ahead_s = sum(
-                queue.pace.cost.of_batches(len(queue.entries), queue.pace.limit) for queue in queues
-            )
+            for queue in waiting.values():
+                ahead_s += queue.pace.cost.of_batches(len(queue.entries), queue.pace.limit)
         if not count:
-            return Forecast(ahead_s, 0.0)
+            return ahead_s, 0.0
+        cost = pace.cost
         batches, others = divmod(count - 1, pace.limit)
-        ahead_s += batches * pace.cost.of(pace.limit)
-        own_s = pace.cost.usual_s
-        if batches or pace.cost.has_slope:  # else it is the one by which more becomes known
-            own_s = max(own_s, pace.cost.of(others + 1))
-        return Forecast(ahead_s, own_s)
+        own_s = cost.usual_s
+        if batches or cost.has_slope:  # else it is the one by which more becomes known
+            own_s = max(own_s, cost.of(others + 1))
+            ahead_s += batches * cost.of(pace.limit)
+        return ahead_s, own_s
 
     @property
     def shortest_s(self) -> float:

@@ -177,7 +177,8 @@ class Batcher:
         ahead_s, own_s = self._queues.forecast(coming)
         now = perf_counter()
         for batch in self._running:
-            ahead_s += max(0.0, batch.started_at + batch.expected_s - now)
+            if (end_at := batch.started_at + batch.expected_s) > now:
+                ahead_s += end_at - now
         return ahead_s / self._slots + own_s
 
     async def submit(

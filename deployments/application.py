@@ -223,7 +223,7 @@ class StockBatcher:
         except TimeoutError as exc:
             raise DeadlineExceeded("The model gave no result within its deadline") from exc
 
-    def drain_s(self, coming: int) -> float:
+    def end_s(self, coming: int) -> float:
         """Return 0: nobody knows."""
         return 0.0
 

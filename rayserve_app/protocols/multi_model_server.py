@@ -150,7 +150,7 @@ class MultiModelServer(Protocol):
         invoker = Invoker(
             model,
             content_type=content_type,
-            accept=request.header("accept"),
+            accept=request.list_header("accept"),
             custom_attributes=request.header(ATTRIBUTES),
         )
         is_form = _is_form(body, content_type)

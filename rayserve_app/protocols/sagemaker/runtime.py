@@ -78,7 +78,7 @@ class SageMakerRuntime(Protocol):
 
     async def invoke(self, request: Request) -> Response:
         """InvokeEndpoint."""
-        return await self._invoke(request, request.header("accept"))
+        return await self._invoke(request, request.list_header("accept"))
 
     async def invoke_with_stream(self, request: Request) -> Response:
         """InvokeEndpointWithResponseStream. The answer is whole before its first event, so that

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Final
 
-from rayserve_app.errors import DecodeError, RequestTooLarge
+from rayserve_app.errors import DecodeError, RequestTooLarge, UnsupportedContentType
 from rayserve_app.preferences import preferences
 from rayserve_app.types import Buffer
 
@@ -50,13 +50,13 @@ def decode(body: Buffer, coding: str, *, max_bytes: int) -> bytes:
     Raises:
         DecodeError: not that coding, cut short, or followed by something else.
         RequestTooLarge: more than `max_bytes`, also on the way; no more than that is ever decoded.
-            Or more than MAX_CODINGS.
+        UnsupportedContentType: more than MAX_CODINGS.
     """
     if coding == "identity":
         return bytes(body)
     codings = coding.split(", ")
     if len(codings) > MAX_CODINGS:
-        raise RequestTooLarge(
+        raise UnsupportedContentType(
             "Too many content codings", expected=f"at most {MAX_CODINGS}", got=str(len(codings))
         )
     decoded: Buffer = body

@@ -13,7 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayserve_app.content_coding import choose, decode, encode, normalized
-from rayserve_app.errors import DecodeError, InvalidRequest, RequestTooLarge
+from rayserve_app.errors import (
+    DecodeError,
+    InvalidRequest,
+    RequestTooLarge,
+    UnsupportedContentType,
+)
 
 BODY = b"abc" * 1000
 
@@ -85,7 +90,7 @@ def test_members_are_bounded_together() -> None:
         decode(body, "gzip", max_bytes=1199)
     with pytest.raises(RequestTooLarge, match="at most 1000 bytes"):
         decode(gzip.compress(gzip.compress(bytes(10**8))), "gzip, gzip", max_bytes=1000)
-    with pytest.raises(RequestTooLarge, match="at most 2, got 3"):
+    with pytest.raises(UnsupportedContentType, match="at most 2, got 3"):
         decode(b"", "gzip, gzip, gzip", max_bytes=1000)
 
 

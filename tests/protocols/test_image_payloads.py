@@ -414,3 +414,35 @@ async def test_only_what_pillow_cannot_read_is_the_callers_fault(
     app = create_example(function=f"{__name__}:{function.__name__}")
     response = await post(app, "/invocations", image, "application/octet-stream")
     assert response.status_code == status, response.text
+
+
+# Forms.
+
+
+@pytest.mark.parametrize("path", ["/predictions/m", "/predict", "/"])
+async def test_two_files_of_one_field_are_two_items(path: str) -> None:
+    files = [("image", ("1.png", PNG, "image/png")), ("image", ("2.jpg", JPEG, "image/jpeg"))]
+    protocols = ["simple_tensorflow_serving" if path == "/" else "multi_model_server"]
+    for kind in ("image", "bytes"):
+        app = create_sizes(kind, protocols=protocols)
+        response = await call(app, "POST", path, files=files)
+        assert response.status_code == 200, response.text
+        found = response.json()
+        assert (found["output"] if path == "/" else found) == [SIZE, SIZE]
+
+
+async def test_of_files_of_one_field_the_bad_one_is_named() -> None:
+    files = [("image", ("1.png", PNG, "image/png")), ("image", ("2.jpg", b"?", "application/pdf"))]
+    response = await call(create_sizes(), "POST", "/predictions/m", files=files)
+    assert response.status_code == 415
+    assert "at `image[1]`" in response.text
+    response = await call(
+        create_sizes(limits={"max_items": 1}), "POST", "/predictions/m", files=files[:1] * 2
+    )
+    assert response.status_code == 413
+
+
+async def test_a_query_and_a_field_of_one_name_are_two_items() -> None:
+    app = create_app(create_model(list, input={"type": "string"}, protocols=["multi_model_server"]))
+    response = await call(app, "POST", "/predict?data=a&data=b", data={"data": "c"})
+    assert response.json() == ["a", "b", "c"]

@@ -385,10 +385,10 @@ async def test_of_several_files_image_comes_first() -> None:
         ("images", ("1.jpg", white)),
         ("image", ("2.jpg", black)),
         ("images", ("3.jpg", white)),
-        ("image", ("4.jpg", white)),
+        ("image", ("4.jpg", black)),
     ]
     response = await upload(app, files)
-    assert response.json() == {"prediction": [0, 255, 255]}
+    assert response.json() == {"prediction": [0, 0, 255, 255]}
 
 
 async def test_the_name_in_a_form_is_ignored_as_upstream_does() -> None:

@@ -5,9 +5,10 @@ Source: ucbrise/clipper, containers/python/rpc.py and python_closure_container.p
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from pydantic import model_validator
@@ -15,12 +16,21 @@ from pydantic import model_validator
 from deployments.application import Application, build_application
 from rayserve_app import buffers, packages
 from rayserve_app.backend import Backend
-from rayserve_app.errors import ConfigurationError, LoadError, PredictError, ServingError
+from rayserve_app.errors import (
+    ConfigurationError,
+    DecodeError,
+    LoadError,
+    PredictError,
+    ServingError,
+)
 from rayserve_app.importing import import_from_string
 from rayserve_app.packages import Requirements
 from rayserve_app.settings import Checksum, ModelSettings, parse_settings
 from rayserve_app.sources import fetch
 from rayserve_app.types import Array, Item, Metadata, Outputs
+
+READERS: Final = {("PIL.Image", "open"), ("PIL.ImageFile", "load")}
+"""Where Pillow reads what it was given; what it raises there is of many kinds."""
 
 
 class ClosureSettings(ModelSettings):
@@ -83,7 +93,14 @@ class ClosureBackend(Backend):
     def predict(self, items: Sequence[Item]) -> Outputs:
         if self._function is None:
             raise PredictError("The function is not loaded")
-        return _as_outputs(self._function(self._arguments(items)))
+        try:
+            return _as_outputs(self._function(self._arguments(items)))
+        except Exception as exc:
+            if self._settings.input.type in ("bytes", "string") and _is_of_an_image(exc):
+                # Pillow names the object that it reads from, too.
+                problem = str(exc).partition(" <")[0]
+                raise DecodeError(f"The image cannot be read: {problem}") from exc
+            raise
 
     def metadata(self) -> Metadata:
         return Metadata(platform="python-closure")
@@ -149,6 +166,16 @@ def _as_outputs(result: Any) -> Outputs:
             got=type(result).__name__,
         )
     return list(result)
+
+
+def _is_of_an_image(exc: Exception) -> bool:
+    """Return whether Pillow raised this as it opened or loaded an image, which is then the
+    caller's: not for a file that the function has named itself."""
+    if getattr(exc, "errno", None) is not None:
+        return False
+    frames = traceback.walk_tb(exc.__traceback__)
+    places = {(frame.f_globals.get("__name__"), frame.f_code.co_name) for frame, _ in frames}
+    return not places.isdisjoint(READERS)
 
 
 def _import(import_string: str) -> Any:

@@ -165,7 +165,7 @@ class App:
     async def _describe(self, request: Request) -> Response:
         """Answer browsers with a page of the model, programs with JSON."""
         description = self._model.describe()
-        if pages.is_wanted(request.header("accept") or ""):
+        if pages.is_wanted(request.list_header("accept") or ""):
             page = pages.model(description, request.root_path, self._router.operations)
             return Response(page, media_type=pages.MEDIA_TYPE)
         return Response(json.encode(description), media_type=_JSON)

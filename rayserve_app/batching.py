@@ -18,7 +18,13 @@ from time import perf_counter
 from typing import Protocol, TypeAlias
 
 from rayserve_app.batch_queues import Queue, Queues
-from rayserve_app.errors import DeadlineExceeded, PredictError, ServingError, let_go
+from rayserve_app.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    PredictError,
+    ServingError,
+    let_go,
+)
 from rayserve_app.failure_log import FailureLog
 from rayserve_app.pace import LearnedPace, Pace
 from rayserve_app.recorder import Recorder
@@ -335,22 +341,22 @@ def run_batch(
 ) -> list[Result]:
     """Run one batch; if it fails, its halves, so that one bad item fails alone.
 
-    Some bad items are found in a few calls each; if most are bad, or the model is broken, the rest
-    gets the last error without a call of its own.
+    Some bad items are found in a few calls each; if the model fails on most, or is broken, the rest
+    gets the last error without a call of its own. What it refuses as the caller's fault is always
+    found: nobody is told of another's.
 
     Args:
         failures: gets the errors that are none of ours.
     """
     results: list[Result] = []
-    calls_left = 4 * len(items).bit_length() + 2
+    failures_left = 4 * len(items).bit_length() + 2
     parts = [items]
-    error: ServingError | None = None
+    last: ServingError | None = None
     while parts:
         part = parts.pop()
-        if error is not None and not calls_left:
-            results += [error] * len(part)
+        if last is not None and not failures_left:
+            results += [last] * len(part)
             continue
-        calls_left -= 1
         try:
             results += check_outputs(predict(part), len(part))
         except BaseException as exc:  # a model may raise anything, and somebody waits for an answer
@@ -358,6 +364,9 @@ def run_batch(
                 failures.add(exc, len(part))
             error = as_error(exc)
             let_go(error)
+            if not isinstance(error, InvalidRequest):
+                last = error
+                failures_left -= 1
             if len(part) == 1:
                 results.append(error)
             else:

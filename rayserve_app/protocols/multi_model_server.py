@@ -105,7 +105,11 @@ class MultiModelServer(Protocol):
 
     @inference
     async def predict(self, request: Request) -> Response:
-        return await self._predict(request, request.query())
+        try:
+            return await self._predict(request, request.query())
+        except InvalidRequest as exc:
+            # Other protocols have a body of their own here.
+            raise Declined(exc, may_be_mine=True) from exc
 
     @inference
     async def invocations(self, request: Request) -> Response:

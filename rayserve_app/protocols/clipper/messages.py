@@ -59,6 +59,10 @@ class MalformedQuery(InvalidRequest):
     """Clipper's `Json error`: the body is not what the API takes."""
 
 
+class NoQuery(MalformedQuery):
+    """It is not even an object with a query's keys: maybe another protocol's request."""
+
+
 class Query(NamedTuple):
     """A parsed request: the items of each prediction that is asked for."""
 
@@ -89,10 +93,14 @@ def parse(
         MalformedQuery: with the cause as Clipper words it, where it has words for it.
         RequestTooLarge: more items or pixels than the model allows.
         VersionNotFound: what `inputs_of` raises.
+        NoQuery: no object, or one without a query's keys.
         Declined: the body holds `instances` instead, as Cluster Serving's clients send.
     """
     try:
         fields = _decode_object(body)
+    except DecodeError as exc:
+        raise NoQuery(str(exc)) from exc
+    try:
         version = fields.get("version")
         # null is no version here, for clients that write every field; upstream refuses it.
         if version is not None:
@@ -101,15 +109,12 @@ def parse(
         if "input" in fields:
             return Query([_read(fields["input"], "input", inputs)], False, version)
         if "input_batch" not in fields:
-            missing = "JSON object does not have required keys input or input_batch"
-            if "instances" in fields:
-                raise Declined(MalformedQuery(missing))
-            raise DecodeError(missing)
+            raise _without_keys(fields)
         batch = _expect(fields["input_batch"], "input_batch", list)
         inputs.check_count(len(batch))
         queries = [_read_element(value, index, inputs) for index, value in enumerate(batch)]
         inputs.check_count(sum(map(len, queries)))
-    except (RequestTooLarge, VersionNotFound):
+    except (RequestTooLarge, VersionNotFound, NoQuery):
         raise
     except InvalidRequest as exc:
         raise MalformedQuery(str(exc)) from exc
@@ -182,6 +187,11 @@ def reparse(text: str) -> Any:
         return json.decode(text)
     except DecodeError:
         return text
+
+
+def _without_keys(fields: Mapping[str, Any]) -> Exception:
+    error = NoQuery("JSON object does not have required keys input or input_batch")
+    return Declined(error) if "instances" in fields else error
 
 
 def _decode_object(body: Buffer) -> dict[str, Any]:

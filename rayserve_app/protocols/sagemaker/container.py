@@ -13,10 +13,16 @@ from functools import partial
 from typing import ClassVar, Final
 
 from rayserve_app.codecs import json
-from rayserve_app.errors import InvalidRequest, PredictError, ServingError, let_go
+from rayserve_app.errors import (
+    InvalidRequest,
+    PredictError,
+    ServingError,
+    UnsupportedContentType,
+    let_go,
+)
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import Model
-from rayserve_app.protocols.protocol import Protocol, Route, inference
+from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference
 from rayserve_app.protocols.sagemaker.invocation import Invoker, render
 from rayserve_app.protocols.sagemaker.names import (
     AlreadyLoaded,
@@ -73,7 +79,11 @@ class SageMaker(Protocol):
             accept=request.header("accept"),
             custom_attributes=request.header(ATTRIBUTES),
         )
-        return await invoker.answer(await request.body(), request.timing)
+        try:
+            return await invoker.answer(await request.body(), request.timing)
+        except UnsupportedContentType as exc:
+            # Multi Model Server takes forms here.
+            raise Declined(exc, may_be_mine=True) from exc
 
     async def list_models(self, request: Request) -> Response:
         token = dict(request.query()).get("next_page_token", "0")

@@ -71,6 +71,7 @@ class App:
         self._router: Router[Endpoint] = Router()
         self._router.add("GET", "/", (self._describe, None))
         self._router.add("GET", "/openapi.json", (self._document, None))
+        self._protocols = protocols
         for protocol in protocols:
             for route in protocol.ROUTES:
                 handler = getattr(protocol, route.handler)
@@ -176,6 +177,11 @@ class App:
 
     async def _document(self, request: Request) -> Response:
         model = self._model
+        examples = {
+            name: example
+            for protocol in self._protocols
+            for name, example in protocol.schema_examples().items()
+        }
         writing = partial(
             openapi.write_document,
             model.name,
@@ -183,6 +189,8 @@ class App:
             base_path=request.root_path,
             models=(model.name,),
             version=model.versions.default.version,
+            media_types=model.inputs.media_types,
+            examples=json.encode(examples),
         )
         return Response(await asyncio.to_thread(writing), media_type=_JSON)
 

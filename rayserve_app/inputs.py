@@ -35,6 +35,10 @@ TEXT: Final = "text/plain"
 OCTETS: Final = "application/octet-stream"
 PACKED: Final = "application/x-packed-jpeg"
 
+IMAGE_TYPES: Final = tuple(
+    f"image/{name}" for name in ("bmp", "gif", "jpeg", "png", "tiff", "webp")
+)
+
 WORK_BYTES: Final = {CSV: 8, NPY: 16}
 """What a byte takes to read, in bytes of JSON: small arrays are mostly header, and maybe rows."""
 
@@ -174,6 +178,14 @@ class Inputs:
         if isinstance(value, np.ndarray):
             return self._from_array(value, place)
         return self.from_json(value, path=place)
+
+    @property
+    def media_types(self) -> tuple[str, ...] | None:
+        """The media types that `from_body` takes, of images the usual ones; None for any."""
+        if self.settings.type == "request":
+            return None
+        images = IMAGE_TYPES if self._carries_bytes else ()
+        return tuple(sorted({*filter(None, self._readers), *images}))
 
     @property
     def spec(self) -> TensorSpec:

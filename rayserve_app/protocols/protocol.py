@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import ClassVar, Final, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 from rayserve_app.batching import Result
 from rayserve_app.codecs.form import URLENCODED
@@ -67,6 +67,10 @@ class Protocol(ABC):
         """Return what the protocol says to a method that its path does not have; None for HTTP's
         own answer, 405."""
         return None
+
+    def schema_examples(self) -> Mapping[str, Any]:
+        """Return what is true of the model, by the schema in the OpenAPI document."""
+        return {}
 
     def check_name(self, name: str) -> None:
         """Raise what `unknown_model` returns unless a path's `{model}` is this model."""

@@ -135,8 +135,8 @@ class App:
             except Exception as exc:
                 logger.exception("Model %r: %s failed", self._model.name, request.path)
                 let_go(exc)
-                error = BackendError("Internal error; the replica's log has the details")
-                return self._render_error(error, protocol), endpoint
+                fault = BackendError("Internal error; the replica's log has the details")
+                return self._render_error(fault, protocol), endpoint
         assert refusal is not None
         error, endpoint = refusal
         return self._render_error(error, endpoint[1]), endpoint

@@ -46,6 +46,8 @@ FORWARDED: Final = "x-rayserve-forwarded"
 """The header of a request that a gateway has forwarded: the protocols that may answer, in order, or
 nothing if the order is the model's."""
 
+_FORWARDED: Final = FORWARDED.encode()
+
 MAX_QUERY_PAIRS: Final = 256
 
 CHUNK_BYTES: Final = 1 << 19
@@ -135,6 +137,14 @@ class Request:
         """Return a header's value by its name in lower case; of a repeated one the last."""
         value = self._headers.get(name.encode())
         return None if value is None else value.decode("latin-1")
+
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """Return all headers but our own, names in lower case; of a repeated one the last."""
+        return tuple(
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in self._headers.items()
+            if name != _FORWARDED
+        )
 
     def query(self) -> list[tuple[str, str]]:
         """Return the pairs of the query string, decoded, in their order.
@@ -342,10 +352,8 @@ def _filled(pattern: str, path: str) -> str:
     parts, given = pattern.split("/"), path.split("/")
     if "{" not in pattern or len(parts) != len(given):
         return pattern
-    return "/".join(
-        _PARAMETER.sub(lambda _, own=own: own.partition(":")[0] or "…", part)
-        for part, own in zip(parts, given, strict=True)
-    )
+    filled = zip(parts, (each.partition(":")[0] for each in given), strict=True)
+    return "/".join(_PARAMETER.sub(own.replace("\\", ""), part) for part, own in filled)
 
 
 def no_such_method(method: str, known: Iterable[str]) -> Response:

@@ -15,6 +15,7 @@ class Timing:
         "batch_items",
         "batch_wait",
         "decode",
+        "decode_work",
         "encode",
         "inferences",
         "predict",
@@ -29,6 +30,8 @@ class Timing:
         """Among which the request is counted; None until it is at the model."""
         self.queue = 0.0
         self.decode = 0.0
+        self.decode_work = 0.0
+        """Of all threads together."""
         self.batch_wait = 0.0
         self.predict = 0.0
         self.encode = 0.0

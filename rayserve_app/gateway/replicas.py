@@ -39,6 +39,8 @@ class ServedModel(NamedTuple):
     """Where it can be reached: its replicas, or while it has none, what waits for one."""
     is_ready: bool = True
     """Whether a replica runs."""
+    targets: frozenset[str] = frozenset()
+    """What the client of a multi-model endpoint may call it."""
 
 
 class Directory:
@@ -52,11 +54,17 @@ class Directory:
         self._models = {model.name: model for model in models}
 
     def __iter__(self) -> Iterator[ServedModel]:
-        return iter(sorted(self._models.values()))
+        return iter(sorted(self._models.values(), key=lambda model: model.name))
 
     def find(self, name: str) -> ServedModel | None:
         """Return a model by its name, None if there is none."""
         return self._models.get(name)
+
+    def find_target(self, target: str) -> ServedModel | None:
+        """Return the model that the client of a multi-model endpoint calls so; None if there is
+        none, or no single one."""
+        found = [model for model in self._models.values() if target in model.targets]
+        return self.find(target) or (found[0] if len(found) == 1 else None)
 
     @property
     def names(self) -> list[str]:

@@ -63,6 +63,12 @@ class Protocol(ABC):
         return ModelNotFound(f"No model {shortened(name)}", remedy=those_known(name, known))
 
     @classmethod
+    def document_of(cls, names: Sequence[str]) -> Response | None:
+        """Return the protocol's own description of a server that has models of these names, None
+        if there is no such thing."""
+        return None
+
+    @classmethod
     def refuse_method(cls, method: str, path: str) -> ServingError | None:
         """Return what the protocol says to a method that its path does not have; None for HTTP's
         own answer, 405."""

@@ -115,7 +115,9 @@ def parse(body: Buffer, length: int | None) -> InferenceRequest:
         if length is not None:
             raise
         # Triton's issue 4244: binary data after the JSON, and no header to tell where it starts.
-        remedy = f"With binary data after the JSON, {LENGTH_HEADER} must say the JSON's length."
+        remedy = exc.remedy or (
+            f"With binary data after the JSON, {LENGTH_HEADER} must say the JSON's length."
+        )
         raise DecodeError(exc.problem, expected=exc.expected, got=exc.got, remedy=remedy) from exc
     parameters = _parameters(fields)
     _check_parameters(parameters)

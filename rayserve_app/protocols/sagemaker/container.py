@@ -13,6 +13,7 @@ from functools import partial
 from typing import ClassVar, Final
 
 from rayserve_app.codecs import json
+from rayserve_app.custom_attributes import HEADER as ATTRIBUTES
 from rayserve_app.errors import (
     InvalidRequest,
     PredictError,
@@ -29,11 +30,13 @@ from rayserve_app.protocols.sagemaker.names import (
     KeepsLoaded,
     ModelNames,
     TooManyNames,
+    check_target,
     read_registration,
 )
 from rayserve_app.types import FailedInvocation
 
-ATTRIBUTES: Final = "x-amzn-sagemaker-custom-attributes"
+TARGET_MODEL: Final = "x-amzn-sagemaker-target-model"
+"""What the client of a multi-model endpoint calls the model."""
 
 PAGE_NAMES: Final = 100
 """How many models one page of `GET /models` lists."""
@@ -73,11 +76,14 @@ class SageMaker(Protocol):
     @inference
     async def invocations(self, request: Request) -> Response:
         self.model.check_admission()
+        if "model" not in request.path_params:  # where it is the platform's own name
+            check_target(self.model, request.header(TARGET_MODEL))
         invoker = Invoker(
             self.model,
             content_type=request.header("content-type"),
             accept=request.header("accept"),
             custom_attributes=request.header(ATTRIBUTES),
+            headers=request.headers,
         )
         try:
             return await invoker.answer(await request.body(), request.timing)

@@ -15,6 +15,7 @@ import numpy as np
 
 from rayserve_app.bench import pictures
 from rayserve_app.codecs import npy, packed_jpeg
+from rayserve_app.types import Array
 
 JSON: Final = "application/json"
 OCTETS: Final = "application/octet-stream"
@@ -69,7 +70,7 @@ def large_photo() -> bytes:
 
 
 @cache
-def numbers(*shape: int) -> Any:
+def numbers(*shape: int) -> Array:
     return np.random.default_rng(0).random(shape, np.float32)
 
 
@@ -284,7 +285,7 @@ def broken_base64(model: str) -> dict[str, Make]:
         "padding": whole + "A===",
         "both alphabets": whole + "+/-_?",
     }
-    bodies = {
+    bodies: dict[str, Callable[[str], tuple[str, Any]]] = {
         "SageMaker": lambda text: ("/invocations", text),
         "SageMaker, b64": lambda text: ("/invocations", {"b64": text}),
         "SageMaker, data": lambda text: ("/invocations", {"data": text}),

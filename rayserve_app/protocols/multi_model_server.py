@@ -30,7 +30,7 @@ from rayserve_app.errors import (
 )
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.inputs import Inputs, Payload, media_type
-from rayserve_app.protocols.protocol import Protocol, Route, inference, those_known
+from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, those_known
 from rayserve_app.protocols.sagemaker.container import render_error
 from rayserve_app.protocols.sagemaker.invocation import Invoker
 from rayserve_app.types import Buffer, FailedInvocation
@@ -107,7 +107,11 @@ class MultiModelServer(Protocol):
 
     @inference
     async def predict(self, request: Request) -> Response:
-        return await self._predict(request, request.query())
+        try:
+            return await self._predict(request, request.query())
+        except InvalidRequest as exc:
+            # Other protocols have a body of their own here.
+            raise Declined(exc, may_be_mine=True) from exc
 
     @inference
     async def invocations(self, request: Request) -> Response:

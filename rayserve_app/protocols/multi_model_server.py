@@ -57,6 +57,8 @@ CLASSES: Final[Sequence[tuple[type[ServingError], int | None, str]]] = (
 FIELDS_WEIGHT: Final = 2
 """Beside parameters of a query, a body is looked through for the number of its values first."""
 
+JSON_STARTS: Final = (b"{", b"[", b'"')
+
 BODY: Final = "body"
 """What a body that is no form is called among the inputs."""
 
@@ -220,8 +222,10 @@ def read_parts(
 
 
 def _is_form(body: Buffer, content_type: str | None) -> bool:
-    """Return whether a body is a form: what curl calls one may be an image."""
+    """Return whether a body is a form: what curl calls one may be an image, or JSON."""
     kind = media_type(content_type)
+    if kind == form.URLENCODED and bytes(body[:1]) in JSON_STARTS:
+        return False
     return kind in (form.MULTIPART, form.URLENCODED) and evident_format(body) is None
 
 

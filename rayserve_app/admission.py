@@ -100,7 +100,7 @@ class Admission:
         """Count them out, and learn from what they took; nothing if that is 0."""
         self._decoding_items -= work.items
         self._decoding_s -= expected_s
-        if seconds and work.images:
+        if seconds and work.pixels:
             self._image_cost.observe(work.pixels / work.images, seconds / work.images)
 
     def _check(self, work: Work, decode_s: float, timeout_s: float) -> None:

@@ -146,6 +146,7 @@ class ModelDeployment(IngressDeployment):
         Raises:
             ServingError: the first fault; its path is the item's index.
         """
+        self.model.check_admission()
         servable = self.model.select(version, signature)
         reading = partial(_read, servable.inputs, items)
         work = sum(_work_bytes(servable.inputs, item) for item in items)
@@ -200,6 +201,8 @@ class StockBatcher:
     """`@serve.batch` itself, for comparison: `batching.mode: serve_batch`."""
 
     is_stalled = False
+    is_free = False
+    shortest_s = 0.0
 
     def __init__(self, settings: BatchingSettings, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -220,6 +223,10 @@ class StockBatcher:
                 return list(await asyncio.gather(*map(submit_one, items)))
         except TimeoutError as exc:
             raise DeadlineExceeded("The model gave no result within its deadline") from exc
+
+    def drain_s(self, coming: int) -> float:
+        """Return 0: nobody knows."""
+        return 0.0
 
     def close(self) -> None:
         return

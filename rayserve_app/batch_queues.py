@@ -67,6 +67,9 @@ class Queues(Generic[EntryT]):
         """
         self._create_pace = create_pace
         self._wait_s = wait_s
+        self._overall = create_pace()
+        """What is learned of the batches of all buckets, for items of which no more is known. Its
+        limit is that of the last one."""
         self._waiting: dict[Hashable, Queue[EntryT]] = {}
         self._known: OrderedDict[Hashable, Queue[EntryT]] = OrderedDict()
 
@@ -135,6 +138,37 @@ class Queues(Generic[EntryT]):
             return queues[0], due_at
         return min(queues, key=lambda queue: queue.entries[0].deadline), due_at
 
+    def observe(self, pace: Pace, size: int, seconds: float) -> None:
+        """Learn from a batch of so many items of one bucket."""
+        pace.observe(size, seconds)
+        self._overall.limit = pace.limit
+        self._overall.cost.observe(size, seconds)
+
+    def work_s(self, coming: int) -> float:
+        """Return the seconds that all batches of what waits, and of so many items more, are
+        expected to take."""
+        queues = self._waiting.values()
+        seconds = 0.0
+        for queue in queues:
+            count = len(queue.entries)
+            if len(queues) == 1:
+                count += coming
+                coming = 0
+            seconds += queue.pace.cost.of_batches(count, queue.pace.limit)
+        if coming:
+            seconds += self._overall.cost.of_batches(coming, self._overall.limit)
+        return seconds
+
+    @property
+    def usual_s(self) -> float:
+        """Seconds that batches of all buckets took of late, 0 if nothing is known."""
+        return self._overall.cost.usual_s
+
+    @property
+    def shortest_s(self) -> float:
+        """Seconds of the smallest batches that are worthwhile beside full ones."""
+        return self._overall.cost.shortest_s(self._overall.limit)
+
     def take(self, queue: Queue[EntryT]) -> list[EntryT]:
         """Take the first entries of a queue, as many as make a batch."""
         entries = queue.entries
@@ -154,5 +188,7 @@ class Queues(Generic[EntryT]):
             return queue
         if len(self._known) >= MOST_PACES:
             self._known.popitem(last=False)
-        queue = self._known[bucket] = Queue(bucket, self._create_pace())
+        pace = self._create_pace()
+        pace.cost = self._overall.cost.guess()
+        queue = self._known[bucket] = Queue(bucket, pace)
         return queue

@@ -34,7 +34,7 @@ async def decode(
     """Return a request's images decoded, each to a part of one batch if there are several.
 
     Args:
-        timing: gets the seconds until the first begins, and from then on.
+        timing: gets the seconds until the first begins, from then on, and of all threads.
         places: where the items stand in their request, if they are not the whole of it.
     Raises:
         DecodeError: of several images, the path says which.
@@ -58,6 +58,7 @@ async def decode(
         raise DeadlineExceeded(
             f"Decoding took longer than the deadline of {timeout_s * 1e3:.0f} ms"
         ) from exc
+    timing.decode_work = sum(each.seconds for each in done)
     decoded: list[Item] = []
     for index, outcome in enumerate(chain.from_iterable(each.outcomes for each in done)):
         if isinstance(outcome, ServingError) and places is not None:
@@ -80,16 +81,18 @@ def _item_spaces(inputs: Inputs, count: int) -> Sequence[Array | None]:
 
 
 class _Decoded(NamedTuple):
-    """What some images were decoded to, or why not, and when that began."""
+    """What some images were decoded to, or why not; when that began, and how long it took."""
 
     outcomes: list[Item | Exception]
     started_at: float
+    seconds: float
 
 
 def _decode(inputs: Inputs, items: Sequence[Encoded], spaces: Sequence[Array | None]) -> _Decoded:
     started_at = perf_counter()
     pairs = zip(items, spaces, strict=True)
-    return _Decoded([_outcome(inputs, item, space) for item, space in pairs], started_at)
+    outcomes = [_outcome(inputs, item, space) for item, space in pairs]
+    return _Decoded(outcomes, started_at, perf_counter() - started_at)
 
 
 def _outcome(inputs: Inputs, item: Encoded, space: Array | None) -> Item | Exception:

@@ -6,14 +6,14 @@ model's input alone, so the same image arrives as the same item whatever protoco
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from rayserve_app.codecs import base64, csv, image, json, npy
+from rayserve_app.codecs import base64, csv, image, image_header, json, npy
+from rayserve_app.codecs.form import MULTIPART, URLENCODED
 from rayserve_app.codecs.json_metadata import EncodedImage
 from rayserve_app.encoded_inputs import Encoded, EncodedInputs, is_image
 from rayserve_app.errors import (
@@ -35,14 +35,23 @@ TEXT: Final = "text/plain"
 OCTETS: Final = "application/octet-stream"
 PACKED: Final = "application/x-packed-jpeg"
 
+SAME: Final = {"binary/octet-stream": OCTETS, "application/x-image": "image/*"}
+"""Other names for media types: S3's for what it was told nothing of, SageMaker's for images."""
+
+MISTAKEN: Final = (JSON, TEXT, URLENCODED)
+"""What clients call any body if they are not told otherwise: an image is taken for one all the
+same."""
+
+REMEDIES: Final = {
+    URLENCODED: "This is what curl calls any body: say what it is with -H 'Content-Type: ...'",
+    MULTIPART: "Send the file alone, as curl does with --data-binary",
+}
+
 WORK_BYTES: Final = {CSV: 8, NPY: 16}
 """What a byte takes to read, in bytes of JSON: small arrays are mostly header, and maybe rows."""
 
 TEXT_BYTES: Final = 16
 """So much text, or base64, is as quickly read as a byte of JSON."""
-
-PRINTABLE: Final = re.compile(rb"[\t\n\r -~]*")
-"""What base64 is made of, and no image begins with."""
 
 
 class Payload(NamedTuple):
@@ -57,8 +66,10 @@ BodyReader: TypeAlias = Callable[[Buffer], Payload]
 
 @lru_cache(maxsize=64)
 def media_type(content_type: str | None) -> str:
-    """Return the media type alone, in lower case; empty if the header is absent."""
-    return (content_type or "").partition(";")[0].strip().lower()
+    """Return the media type alone, in lower case, by the name that we know; empty if the header is
+    absent."""
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    return SAME.get(kind, kind)
 
 
 class Inputs:
@@ -89,6 +100,8 @@ class Inputs:
         self.needs_decoding = settings.type == "image"
         """Whether `decode` takes long enough to be worth a thread."""
         self._readers = self._body_readers()
+        known = sorted(filter(None, self._readers)) + ["image/*"] * self._carries_bytes
+        self._known = " or ".join(known)
 
     def from_body(self, body: Buffer, content_type: str | None) -> Payload:
         """Read a whole body by its media type; without one, it is what the model declares.
@@ -100,15 +113,19 @@ class Inputs:
         if self.settings.type == "request":
             return Payload([Invocation(body, content_type)], False)
         kind = media_type(content_type)
+        if not len(body) and self.settings.type != "string":
+            raise DecodeError("The body is empty", expected=self._known)
         reader = self._readers.get(kind)
-        if reader is None and kind.startswith("image/") and self._carries_bytes:
+        if self._carries_bytes and (
+            kind.startswith("image/") or (kind in MISTAKEN and image_header.evident_format(body))
+        ):
             reader = self._from_octets
         if reader is None:
-            known = sorted(filter(None, self._readers))
-            if self._carries_bytes:
-                known.append("image/*")
             raise UnsupportedContentType(
-                "Unsupported Content-Type", expected=" or ".join(known), got=repr(content_type)
+                "Unsupported Content-Type",
+                expected=self._known,
+                got=repr(content_type),
+                remedy=self._remedy(body, kind),
             )
         payload = reader(body)
         self.check_count(len(payload.items))
@@ -274,6 +291,14 @@ class Inputs:
             return len(body)
         return len(body) * WORK_BYTES[kind] if kind in WORK_BYTES else len(body) // TEXT_BYTES
 
+    def _remedy(self, body: Buffer, kind: str) -> str | None:
+        """Return what to do about a body of a type that the model does not take."""
+        if (name := image_header.evident_format(body)) is None:
+            return REMEDIES.get(kind)
+        if self._carries_bytes:
+            return f"The body is a {name} image: send it as image/{name.lower()}"
+        return f"The body is a {name} image, which this model does not take"
+
     def _body_readers(self) -> dict[str, BodyReader]:
         def from_json(body: Buffer) -> Payload:
             raw = bytes(body)
@@ -290,8 +315,7 @@ class Inputs:
             readers[""] = declared.get(self.settings.codec, self._from_octets)
             if self.settings.codec == "packed_jpeg":
                 readers[PACKED] = self._from_octets
-            if self.settings.type == "string" or self.settings.codec == "base64":
-                readers[TEXT] = self._from_text
+            readers[TEXT] = self._from_text_or_octets
             if self._takes_image_arrays:
                 readers[NPY] = lambda body: self._from_image_arrays(npy.decode(body), "")
             return readers
@@ -312,8 +336,7 @@ class Inputs:
 
     def _from_text_or_octets(self, body: Buffer) -> Payload:
         """Read a body of which nobody says whether it is base64 or what that stands for."""
-        is_text = PRINTABLE.fullmatch(bytes(body[:64]))
-        return self._from_text(body) if is_text else self._from_octets(body)
+        return self._from_text(body) if image_header.is_text(body) else self._from_octets(body)
 
     def _from_text(self, body: Buffer) -> Payload:
         return Payload(self.from_json_item(_text(body), path=""), False)

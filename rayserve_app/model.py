@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any, Final, Protocol, TypeVar
 
+from rayserve_app.admission import Admission, Work
 from rayserve_app.answers import Answers
 from rayserve_app.backend import Backend
-from rayserve_app.batching import Batcher, Result, Target
+from rayserve_app.batching import Batcher, Result, Target, check_outputs
 from rayserve_app.blanks import blank_item
-from rayserve_app.content import items_bytes
+from rayserve_app.content import work_of
 from rayserve_app.cores import available_cores
 from rayserve_app.decoding import decode
 from rayserve_app.encoded_inputs import Encoded
-from rayserve_app.errors import (
-    ModelNotReady,
-    Overloaded,
-    ServingError,
-)
+from rayserve_app.errors import ModelNotReady, PredictError, ServingError
 from rayserve_app.inputs import Inputs
+from rayserve_app.observed_outputs import ObservedOutputs
+from rayserve_app.outputs import named_arrays
 from rayserve_app.recorder import Recorder
 from rayserve_app.settings import ModelSettings
 from rayserve_app.timing import Timing
-from rayserve_app.types import Item
+from rayserve_app.types import Item, Outputs, Row
 from rayserve_app.versions import Servable, Versions, describe_metadata
 from rayserve_app.workers import Workers
 
@@ -46,6 +46,14 @@ class BatchQueue(Protocol):
 
     @property
     def is_stalled(self) -> bool: ...
+
+    @property
+    def is_free(self) -> bool: ...
+
+    @property
+    def shortest_s(self) -> float: ...
+
+    def drain_s(self, coming: int) -> float: ...
 
     async def submit(
         self, items: Sequence[Item], target: Target, *, timeout_s: float, timing: Timing
@@ -80,10 +88,10 @@ class Model:
             deadline_s=settings.deadline.latency_ms / 1e3,
             is_instant=backend.is_instant,
         )
-        self._decoders = Workers(settings.threads.decode or available_cores(), "decode")
-        self._pending_items = 0
-        self._pending_bytes = 0
-        self._most_bytes = int(settings.limits.max_queued_mb * 1e6)
+        decode_threads = settings.threads.decode or available_cores()
+        self._decoders = Workers(decode_threads, "decode")
+        self._admission = Admission(name, settings, self.batcher, decode_threads)
+        self._deadline_s = settings.deadline.latency_ms / 1e3
         self._serve(Versions(name, settings, backend))
 
     @property
@@ -140,10 +148,22 @@ class Model:
         """
         timing = timing or Timing()
         servable = servable or self.versions.default
-        timeout_s = self.settings.deadline.latency_ms / 1e3
-        if self._answers is not None and items:
-            return await self._recall(self._answers, items, servable, timing, timeout_s)
-        return await self._predict(items, servable, timing, timeout_s)
+        timing.inferences = inferences = self.recorder.inferences[servable.version]
+        inferences.last_ms = round(time() * 1e3)
+        timeout_s = self._deadline_s
+        try:
+            if self._answers is not None and items:
+                results = await self._recall(self._answers, items, servable, timing, timeout_s)
+            else:
+                results = await self._predict(items, servable, timing, timeout_s)
+        except ServingError:
+            inferences.fail.add(perf_counter() - timing.started_at)
+            raise
+        if any(isinstance(result, ServingError) for result in results):
+            inferences.fail.add(perf_counter() - timing.started_at)
+        else:
+            timing.count(len(results))
+        return results
 
     async def offload(self, call: Callable[[], T], work_bytes: int) -> T:
         """Run a call in a decode thread if it has more than INLINE_BYTES of work, else at once:
@@ -157,7 +177,9 @@ class Model:
 
     def check_admission(self) -> None:
         """Raise what any request would get now, before its body is read."""
-        self._admit(0)
+        self.check_ready()
+        if self._answers is None:  # which may know the answer
+            self._admission.check()
 
     def check_ready(self) -> None:
         """Raise ModelNotReady unless predictions can be expected to succeed."""
@@ -194,6 +216,7 @@ class Model:
 
     def _serve(self, versions: Versions) -> None:
         self.versions = versions
+        self.observed_outputs = ObservedOutputs()
         self.inputs: Inputs = versions.default.inputs
         self.metadata = versions.default.metadata
         self._answers: Answers | None = None
@@ -208,7 +231,7 @@ class Model:
             return
         try:
             for count in sorted({1, self.settings.batching.max_batch_size}):
-                servable.predict([blank] * count)
+                self._observe(servable, servable.predict([blank] * count), count)
         except Exception as exc:
             # An image may be refused for what it shows. Of what is no default, a request will tell.
             if servable is self.versions.default and not isinstance(blank, str | bytes):
@@ -220,6 +243,17 @@ class Model:
                 servable.signature,
                 exc,
             )
+
+    def _observe(self, servable: Servable, outputs: Outputs, count: int) -> None:
+        """See what the outputs of a model are that does not say it itself. What is wrong with them
+        a request will tell."""
+        if servable.metadata.outputs:
+            return
+        with contextlib.suppress(PredictError, TypeError):
+            row = check_outputs(outputs, count)[0]
+            if isinstance(row, Row):
+                columns = named_arrays([row])
+                self.observed_outputs.add(servable, {name: [columns[name]] for name in columns})
 
     async def _recall(
         self,
@@ -260,46 +294,50 @@ class Model:
         """
         started_at = perf_counter()
         inputs = servable.inputs
-        work = len(items) * ITEM_BYTES
-        if work <= INLINE_BYTES:
-            size = items_bytes(inputs, items)
-        else:
-            size = await self.offload(partial(items_bytes, inputs, items), work)
-        self._admit(len(items), size)
+        self.check_ready()
+        inputs.check_count(len(items))
         if not items:
             return []
-        self._pending_items += len(items)
-        self._pending_bytes += size
+        step = len(items) * ITEM_BYTES
+        if step <= INLINE_BYTES:
+            work = work_of(inputs, items)
+        else:
+            work = await self.offload(partial(work_of, inputs, items), step)
+        self._admission.begin(work, timeout_s)
         try:
-            if not inputs.needs_decoding:
-                return await self.batcher.submit(
-                    items,  # type: ignore[arg-type]  # nothing is encoded that needs no decoding
-                    servable,
-                    timeout_s=timeout_s,
-                    timing=timing,
-                )
-            await self.offload(partial(inputs.check_pixels, items), work)
+            if inputs.needs_decoding:
+                await self.offload(partial(inputs.check_pixels, items), step)
+                left_s = timeout_s - (perf_counter() - started_at)
+                items = await self._decode(items, inputs, work, timing, left_s, places)
             left_s = max(0.0, timeout_s - (perf_counter() - started_at))
-            decoded = await decode(
-                items, inputs, self._decoders, timeout_s=left_s, timing=timing, places=places
+            return await self.batcher.submit(
+                items,  # type: ignore[arg-type]  # they are decoded
+                servable,
+                timeout_s=left_s,
+                timing=timing,
             )
-            left_s = max(0.0, timeout_s - (perf_counter() - started_at))
-            return await self.batcher.submit(decoded, servable, timeout_s=left_s, timing=timing)
         finally:
             timing.predicted_at = perf_counter()
-            self._pending_items -= len(items)
-            self._pending_bytes -= size
+            self._admission.end(work)
 
-    def _admit(self, count: int, size: int = 0) -> None:
-        self.check_ready()
-        self.inputs.check_count(count)
-        most = self.settings.max_queued_items
-        if self._pending_items + max(count, 1) > most:
-            raise Overloaded(
-                f"The queue of model {self.name!r} is full: {self._pending_items} of {most} items"
+    async def _decode(
+        self,
+        items: Sequence[Encoded],
+        inputs: Inputs,
+        work: Work,
+        timing: Timing,
+        timeout_s: float,
+        places: Sequence[int] | None,
+    ) -> list[Item]:
+        expected_s = self._admission.begin_decoding(work)
+        try:
+            return await decode(
+                items,
+                inputs,
+                self._decoders,
+                timeout_s=max(0.0, timeout_s),
+                timing=timing,
+                places=places,
             )
-        if self._pending_bytes and self._pending_bytes + max(size, 1) > self._most_bytes:
-            raise Overloaded(
-                f"The queue of model {self.name!r} is full: {self._pending_bytes / 1e6:g} of"
-                f" {self.settings.limits.max_queued_mb:g} MB"
-            )
+        finally:
+            self._admission.end_decoding(work, expected_s, timing.decode_work)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from rayserve_app.cost import Cost
+
 MEMORY: Final = 8
 """Batches over which times and sizes are averaged."""
 
@@ -30,10 +32,13 @@ class Pace:
         """Items of the next batch at most."""
         self.usual_s = 0.0
         """Seconds that batches took of late, 0 if nothing is known."""
+        self.cost = Cost()
+        """What batches take by their items."""
         self._size = 0.0
 
     def observe(self, size: int, seconds: float) -> None:
         """Learn from a batch of so many items."""
+        self.cost.observe(size, seconds)
         usual_s = self.usual_s
         if not usual_s:
             self.usual_s, self._size = seconds, size

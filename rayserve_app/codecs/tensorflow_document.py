@@ -145,7 +145,7 @@ def _decode_special(raw: bytes, refusal: DecodeError) -> Any:
     if not isinstance(fault, standard_json.JSONDecodeError):
         raise refusal  # too deep, or too many values
     if b"NaN" not in raw and b"Inf" not in raw:
-        raise _parse_error(fault.pos) from fault
+        raise _parse_error(fault.pos, refusal.remedy) from fault
     try:
         # Everything else must be JSON as orjson reads it; and offsets stay what they are.
         json.decode(_TOKENS.sub(_as_zero, raw))
@@ -157,8 +157,8 @@ def _decode_special(raw: bytes, refusal: DecodeError) -> Any:
         raise _parse_error(exc.pos) from exc
 
 
-def _parse_error(offset: int) -> DecodeError:
-    return DecodeError(f"JSON Parse error: Invalid value. at offset: {offset}")
+def _parse_error(offset: int, remedy: str | None = None) -> DecodeError:
+    return DecodeError(f"JSON Parse error: Invalid value. at offset: {offset}", remedy=remedy)
 
 
 def _as_zero(match: re.Match[bytes]) -> bytes:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64 as stdlib
+import email.base64mime
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,10 @@ def test_any_takes_both_alphabets_in_one_text() -> None:
 @pytest.mark.parametrize(
     ("text", "alphabet", "sentence"),
     [
-        ("QUJD\nQUJD", "any", r"letters, digits and '\+/' or '-_', got '\\n' at offset 4$"),
+        ("QUJD!QUJD", "any", r"letters, digits and '\+/' or '-_', got '!' at offset 4$"),
+        ("QUJD\nQU!D", "any", "got '!' at offset 7$"),
+        ("data:image/png;base64,QU!D", "any", "got '!' at offset 24$"),
+        ("data:image/png,QUJD", "any", "got ':' at offset 4$"),
         (b"QU\xffD", "any", r"got '\xff' at offset 2$"),
         ("QUé=", "any", "got 'é' at offset 2$"),
         ("QU=D", "any", "got '=' at offset 2$"),
@@ -55,15 +59,34 @@ def test_any_takes_both_alphabets_in_one_text() -> None:
         ("-_+/", "urlsafe", r"got '\+' at offset 2$"),
         ("QUJDQ", "any", "a length that leaves 0, 2 or 3 .*, got 5 characters$"),
         ("Q===", "any", "a length"),
-        ("QQ=", "any", "no padding, or 2 '=' for 2 characters, got 1 '=' at offset 2$"),
+        ("QQ=", "any", "no padding, or 2 '=' for 2 characters, got 1 '=' at its end$"),
         ("QUI==", "any", "no padding, or 1 '=' for 3 characters, got 2 '='"),
         ("QUJD====", "any", "no padding, or 0 '=' for 4 characters, got 4 '='"),
-        ("====", "any", "got 4 '=' at offset 0"),
+        ("====", "any", "got 4 '=' at its end"),
     ],
 )
 def test_refuses_and_says_where(text: str | bytes, alphabet: Alphabet, sentence: str) -> None:
     with pytest.raises(DecodeError, match=sentence):
         base64.decode(text, alphabet=alphabet)
+
+
+DATA = bytes(range(256)) * 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        stdlib.encodebytes(DATA).decode(),
+        email.base64mime.body_encode(DATA, eol="\r\n"),
+        "\n  " + stdlib.b64encode(DATA).decode() + "\r\n",
+        "\t" + stdlib.urlsafe_b64encode(DATA).decode().rstrip("=") + "\n",
+        "data:image/png;base64," + stdlib.b64encode(DATA).decode(),
+        "DATA:;BASE64," + stdlib.b64encode(DATA).decode(),
+        "\ndata:image/svg+xml;charset=utf-8;base64,\n" + stdlib.encodebytes(DATA).decode(),
+    ],
+)
+def test_skips_line_breaks_and_the_head_of_a_data_url(text: str) -> None:
+    assert base64.decode(text) == base64.decode(text.encode()) == DATA
 
 
 @fast
@@ -73,4 +96,6 @@ def test_arbitrary_text_raises_decode_error_at_most(text: str | bytes, alphabet:
         decoded = base64.decode(text, alphabet=alphabet)
     except DecodeError:
         return
-    assert len(decoded) == len(text.rstrip("=" if isinstance(text, str) else b"=")) * 3 // 4  # type: ignore[arg-type]
+    raw = text.encode() if isinstance(text, str) else text
+    digits = b"".join(line.strip() for line in raw.splitlines()).rstrip(b"=")
+    assert len(decoded) == len(digits) * 3 // 4

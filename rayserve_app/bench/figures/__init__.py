@@ -9,12 +9,14 @@ from __future__ import annotations
 from rayserve_app.bench.figures import (
     batching,
     cnn,
+    event_loop,
     frameworks,
     gateway,
     image_example,
     memory,
     mixed_sizes,
     neighbours,
+    overload,
     packed_stream,
     protocols,
     slow_neighbour,
@@ -27,6 +29,7 @@ FIGURES: dict[str, Figure] = {
     figure.name: figure
     for figure in (
         start.FIGURE,
+        event_loop.FIGURE,
         memory.FIGURE,
         image_example.FIGURE,
         protocols.FIGURE,
@@ -39,5 +42,6 @@ FIGURES: dict[str, Figure] = {
         yolov3.FIGURE,
         frameworks.FIGURE,
         neighbours.FIGURE,
+        overload.FIGURE,
     )
 }

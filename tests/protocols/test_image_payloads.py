@@ -1,0 +1,346 @@
+"""One image in every form that clients send it in, to every protocol: what all of them make of it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deployments.closure import ClosureBackend, ClosureSettings
+from rayserve_app.asgi import App, create_app
+from rayserve_app.examples import image_size
+from rayserve_app.model import Model
+from tests.protocols import call, create_model
+
+
+def encoded(kind: str = "PNG") -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3)).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+PNG, JPEG = encoded("PNG"), encoded("JPEG")
+TEXT = base64.b64encode(PNG).decode()
+SIZE = [48, 32]
+
+
+def sizes(items: Sequence[Any]) -> list[Any]:
+    """Answer the size of encoded images, or of decoded ones."""
+    return [
+        [item.shape[1], item.shape[0]]
+        if isinstance(item, np.ndarray)
+        else [*Image.open(io.BytesIO(item["data"] if isinstance(item, dict) else item)).size]
+        for item in items
+    ]
+
+
+def create_sizes(kind: str = "image", codec: str = "raw", **options: Any) -> App:
+    return create_app(create_model(sizes, input={"type": kind, "codec": codec}, **options))
+
+
+def create_example(**options: Any) -> App:
+    """Return the first example: a closure of Clipper's that opens images itself."""
+    settings = ClosureSettings.model_validate(
+        {"name": "m", "function": f"{image_size.__name__}:size", "input": {"type": "bytes"}}
+        | options
+    )
+    model = Model(settings, ClosureBackend(settings), name="m")
+    model.load()
+    model.warm_up()
+    return create_app(model)
+
+
+async def post(app: App, path: str, body: bytes | str, content_type: str | None) -> Any:
+    headers = {} if content_type is None else {"content-type": content_type}
+    return await call(app, "POST", path, content=body, headers=headers)
+
+
+MODELS = [
+    ("image", "raw"),
+    ("image", "base64"),
+    ("image", "json_metadata"),
+    ("image", "packed_jpeg"),
+    ("bytes", "raw"),
+    ("bytes", "base64"),
+    ("bytes", "json_metadata"),
+    ("bytes", "packed_jpeg"),
+]
+RAW_PATHS = [
+    "/invocations",
+    "/endpoints/m/invocations",
+    "/models/m/invoke",
+    "/predictions/m",
+    "/predict?",
+]
+
+
+@pytest.mark.parametrize(("kind", "codec"), MODELS)
+async def test_other_names_for_images_and_octets(kind: str, codec: str) -> None:
+    if (kind, codec) == ("image", "json_metadata"):
+        pytest.skip("its items are mappings of arrays")
+    app = create_sizes(kind, codec)
+    for path in ("/invocations", "/endpoints/m/invocations", "/predictions/m"):
+        for content_type in (
+            "application/x-image",
+            "binary/octet-stream",
+            "Application/X-Image; a=b",
+        ):
+            response = await post(app, path, PNG, content_type)
+            assert (response.status_code, response.json()) == (200, SIZE), (path, content_type)
+
+
+async def test_octets_are_text_to_models_of_text() -> None:
+    app = create_app(create_model(lambda items: list(items), input={"type": "string"}))
+    assert (await post(app, "/invocations", "a", "binary/octet-stream")).json() == "a"
+
+
+BASE64 = {
+    "line breaks": base64.encodebytes(PNG).decode(),
+    "line breaks of MIME": base64.encodebytes(PNG).decode().replace("\n", "\r\n"),
+    "a final line end": TEXT + "\n",
+    "a data URL": "data:image/png;base64," + TEXT,
+    "a data URL in lines": "data:image/png;base64,\n" + base64.encodebytes(PNG).decode(),
+}
+
+
+@pytest.mark.parametrize("text", BASE64.values(), ids=list(BASE64))
+@pytest.mark.parametrize(("kind", "codec"), MODELS)
+async def test_text_is_base64_for_every_model_of_images(kind: str, codec: str, text: str) -> None:
+    app = create_app(
+        create_model(lambda items: ["ok"] * len(items), input={"type": kind, "codec": codec})
+    )
+    for body in (text, TEXT.rstrip("=")):
+        response = await post(app, "/invocations", body, "text/plain; charset=us-ascii")
+        assert (response.status_code, response.json()) == (200, "ok")
+
+
+def clipper(text: str) -> tuple[str, Any]:
+    return "/predict", {"input": text}
+
+
+def clipper_batch(text: str) -> tuple[str, Any]:
+    return "/predict", {"input_batch": [text]}
+
+
+def container(text: str) -> tuple[str, Any]:
+    return "/invocations", text
+
+
+def container_list(text: str) -> tuple[str, Any]:
+    return "/invocations", [text]
+
+
+def metadata(text: str) -> tuple[str, Any]:
+    return "/invocations", {"data": text, "format": "png"}
+
+
+def tensorflow_rows(text: str) -> tuple[str, Any]:
+    return "/v1/models/m:predict", {"instances": [{"b64": text}]}
+
+
+def tensorflow_plain(text: str) -> tuple[str, Any]:
+    return "/v1/models/m:predict", {"inputs": [text]}
+
+
+def open_inference(text: str) -> tuple[str, Any]:
+    tensor = {"name": "bytes", "datatype": "BYTES", "shape": [1], "data": [text]}
+    return "/v2/models/m/infer", {"inputs": [tensor]}
+
+
+def simple(text: str) -> tuple[str, Any]:
+    return "/", {"data": {"images": [text]}}
+
+
+def cluster(text: str) -> tuple[str, Any]:
+    return "/predict", {"instances": [{"image": text}]}
+
+
+JSON_WAYS = [
+    clipper,
+    clipper_batch,
+    container,
+    container_list,
+    metadata,
+    tensorflow_rows,
+    tensorflow_plain,
+    open_inference,
+    simple,
+    cluster,
+]
+
+
+@pytest.mark.parametrize("text", BASE64.values(), ids=list(BASE64))
+@pytest.mark.parametrize("way", JSON_WAYS, ids=lambda way: way.__name__)
+async def test_base64_in_json(way: Callable[[str], tuple[str, Any]], text: str) -> None:
+    app = create_sizes("bytes")
+    path, body = way(text)
+    response = await post(app, path, json.dumps(body), "application/json")
+    assert response.status_code == 200, response.text
+    plain = await post(app, path, json.dumps(way(TEXT)[1]), "application/json")
+    drop = ("query_id",)
+    assert {k: v for k, v in _as_dict(response).items() if k not in drop} == {
+        k: v for k, v in _as_dict(plain).items() if k not in drop
+    }
+    assert "48" in response.text
+
+
+def _as_dict(response: Any) -> dict[str, Any]:
+    value = response.json()
+    return value if isinstance(value, dict) else {"value": value}
+
+
+async def test_a_data_url_in_text_of_json_reaches_a_closure_as_base64() -> None:
+    app = create_example(
+        function=f"{image_size.__name__}:size_of_json",
+        input={"type": "string", "codec": "json_metadata"},
+    )
+    text = json.dumps({"data": BASE64["a data URL"], "format": "png"})
+    response = await post(app, "/predict", json.dumps({"input": text}), "application/json")
+    assert response.json()["output"] == "(48, 32)"
+
+
+# What clients send by mistake.
+
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize("content_type", [FORM, "application/json", "text/plain", None])
+@pytest.mark.parametrize("image", [PNG, JPEG], ids=["PNG", "JPEG"])
+async def test_an_image_is_one_whatever_its_type_says(image: bytes, content_type: str) -> None:
+    for app in (create_sizes("bytes"), create_sizes("image"), create_sizes("image", "packed_jpeg")):
+        for path in ("/invocations", "/endpoints/m/invocations", "/predictions/m"):
+            response = await post(app, path, image, content_type)
+            assert (response.status_code, response.json()) == (200, SIZE), path
+
+
+@pytest.mark.parametrize("path", ["/invocations", "/endpoints/m/invocations", "/predictions/m"])
+async def test_another_type_for_an_image_is_refused_with_the_right_one(path: str) -> None:
+    for content_type, image, name in (
+        ("application/pdf", PNG, "The body is a PNG image: send it as image/png"),
+        ("video/mp4", JPEG, "The body is a JPEG image: send it as image/jpeg"),
+    ):
+        response = await post(create_sizes("bytes"), path, image, content_type)
+        assert response.status_code in (415, 424) or "415" in response.text
+        assert name in response.text
+    numbers = create_app(create_model(lambda items: [1.0], input={"type": "doubles"}))
+    response = await post(numbers, path, PNG, "image/png")
+    assert "The body is a PNG image, which this model does not take" in response.text
+
+
+@pytest.mark.parametrize("content_type", ["image/png", "application/json", FORM, "text/csv", None])
+@pytest.mark.parametrize("path", ["/invocations", "/endpoints/m/invocations"])
+async def test_an_empty_body_is_called_so(path: str, content_type: str | None) -> None:
+    for kind in ("bytes", "image", "doubles"):
+        app = create_app(create_model(lambda items: [1.0], input={"type": kind}))
+        response = await post(app, path, b"", content_type)
+        assert response.status_code == 400
+        assert "The body is empty: expected application/json or" in response.text
+
+
+async def test_json_under_the_type_of_curls_forms_is_refused_with_what_to_do() -> None:
+    for kind in ("bytes", "doubles"):
+        app = create_app(create_model(lambda items: [1.0], input={"type": kind}))
+        response = await post(app, "/invocations", b"[1.0]", FORM)
+        assert response.status_code == 415
+        assert "curl" in response.text
+        assert "-H 'Content-Type: " in response.text
+
+
+def as_curl_sends(data: bytes) -> bytes:
+    """curl's manual, --data: carriage returns, newlines and null bytes are stripped out."""
+    return data.translate(None, b"\r\n\0")
+
+
+@pytest.mark.parametrize("content_type", [FORM, "image/jpeg", None])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
+async def test_what_curls_d_has_left_of_a_file_is_recognised(
+    kind: str, content_type: str | None
+) -> None:
+    body = as_curl_sends(encoded(kind))
+    for app in (create_sizes("bytes"), create_sizes("image"), create_sizes("image", "packed_jpeg")):
+        for path in ("/invocations", "/predictions/m"):
+            response = await post(app, path, body, content_type)
+            assert response.status_code == 400
+            assert "--data-binary" in response.text
+
+
+async def test_what_curls_d_has_left_of_a_packed_stream_is_recognised() -> None:
+    stream = len(JPEG).to_bytes(4, "big") + JPEG
+    response = await post(
+        create_sizes("image", "packed_jpeg"), "/invocations", as_curl_sends(stream), "a/b"
+    )
+    assert response.status_code == 415
+    response = await post(
+        create_sizes("image", "packed_jpeg"),
+        "/invocations",
+        as_curl_sends(stream),
+        "application/octet-stream",
+    )
+    assert response.status_code == 400
+    assert "--data-binary" in response.text
+
+
+@pytest.mark.parametrize("path", ["/v1/models/m:predict", "/v2/models/m/infer", "/predict"])
+async def test_where_json_is_wanted_an_image_is_called_one(path: str) -> None:
+    app = create_sizes(
+        "bytes", protocols=["tensorflow_serving", "open_inference", "cluster_serving"]
+    )
+    response = await post(app, path, JPEG, "application/json")
+    assert response.status_code == 400
+    assert "It is a JPEG image" in response.text
+
+
+async def test_simple_tensorflow_serving_says_how_files_are_sent() -> None:
+    response = await post(create_sizes("bytes"), "/", JPEG, "image/jpeg")
+    assert response.status_code == 400
+    assert response.json()["error"].startswith("Error, unsupported content type")
+    assert "curl's -F" in response.json()["error"]
+
+
+# What is no image.
+
+BAD = b"\x89PNG\r\n\x1a\n, but not a picture"
+BAD_TEXT = base64.b64encode(BAD).decode()
+NONSENSE = base64.b64encode(b"hello, world").decode()
+
+
+@pytest.mark.parametrize(
+    "bad", [BAD, b"hello, world", PNG[:20], encoded("BMP")[:30], b"BM" + bytes(99)]
+)
+@pytest.mark.parametrize("way", JSON_WAYS, ids=lambda way: way.__name__)
+async def test_a_bad_image_is_400_to_the_first_example(
+    way: Callable[[str], tuple[str, Any]], bad: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, body = way(base64.b64encode(bad).decode())
+    for app in (create_example(), create_example(instant=True)):
+        response = await post(app, path, json.dumps(body), "application/json")
+        assert response.status_code == 400, response.text
+        assert "image" in response.text
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("path", ["/invocations", "/endpoints/m/invocations", "/predictions/m"])
+async def test_a_bad_body_is_400_to_the_first_example(path: str) -> None:
+    for bad in (BAD, b"hello, world", PNG[:20]):
+        response = await post(create_example(), path, bad, "image/png")
+        assert response.status_code == 400, response.text
+
+
+@pytest.mark.parametrize("create", [create_example, create_sizes])
+@pytest.mark.parametrize("bad", [BAD_TEXT, NONSENSE])
+async def test_one_bad_image_of_clippers_batch_fails_alone(
+    create: Callable[[], App], bad: str
+) -> None:
+    body = json.dumps({"input_batch": [TEXT, bad, TEXT]})
+    answers = (await post(create(), "/predict", body, None)).json()["batch_predictions"]
+    assert [each["default"] for each in answers] == [False, True, False]
+    assert "image" in answers[1]["default_explanation"]
+    assert "48" in str(answers[0]["output"])
+    assert "48" in str(answers[2]["output"])

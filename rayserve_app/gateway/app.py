@@ -150,8 +150,8 @@ class Gateway:
                 return None
 
     def _choose(self, claimants: Sequence[Claimant], headers: Mapping[bytes, bytes]) -> Claimant:
-        """Return whose request it is: AWS's JSON protocol has a header,
-        and of the others the first that knows a model."""
+        """Return whose request it is: AWS's JSON protocol has a header, and of the others the first
+        that knows a model."""
         if len(claimants) == 1:
             return claimants[0]
         is_aws = naming.AWS_TARGET in headers

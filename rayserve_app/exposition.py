@@ -45,7 +45,7 @@ def write(recorder: Recorder, labels: Mapping[str, str], media_type: str) -> byt
             lines += _head(family, media_type)
             known = family
         written = ",".join(
-            f'{key}="{_escaped(_value(key, text))}"' for key, text in (labels | tags).items()
+            f'{key}="{_escaped(_value(key, text))}"' for key, text in {**labels, **tags}.items()
         )
         lines.append(f"{_sample_name(name)}{{{written}}} {total!r}")
     if media_type == OPEN:

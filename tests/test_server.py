@@ -139,9 +139,16 @@ def test_ports_follow_the_environment_and_grpc_only_with_servicers(tmp_path: Pat
 def test_port_variable_that_is_no_port_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "app.yaml"
     path.write_text("applications: [{}]")
-    environment = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_HAPROXY_STATS_PORT": "off"}
-    with pytest.raises(ConfigurationError, match="RAY_SERVE_HAPROXY_STATS_PORT is no port"):
-        serve_ports(read_config(path), environment)
+    for text in ("off", "9" * 5000, "0", ""):
+        environment = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_HAPROXY_STATS_PORT": text}
+        with pytest.raises(ConfigurationError, match="RAY_SERVE_HAPROXY_STATS_PORT is no port"):
+            serve_ports(read_config(path), environment)
+
+
+@pytest.mark.parametrize("host", ["a..b", "a\0b", "no such host", "x" * 300, "\udc80", "1:2"])
+def test_host_that_cannot_be_one_is_refused(host: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"cannot be bound on .*http_options\.host"):
+        is_taken(Port(20_000, "HTTP", "http_options.port", host))
 
 
 def test_taken_port_is_told_with_its_owner() -> None:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from time import perf_counter
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from starlette.types import Receive, Scope, Send
 
@@ -25,6 +25,7 @@ from rayserve_app.http import (
     error_response,
     no_such_path,
     run_plain,
+    status_of,
 )
 from rayserve_app.importing import import_from_string
 from rayserve_app.model import Model
@@ -37,7 +38,10 @@ logger = logging.getLogger(__name__)
 
 _JSON = "application/json"
 
-METRICS_PATH = "/metrics"
+METRICS_PATH: Final = "/metrics"
+
+MALFORMED: Final = (400, 415)
+"""Statuses of requests that are not what a protocol takes."""
 
 Endpoint: TypeAlias = tuple[Handler, Protocol | None]
 
@@ -58,7 +62,8 @@ def create_app(model: Model, *, takes_views: Callable[[Scope], bool] = lambda _:
 class App:
     """Routes requests by their path below the model's prefix, which is the same with or without a
     final slash. Where several protocols claim a path, the first in the model's order gets the
-    request, or in that of the gateway which forwards it, and the next ones if it declines."""
+    request, or in that of the gateway which forwards it, and the next ones if it declines. If none
+    takes it, the first says why who knows it."""
 
     def __init__(
         self, model: Model, protocols: list[Protocol], takes_views: Callable[[Scope], bool]
@@ -71,6 +76,7 @@ class App:
         self._router.add("GET", "/", (self._describe, None))
         self._router.add("GET", "/openapi.json", (self._document, None))
         self._router.add("GET", METRICS_PATH, (self._metrics, None))
+        self._protocols = protocols
         for protocol in protocols:
             for route in protocol.ROUTES:
                 handler = getattr(protocol, route.handler)
@@ -111,6 +117,7 @@ class App:
     async def _ask(self, claimants: Claimants, request: Request) -> tuple[Response, Endpoint]:
         """Return the answer of the first claimant that does not decline, and who that is."""
         refusal: tuple[ServingError, Endpoint] | None = None
+        is_claimed = False  # by who declined it, if only half
         if len(claimants) > 1 and (order := request.header(FORWARDED)) is not None:
             claimants = _in_order(claimants, order)
         for endpoint, request.path_params in claimants:
@@ -121,10 +128,13 @@ class App:
                 return await watched(handler, request), endpoint
             except Declined as exc:
                 let_go(exc)
-                refusal = refusal or (exc.error, endpoint)
+                if refusal is None or (exc.may_be_mine and not is_claimed):
+                    refusal = (exc.error, endpoint)
+                is_claimed = is_claimed or exc.may_be_mine
             except ServingError as exc:
                 let_go(exc)
-                return self._render_error(exc, protocol), endpoint
+                if not (is_claimed and status_of(exc) in MALFORMED):
+                    return self._render_error(exc, protocol), endpoint
             except ClientDisconnected:
                 raise
             except Exception as exc:
@@ -165,7 +175,7 @@ class App:
     async def _describe(self, request: Request) -> Response:
         """Answer browsers with a page of the model, programs with JSON."""
         description = self._model.describe()
-        if pages.is_wanted(request.header("accept") or ""):
+        if pages.is_wanted(request.list_header("accept") or ""):
             page = pages.model(description, request.root_path, self._router.operations)
             return Response(page, media_type=pages.MEDIA_TYPE)
         return Response(json.encode(description), media_type=_JSON)
@@ -182,6 +192,11 @@ class App:
 
     async def _document(self, request: Request) -> Response:
         model = self._model
+        examples = {
+            name: example
+            for protocol in self._protocols
+            for name, example in protocol.schema_examples().items()
+        }
         writing = partial(
             openapi.write_document,
             model.name,
@@ -189,6 +204,8 @@ class App:
             base_path=request.root_path,
             models=(model.name,),
             version=model.versions.default.version,
+            media_types=model.inputs.media_types,
+            examples=json.encode(examples),
         )
         return Response(await asyncio.to_thread(writing), media_type=_JSON)
 

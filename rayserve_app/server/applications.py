@@ -25,6 +25,8 @@ TIMEOUT_S = 1.0
 PLACING_S = 5.0
 """A replica that has no place after so long waits for room, or for its environment."""
 
+NO_HEADERS: Mapping[str, str] = {}
+
 # A proxy for the outside world (http_proxy) has no business between this process and itself.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -56,26 +58,30 @@ class Application:
 def find_dashboard(processes: Iterable[psutil.Process]) -> str | None:
     """Find the address of the dashboard among a Ray instance's processes.
 
-    Ray takes the next free port after 8265 when another instance is there, so the port that the
-    process listens on is asked, not the default."""
+    Ray takes the next free port after the first one, 8265, when another instance is there, so the
+    port that the process listens on is asked. Its own metrics have one far from there."""
     for process in processes:
         try:
             command_line = process.cmdline()
             if not any(part.endswith("dashboard/dashboard.py") for part in command_line):
                 continue
+            options = dict(part.split("=", 1) for part in command_line if "=" in part)
+            first = int(options["--port"])
+            last = first + int(options["--port-retries"])
             for connection in process.net_connections("tcp"):
-                # The dashboard's own metrics port listens on all interfaces.
-                is_local = connection.laddr and connection.laddr.ip == "127.0.0.1"
-                if connection.status == psutil.CONN_LISTEN and is_local:
+                is_listening = connection.status == psutil.CONN_LISTEN
+                if is_listening and first <= connection.laddr.port <= last:
                     return f"http://127.0.0.1:{connection.laddr.port}"
         except psutil.Error:
             continue
     return None
 
 
-def read_applications(dashboard_url: str) -> dict[str, Application]:
+def read_applications(
+    dashboard_url: str, headers: Mapping[str, str] = NO_HEADERS
+) -> dict[str, Application]:
     """All applications that Serve knows by now; none while it does not answer."""
-    document = _get_json(f"{dashboard_url}/api/serve/applications/")
+    document = _get_json(f"{dashboard_url}/api/serve/applications/", headers)
     return {
         name: Application(
             name=name,
@@ -105,9 +111,11 @@ def read_routes(http_url: str) -> set[str]:
     return set(_get_json(f"{http_url}/-/routes"))
 
 
-def read_free(dashboard_url: str) -> list[Mapping[str, float]]:
+def read_free(
+    dashboard_url: str, headers: Mapping[str, str] = NO_HEADERS
+) -> list[Mapping[str, float]]:
     """What is free on each node, by the resource; empty while that is not known."""
-    document = _get_json(f"{dashboard_url}/api/cluster_status")
+    document = _get_json(f"{dashboard_url}/api/cluster_status", headers)
     for key in ("data", "clusterStatus", "loadMetricsReport", "usageByNode"):
         document = document.get(key) or {}
     # Ray counts in ten-thousandths.
@@ -156,15 +164,16 @@ def _unplaced(details: Mapping[str, Any]) -> dict[str, float]:
     return {}
 
 
-def _get_json(url: str) -> dict[str, Any]:
+def _get_json(url: str, headers: Mapping[str, str] = NO_HEADERS) -> dict[str, Any]:
+    request = urllib.request.Request(url, headers=dict(headers))
     try:
-        with _opener.open(url, timeout=TIMEOUT_S) as response:
+        with _opener.open(request, timeout=TIMEOUT_S) as response:
             document = json.load(response)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             raise ConfigurationError(
                 f"Ray's dashboard refuses {url} ({error.code})",
-                remedy="Set RAY_AUTH_MODE=disabled, or run `serve run` yourself",
+                remedy="Set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to its token",
             ) from error
         return {}
     except (OSError, ValueError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 
+from rayserve_app.server import access
 from rayserve_app.server.applications import (
     Application,
     find_dashboard,
@@ -38,6 +40,7 @@ class Watch:
     def __init__(self, config: ServeConfig, environment: Mapping[str, str]) -> None:
         self._config = config
         self._environment = environment
+        self._headers = access.headers(environment)
         self._dashboard_url: str | None = None
         self._told: dict[str, str] = {}
         """The state of each application that was told last."""
@@ -78,7 +81,7 @@ class Watch:
             self._dashboard_url = find_dashboard(descendants())
         if self._dashboard_url is None:
             return {}
-        current = read_applications(self._dashboard_url)
+        current = read_applications(self._dashboard_url, self._headers)
         new = [each for each in current.values() if each.is_running and not self._has_run(each)]
         if not new:
             return current
@@ -134,7 +137,11 @@ class Watch:
             for each in current.values()
             if each.unplaced and now_s >= self._next_waiting_s.get(each.name, 0)
         ]
-        nodes = read_free(self._dashboard_url) if unplaced and self._dashboard_url else []
+        nodes = (
+            read_free(self._dashboard_url, self._headers)
+            if unplaced and self._dashboard_url
+            else []
+        )
         for application in unplaced:
             if lacking := _lacking(application.unplaced, nodes):
                 self._next_waiting_s[application.name] = now_s + WAITING_S
@@ -158,7 +165,16 @@ class Watch:
         say(f"Metrics:  {self._metrics_url()} (HAProxy, for Prometheus)")
         say(f"          {self._dashboard_url}/api/prometheus/sd (Ray's and the models')")
         say(f"Ray:      {self._dashboard_url}")
+        self._tell_variables()
         say("Stop:     Ctrl-C\n")
+
+    def _tell_variables(self) -> None:
+        """Say what a script beside this instance needs, to be copied into a shell."""
+        variables = access.script_variables(
+            self._environment, self._dashboard_url or "", descendants()
+        )
+        lines = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
+        say("Scripts:  export " + " \\\n            ".join(lines))
 
     def _url(self, application: Application) -> str:
         if application.route_prefix is None:

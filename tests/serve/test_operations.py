@@ -20,14 +20,10 @@ pytestmark = pytest.mark.serve
 
 
 def run_script(server: Server, path: Path) -> str:
-    """Run a script as a user does beside the server: with no variables of Serve's set."""
-    environment = {
-        key: value for key, value in server.environment.items() if not key.startswith("RAY_SERVE_")
-    }
-    environment["RAY_AUTH_MODE"] = "disabled"
+    """Run a script as a user does beside the server: with the variables that it told."""
     done = subprocess.run(
         [sys.executable, str(path)],
-        env=environment,
+        env=server.script_environment,
         cwd=path.parent,
         capture_output=True,
         text=True,
@@ -81,7 +77,9 @@ def test_handles_and_http_share_the_batcher(server: Server, tmp_path: Path) -> N
 
 
 def metrics_text(server: Server) -> str:
-    targets = httpx.get(f"{server.dashboard}/api/prometheus/sd", timeout=30).json()
+    targets = httpx.get(
+        f"{server.dashboard}/api/prometheus/sd", headers=server.headers, timeout=30
+    ).json()
     addresses = [address for target in targets for address in target["targets"]]
     return "\n".join(httpx.get(f"http://{a}/metrics", timeout=30).text for a in addresses)
 

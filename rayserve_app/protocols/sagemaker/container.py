@@ -13,7 +13,6 @@ from functools import partial
 from typing import ClassVar, Final
 
 from rayserve_app.codecs import json
-from rayserve_app.custom_attributes import HEADER as ATTRIBUTES
 from rayserve_app.errors import InvalidRequest, PredictError, ServingError, let_go
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import Model
@@ -26,6 +25,7 @@ from rayserve_app.protocols.sagemaker.names import (
     TooManyNames,
     read_registration,
 )
+from rayserve_app.tensorflow_container import HEADER as ATTRIBUTES
 from rayserve_app.types import FailedInvocation
 
 PAGE_NAMES: Final = 100

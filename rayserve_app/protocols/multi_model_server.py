@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 from rayserve_app.codecs import form, json
 from rayserve_app.codecs.image_header import evident_format
-from rayserve_app.custom_attributes import HEADER as ATTRIBUTES
 from rayserve_app.encoded_inputs import is_image
 from rayserve_app.errors import (
     BackendError,
@@ -33,6 +32,7 @@ from rayserve_app.inputs import Inputs, Payload, media_type
 from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, those_known
 from rayserve_app.protocols.sagemaker.container import render_error
 from rayserve_app.protocols.sagemaker.invocation import Invoker
+from rayserve_app.tensorflow_container import HEADER as ATTRIBUTES
 from rayserve_app.types import Buffer, FailedInvocation
 
 # NettyUtils.java, to the letter.

@@ -112,12 +112,11 @@ class Instance:
         Raises:
             OSError: Serve cannot be reached.
         """
-        below = processes.descendants()
-        environments = (process.environ() for process in self.processes_named("ray::ServeController"))
+        (controller,) = self.processes_named("ray::ServeController")
         request = urllib.request.Request(
-            f"{find_dashboard(below)}/api/serve/applications/",
+            f"{find_dashboard(processes.descendants())}/api/serve/applications/",
             json.dumps({**self._config, "applications": applications}).encode(),
-            {"content-type": "application/json", **access.headers(next(environments))},
+            {"content-type": "application/json", **access.headers(controller.environ())},
             method="PUT",
         )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -15,8 +15,8 @@ from rayserve_app.bench.load import Target
 
 GIVE_UP_S: Final = 60.0
 
-REFUSALS: Final = frozenset({429, 503, 504})
-"""What protocols answer where a model cannot in time."""
+REFUSALS: Final = frozenset({424, 429, 503, 504})
+"""What protocols answer where a model cannot in time; SageMaker's 424 holds the model's own."""
 
 
 class Asked(NamedTuple):

@@ -103,7 +103,7 @@ class ModelDeployment(IngressDeployment):
         context = serve.get_replica_context()
         _check_ongoing_requests(context, settings.batching)
         set_up_logs(context)
-        recorder = Recorder()
+        recorder = Recorder(context.replica_tag)
         self.model = Model(
             settings,
             backend,
@@ -223,7 +223,7 @@ class StockBatcher:
         except TimeoutError as exc:
             raise DeadlineExceeded("The model gave no result within its deadline") from exc
 
-    def drain_s(self, coming: int) -> float:
+    def end_s(self, coming: int) -> float:
         """Return 0: nobody knows."""
         return 0.0
 

@@ -27,11 +27,12 @@ EVERYWHERE: Final = "[::]:"
 
 def hold_to_loopback() -> None:
     """Hold the servers that this process starts from now on, if its node is on loopback."""
-    if not ip_address(ray.util.get_node_ip_address()).is_loopback:
+    node: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    if not ip_address(node).is_loopback:
         return
-    replica.add_port_to_grpc_server = _held(add_port_to_grpc_server)
+    replica.add_port_to_grpc_server = _held(add_port_to_grpc_server)  # type: ignore[attr-defined]
     if RAY_SERVE_ENABLE_HA_PROXY:
-        default_impl.add_grpc_address = _held(add_grpc_address)
+        default_impl.add_grpc_address = _held(add_grpc_address)  # type: ignore[assignment]
 
 
 def _held(bind: Bind) -> Bind:

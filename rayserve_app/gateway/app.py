@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from rayserve_app import openapi, pages
 from rayserve_app.codecs import json
+from rayserve_app.cors import with_cors
 from rayserve_app.errors import (
     ServingError,
     Unavailable,
@@ -52,6 +53,7 @@ class Gateway:
 
     def __init__(self, settings: GatewaySettings, directory: Directory) -> None:
         self._settings = settings
+        self._answer_any = with_cors(self._answer, settings.cors)
         self._directory = directory
         self._router = create_router(settings)
         self._budget = BodyBudget(settings.max_buffered_mb)
@@ -60,7 +62,7 @@ class Gateway:
         self._forwarder = Forwarder(self.connections, directory, settings.order)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await run_plain(self._answer, scope, receive, send)
+        await run_plain(self._answer_any, scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"

@@ -56,6 +56,8 @@ SERVER: Final = frozenset({("OPTIONS", "/"), ("GET", "/api-description")})
 
 AWS: Final = "sagemaker_runtime"
 
+METRICS: Final = "/metrics"
+
 AWS_TARGET: Final = b"x-amz-target"
 """The header by which AWS's JSON protocol can be told from what else is posted to `/`."""
 
@@ -89,6 +91,9 @@ def create_router(settings: GatewaySettings) -> Router[Destination]:
                 )
         for route in NAMED_BY_PREFIX.get(name, ()):
             router.add(route.method, route.path, Destination(protocol, Choice.PREFIXED))
+    if not router.find(METRICS):
+        # Every model has it, for Prometheus.
+        router.add("GET", METRICS, Destination(protocol, Choice.ALL))
     return router
 
 

@@ -38,7 +38,7 @@ from rayserve_app.ingress import Ingress
 from rayserve_app.inputs import OCTETS, Inputs
 from rayserve_app.model import INLINE_BYTES, ITEM_BYTES, Model
 from rayserve_app.recorder import Recorder
-from rayserve_app.settings import BatchingSettings, ModelSettings
+from rayserve_app.settings import MAX_SURGE_PERCENT, BatchingSettings, ModelSettings
 from rayserve_app.threads import bind_threads
 from rayserve_app.timing import Timing
 from rayserve_app.types import Item
@@ -50,6 +50,9 @@ HEALTH_CHECK_TIMEOUT_S = 10
 
 WARM_UP_DEADLINES = 20
 """How many times a request's deadline a model may take to warm up."""
+
+LEAST_WARM_UP_S = 60
+"""What it may take at least: a deadline is of a warm model, and may be tight."""
 
 SHUTDOWN_MARGIN_S = 10
 """What a replica may take to stop beyond its deadline."""
@@ -77,6 +80,7 @@ def build_application(
     most = settings.max_queued_items + batching.max_batch_size * batching.max_concurrent_batches
     deploy = serve.deployment(
         name="Model",
+        max_surge_percent=MAX_SURGE_PERCENT,
         max_ongoing_requests=most,
         max_queued_requests=most,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
@@ -115,12 +119,13 @@ class ModelDeployment(IngressDeployment):
         )
         await asyncio.to_thread(load, self.model)
         self._metrics = asyncio.create_task(MetricsExporter(recorder, _counter).run())
-        self._warm_by = perf_counter() + WARM_UP_DEADLINES * settings.deadline.latency_ms / 1e3
+        self._warm_by = perf_counter() + _longest_warm_up_s(settings)
         self._warm_up = asyncio.create_task(asyncio.to_thread(warm_up, self.model))
         # Replacing or joining replicas that serve, it becomes ready only when it is warm. The
         # first one answers at once, 503 in the client's protocol until it is.
         if await asyncio.to_thread(_is_served, context):
-            await self._warm_up
+            await asyncio.wait([self._warm_up], timeout=self._warm_by - perf_counter())
+            self._check_warm_up()
 
     def __serve_build_asgi_app__(self) -> App:
         app = create_app(self.model, takes_views=_is_own_server)
@@ -150,12 +155,15 @@ class ModelDeployment(IngressDeployment):
         return [_value(result, index) for index, result in enumerate(results)]
 
     async def check_health(self) -> None:
-        if self._warm_up.done():
-            self._warm_up.result()
-        elif perf_counter() > self._warm_by:
-            raise ModelNotReady(f"Model {self.model.name!r} hangs in its warm-up")
+        self._check_warm_up()
         if self.model.is_stalled:
             raise ModelNotReady(f"Model {self.model.name!r} hangs: its deadlines pass unanswered")
+
+    def _check_warm_up(self) -> None:
+        if self._warm_up.done():
+            self._warm_up.result()
+        elif perf_counter() >= self._warm_by:
+            raise ModelNotReady(f"Model {self.model.name!r} hangs in its warm-up")
 
     async def __del__(self) -> None:
         if hasattr(self, "_metrics"):
@@ -274,6 +282,10 @@ def _check_ongoing_requests(context: ReplicaContext, batching: BatchingSettings)
             got=str(most),
             path=f"applications[{context.app_name}].deployments[Model].max_ongoing_requests",
         )
+
+
+def _longest_warm_up_s(settings: ModelSettings) -> float:
+    return max(LEAST_WARM_UP_S, WARM_UP_DEADLINES * settings.deadline.latency_ms / 1e3)
 
 
 def _is_served(context: ReplicaContext) -> bool:

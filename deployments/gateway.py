@@ -24,7 +24,9 @@ from deployments.logs import set_up_logs
 from rayserve_app.gateway.app import Gateway
 from rayserve_app.gateway.replicas import Address, Directory, ServedModel
 from rayserve_app.gateway.settings import GatewaySettings
+from rayserve_app.protocols.sagemaker.names import targets
 from rayserve_app.section import parse_section
+from rayserve_app.settings import MAX_SURGE_PERCENT
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,10 @@ def build(args: dict[str, Any]) -> Application:
     """
     settings = parse_section(GatewaySettings, args, "gateway")
     deploy = serve.deployment(
-        name="Gateway", max_ongoing_requests=MAX_REQUESTS, max_queued_requests=MAX_REQUESTS
+        name="Gateway",
+        max_surge_percent=MAX_SURGE_PERCENT,
+        max_ongoing_requests=MAX_REQUESTS,
+        max_queued_requests=MAX_REQUESTS,
     )
     deployment: Deployment = deploy(serve.ingress()(GatewayDeployment))
     return deployment.bind(settings)
@@ -123,12 +128,13 @@ def served_models(
     listening = {group.app_name: _addresses([group], hosts) for group in groups if group.app_name}
     return [
         ServedModel(
-            name=_model_name(application) or name,
+            name=(model_name := str(_settings(application).get("name") or name)),
             prefix=application["route_prefix"].rstrip("/"),
             replicas=listening.get(name) or fallback,
             # Serve tells of a replica's address before it calls it running.
             is_ready=bool(listening.get(name))
             or _is_running(application["deployments"][MODEL_DEPLOYMENT]),
+            targets=frozenset(targets(model_name, _settings(application).get("path"))),
         )
         for name, application in applications.items()
         if application["route_prefix"] and MODEL_DEPLOYMENT in application["deployments"]
@@ -144,11 +150,11 @@ def _addresses(groups: Sequence[TargetGroup], hosts: Mapping[str, str]) -> tuple
     )
 
 
-def _model_name(application: Mapping[str, Any]) -> str | None:
-    """Return the name that the YAML gives the model, if it does."""
+def _settings(application: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the YAML says of the model."""
     args = (application.get("deployed_app_config") or {}).get("args") or {}
-    name: str | None = (args.get("model") or {}).get("name")
-    return name
+    settings: Mapping[str, Any] = args.get("model") or {}
+    return settings
 
 
 def _is_running(deployment: Mapping[str, Any]) -> bool:

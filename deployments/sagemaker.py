@@ -26,7 +26,7 @@ from deployments.containers.user_code import UserCode
 from deployments.tensorflow_serving.model_server import ModelServer, find_versions
 from rayserve_app import packages
 from rayserve_app.backend import Backend
-from rayserve_app.errors import LoadError, PredictError
+from rayserve_app.errors import InvalidRequest, LoadError, PredictError
 from rayserve_app.settings import BatchingSettings, FileSettings, InputSettings, parse_settings
 from rayserve_app.sources import fetch
 from rayserve_app.types import FailedInvocation, Invocation, Item, Metadata, Reply
@@ -97,7 +97,7 @@ class SageMakerBackend(Backend):
             self.close()
             raise
 
-    def predict(self, items: Sequence[Item]) -> list[Reply | FailedInvocation]:
+    def predict(self, items: Sequence[Item]) -> list[Reply | FailedInvocation | InvalidRequest]:
         if self._container is None:
             raise PredictError("The package is not loaded")
         return [_invoke(self._container, item) for item in items]
@@ -184,10 +184,10 @@ def _install_requirements(code: Path) -> None:
         packages.activate(packages.install((), requirements_file=requirements))
 
 
-def _invoke(container: Container, item: Item) -> Reply | FailedInvocation:
+def _invoke(container: Container, item: Item) -> Reply | FailedInvocation | InvalidRequest:
     if not isinstance(item, Invocation):
         raise PredictError("Not a request", expected="Invocation", got=type(item).__name__)
     try:
         return container.invoke(item)
-    except FailedInvocation as exc:
+    except (FailedInvocation, InvalidRequest) as exc:
         return exc

@@ -22,14 +22,13 @@ from rayserve_app.http import (
     Request,
     Response,
     error_response,
-    no_such_method,
     no_such_path,
     run_plain,
 )
 from rayserve_app.importing import import_from_string
 from rayserve_app.model import Model
 from rayserve_app.protocols import PROTOCOLS
-from rayserve_app.protocols.protocol import Declined, Protocol
+from rayserve_app.protocols.protocol import Declined, Protocol, is_inference, wrong_method
 from rayserve_app.routing import Router
 from rayserve_app.watch import watched
 
@@ -79,13 +78,17 @@ class App:
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         claims = self._router.find(path)
         claimants = claims.get("GET" if scope["method"] == "HEAD" else scope["method"])
-        protocol: Protocol | None = None
+        endpoint: Endpoint = (self._describe, None)
         request = Request(scope, receive, self._model.settings.limits, self._budget)
         try:
             if claimants:
-                response, protocol = await self._ask(claimants, request)
+                response, endpoint = await self._ask(claimants, request)
             elif claims:
-                response = no_such_method(scope["method"], claims)
+                protocols = {
+                    method: [protocol for (_, protocol), _ in endpoints]
+                    for method, endpoints in claims.items()
+                }
+                response = wrong_method(scope["method"], path, protocols)
             else:
                 response = no_such_path(path, self._router.paths)
         except ClientDisconnected as exc:
@@ -93,49 +96,61 @@ class App:
             return
         finally:
             request.close()
-        self._record(request, response, protocol)
+        self._record(request, response, endpoint)
         await response.send(
             send,
             takes_views=self._takes_views(scope),
             with_body=scope["method"] != "HEAD",
         )
 
-    async def _ask(
-        self, claimants: Claimants, request: Request
-    ) -> tuple[Response, Protocol | None]:
+    async def _ask(self, claimants: Claimants, request: Request) -> tuple[Response, Endpoint]:
         """Return the answer of the first claimant that does not decline, and who that is."""
-        refusal: tuple[ServingError, Protocol | None] | None = None
+        refusal: tuple[ServingError, Endpoint] | None = None
         if len(claimants) > 1 and (order := request.header(FORWARDED)) is not None:
             claimants = _in_order(claimants, order)
-        for (handler, protocol), request.path_params in claimants:
+        for endpoint, request.path_params in claimants:
+            handler, protocol = endpoint
             try:
                 if protocol is not None and "model" in request.path_params:
                     protocol.check_name(request.path_params["model"])
-                return await watched(handler, request), protocol
+                return await watched(handler, request), endpoint
             except Declined as exc:
                 let_go(exc)
-                refusal = refusal or (exc.error, protocol)
+                refusal = refusal or (exc.error, endpoint)
             except ServingError as exc:
                 let_go(exc)
-                return self._render_error(exc, protocol), protocol
+                return self._render_error(exc, protocol), endpoint
             except ClientDisconnected:
                 raise
             except Exception as exc:
                 logger.exception("Model %r: %s failed", self._model.name, request.path)
                 let_go(exc)
-                error = BackendError("Internal error; the replica's log has the details")
-                return self._render_error(error, protocol), protocol
+                fault = BackendError("Internal error; the replica's log has the details")
+                return self._render_error(fault, protocol), endpoint
         assert refusal is not None
-        return self._render_error(*refusal), refusal[1]
+        error, endpoint = refusal
+        return self._render_error(error, endpoint[1]), endpoint
 
-    def _record(self, request: Request, response: Response, protocol: Protocol | None) -> None:
-        recorder = self._model.recorder
+    def _record(self, request: Request, response: Response, endpoint: Endpoint) -> None:
+        (handler, protocol), recorder = endpoint, self._model.recorder
         recorder.responses[protocol.name if protocol else "", response.status] += 1
         timing = request.timing
         if timing.predicted_at:
             timing.encode = perf_counter() - timing.predicted_at
             timing.record(recorder)
             response.headers["server-timing"] = timing.header()
+        if timing.inferences is not None:
+            if response.status < 400:
+                timing.inferences.add_output(timing.encode)
+        elif response.status >= 400 and response.status != 404 and is_inference(handler):
+            inferences = recorder.inferences[self._version_of(request)]
+            inferences.fail.add(perf_counter() - timing.started_at)
+
+    def _version_of(self, request: Request) -> str:
+        """Return the version that a request's path names, the default one if it names none."""
+        version, versions = request.path_params.get("version"), self._model.versions
+        known = any(each.version == version for each in versions)
+        return version if version is not None and known else versions.default.version
 
     def _render_error(self, error: ServingError, protocol: Protocol | None) -> Response:
         if protocol is None:

@@ -18,7 +18,7 @@ from rayserve_app.codecs import image
 from rayserve_app.codecs.json_metadata import EncodedImage
 from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.inputs import Inputs
-from rayserve_app.types import Array
+from rayserve_app.types import Array, Invocation
 
 Update: TypeAlias = Callable[[Any], None]
 
@@ -87,6 +87,8 @@ def _update(update: Update, value: Any) -> None:
         for key in sorted(value):
             _update(update, key)
             _update(update, value[key])
+    elif isinstance(value, Invocation):
+        _update(update, value[:4])  # without headers, which tell each request from all others
     elif isinstance(value, tuple | list):
         update(b"sequence %d " % len(value))
         for element in value:

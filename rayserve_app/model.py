@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any, Final, Protocol, TypeVar
 
 from rayserve_app.admission import Admission, Work
 from rayserve_app.answers import Answers
 from rayserve_app.backend import Backend
-from rayserve_app.batching import Batcher, Result, Target
+from rayserve_app.batching import Batcher, Result, Target, check_outputs
 from rayserve_app.blanks import blank_item
 from rayserve_app.content import work_of
 from rayserve_app.cores import available_cores
 from rayserve_app.decoding import decode
 from rayserve_app.encoded_inputs import Encoded
-from rayserve_app.errors import InvalidRequest, ModelNotReady, ServingError
+from rayserve_app.errors import InvalidRequest, ModelNotReady, PredictError, ServingError
 from rayserve_app.inputs import Inputs
+from rayserve_app.observed_outputs import ObservedOutputs
+from rayserve_app.outputs import named_arrays
 from rayserve_app.recorder import Recorder
 from rayserve_app.settings import ModelSettings
 from rayserve_app.timing import Timing
-from rayserve_app.types import Item
+from rayserve_app.types import Item, Outputs, Row
 from rayserve_app.versions import Servable, Versions, describe_metadata
 from rayserve_app.workers import Workers
 
@@ -149,14 +152,25 @@ class Model:
         """
         timing = timing or Timing()
         servable = servable or self.versions.default
-        deadline_s = self._deadline_s
-        if self._answers is not None and items:
-            results = await self._recall(self._answers, items, servable, timing, deadline_s, apart)
+        timing.inferences = inferences = self.recorder.inferences[servable.version]
+        inferences.last_ms = round(time() * 1e3)
+        timeout_s = self._deadline_s
+        try:
+            if self._answers is not None and items:
+                results = await self._recall(
+                    self._answers, items, servable, timing, timeout_s, apart
+                )
+            else:
+                results = await self._predict(items, servable, timing, timeout_s, apart=apart)
+            if apart:
+                _refuse_if_all_are_bad(results)
+        except ServingError:
+            inferences.fail.add(perf_counter() - timing.started_at)
+            raise
+        if any(isinstance(result, ServingError) for result in results):
+            inferences.fail.add(perf_counter() - timing.started_at)
         else:
-            results = await self._predict(items, servable, timing, deadline_s, apart=apart)
-        if apart and results and all(isinstance(each, InvalidRequest) for each in results):
-            assert isinstance(results[0], InvalidRequest)
-            raise results[0].at("[0]") if len(results) > 1 else results[0]
+            timing.count(len(results))
         return results
 
     async def offload(self, call: Callable[[], T], work_bytes: int) -> T:
@@ -210,6 +224,7 @@ class Model:
 
     def _serve(self, versions: Versions) -> None:
         self.versions = versions
+        self.observed_outputs = ObservedOutputs()
         self.inputs: Inputs = versions.default.inputs
         self.metadata = versions.default.metadata
         self._answers: Answers | None = None
@@ -224,7 +239,7 @@ class Model:
             return
         try:
             for count in sorted({1, self.settings.batching.max_batch_size}):
-                servable.predict([blank] * count)
+                self._observe(servable, servable.predict([blank] * count), count)
         except Exception as exc:
             # An image may be refused for what it shows. Of what is no default, a request will tell.
             if servable is self.versions.default and not isinstance(blank, str | bytes):
@@ -236,6 +251,17 @@ class Model:
                 servable.signature,
                 exc,
             )
+
+    def _observe(self, servable: Servable, outputs: Outputs, count: int) -> None:
+        """See what the outputs of a model are that does not say it itself. What is wrong with them
+        a request will tell."""
+        if servable.metadata.outputs:
+            return
+        with contextlib.suppress(PredictError, TypeError):
+            row = check_outputs(outputs, count)[0]
+            if isinstance(row, Row):
+                columns = named_arrays([row])
+                self.observed_outputs.add(servable, {name: [columns[name]] for name in columns})
 
     async def _recall(
         self,
@@ -328,3 +354,10 @@ class Model:
             )
         finally:
             self._admission.end_decoding(work, expected_s, timing.decode_work)
+
+
+def _refuse_if_all_are_bad(results: Sequence[Result]) -> None:
+    """Raise the first error if no item is what the model takes."""
+    faults = [each for each in results if isinstance(each, InvalidRequest)]
+    if faults and len(faults) == len(results):
+        raise faults[0].at("[0]") if len(faults) > 1 else faults[0]

@@ -29,8 +29,13 @@ InputCodec = Literal["raw", "base64", "base64_urlsafe", "json_metadata", "packed
 OutputCodec = Literal["json", "csv", "npy", "raw"]
 Interpolation = Literal["area", "nearest", "linear", "cubic", "lanczos"]
 
+MAX_SURGE_PERCENT = 1
+"""Of a deployment's replicas, rounded up, unless the YAML says otherwise: so many new ones start,
+and are warm, before as many old ones drain. With Serve's default, 0, the one replica of a model
+ends before the next one starts."""
+
 LONGEST_DEADLINE_MS = 60_000
-"""`RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S` in configs/serve.env is this plus 5 s."""
+"""`RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S` in server/serve.env is this plus 5 s."""
 
 
 Triple = tuple[float, float, float]

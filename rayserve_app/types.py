@@ -24,6 +24,9 @@ class Invocation(NamedTuple):
     accept: str | None = None
     custom_attributes: str | None = None
     """`X-Amzn-SageMaker-Custom-Attributes`."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """All headers as the client sent them, if it did by HTTP; the three above are the protocol's,
+    which may have them elsewhere. Equal requests for a model's `cache` are equal without these."""
 
 
 class Reply(NamedTuple):
@@ -32,6 +35,8 @@ class Reply(NamedTuple):
     body: bytes | str
     content_type: str | None = None
     status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    """Others than the content type, by their names in lower case."""
 
     def __str__(self) -> str:
         """Return the body as text, or in base64 where it is none: for protocols that carry only

@@ -124,7 +124,7 @@ def closure(tmp_path: Path) -> Instance:
             {"name": "mean", "import_path": "deployments.closure:build", "args": {"model": model}}
         ]
     }
-    instance = Instance(config, APP_YAML.with_name("serve.env"))
+    instance = Instance(config, None)
     instance.config_path = tmp_path / "bench.yaml"
     instance.config_path.write_text(yaml.safe_dump(config))
     return instance

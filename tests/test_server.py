@@ -25,14 +25,15 @@ from rayserve_app.server.output import ProgressFilter
 from rayserve_app.server.ports import Port, describe_taken, is_taken, serve_ports
 from rayserve_app.server.processes import haproxy_node_id, leftover_haproxies, send_signal
 from rayserve_app.server.settings import (
+    ENVIRONMENT_FILE,
     ONE_MACHINE,
+    file_beside,
     read_config,
     read_environment_file,
     serve_environment,
 )
 from rayserve_app.server.watch import shorten
 
-ENVIRONMENT_FILE = Path(__file__).parents[1] / "configs" / "serve.env"
 RAYSERVE_APP = str(Path(sys.executable).with_name("rayserve-app"))
 NODE_ID = "ceb41f7ad66f8709f95ed4f11772c66c8a3d924af5764eb5765e622d"
 
@@ -55,27 +56,44 @@ def test_other_lines_in_the_environment_file_are_refused(tmp_path: Path, line: s
         read_environment_file(path)
 
 
+def test_environment_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "serve.env"
+    path.write_bytes(b"A=\xff\n")
+    with pytest.raises(ConfigurationError, match=r"serve\.env cannot be read"):
+        read_environment_file(path)
+
+
 def test_environment_of_the_user_wins_over_the_file() -> None:
-    environment = serve_environment(ENVIRONMENT_FILE, {"RAY_SERVE_ENABLE_HA_PROXY": "0"})
+    environment = serve_environment(None, {"RAY_SERVE_ENABLE_HA_PROXY": "0"})
     assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
     assert environment["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
 
 
+def test_a_file_of_the_users_overrides_single_variables(tmp_path: Path) -> None:
+    assert file_beside(tmp_path / "app.yaml") is None
+    (tmp_path / "serve.env").write_text("RAY_SERVE_ENABLE_HA_PROXY=0\nOF_MINE=1\n")
+    file = file_beside(tmp_path / "app.yaml")
+    own = serve_environment(None, {})
+    overridden = {"RAY_SERVE_ENABLE_HA_PROXY": "0", "OF_MINE": "1"}
+    assert serve_environment(file, {}) == own | overridden
+    assert serve_environment(file, {"OF_MINE": "2"}) == own | overridden | {"OF_MINE": "2"}
+
+
 def test_what_is_right_on_one_machine_only_is_not_in_the_file() -> None:
     assert not ONE_MACHINE.keys() & read_environment_file(ENVIRONMENT_FILE).keys()
-    assert ONE_MACHINE.items() <= serve_environment(ENVIRONMENT_FILE, {}).items()
+    assert ONE_MACHINE.items() <= serve_environment(None, {}).items()
 
 
 def test_haproxy_is_started_with_our_settings_unless_the_user_names_another() -> None:
     name = "RAY_SERVE_HAPROXY_BINARY_PATH"
-    environment = serve_environment(ENVIRONMENT_FILE, dict(os.environ))
+    environment = serve_environment(None, dict(os.environ))
     command = [environment[name], "-c", "-V", "-f", os.devnull]
     checked = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=30, check=False
     )
     # HAProxy read both files, ours last; it misses a listener, which Serve's own file has.
     assert "Configuration file has no error" in checked.stdout + checked.stderr
-    assert serve_environment(ENVIRONMENT_FILE, {name: "/opt/haproxy"})[name] == "/opt/haproxy"
+    assert serve_environment(None, {name: "/opt/haproxy"})[name] == "/opt/haproxy"
 
 
 def test_config_is_read_with_the_defaults_of_serve(tmp_path: Path) -> None:
@@ -242,13 +260,13 @@ class Server:
         self.config.write_text("\n".join(lines))
 
     def start_second(self) -> subprocess.CompletedProcess[str]:
-        command = [RAYSERVE_APP, "serve", str(self.config), "--environment", str(ENVIRONMENT_FILE)]
+        command = [RAYSERVE_APP, "serve", str(self.config)]
         return subprocess.run(command, env=self.environment, capture_output=True, text=True)
 
     def start(self) -> pexpect.spawn[str]:
         terminal: pexpect.spawn[str] = pexpect.spawn(
             RAYSERVE_APP,
-            ["serve", str(self.config), "--environment", str(ENVIRONMENT_FILE)],
+            ["serve", str(self.config)],
             env=self.environment,
             encoding="utf-8",
             timeout=READY_TIMEOUT_S,

@@ -42,18 +42,18 @@ class Instance:
     def __init__(
         self,
         config: dict[str, Any],
-        environment_path: Path,
+        environment_file: Path | None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
         """Prepare an instance.
 
         Args:
             config: a Serve configuration.
-            environment_path: the file of what Serve reads, beside this process's environment.
+            environment_file: variables of Serve's over ours, if any, and below this process's.
             variables: of the environment, over both.
         """
         self._config = config
-        self._environment_path = environment_path
+        self._environment_file = environment_file
         self._variables = variables or {}
         self.config_path = Path()
         """The Serve YAML of this run, while it runs."""
@@ -76,7 +76,7 @@ class Instance:
     @property
     def environment(self) -> dict[str, str]:
         """The variables that Serve's processes start with, the allocator's among them."""
-        return serve_environment(self._environment_path, {**os.environ, **self._variables})
+        return serve_environment(self._environment_file, {**os.environ, **self._variables})
 
     def url(self, path: str) -> str:
         """Return the address of a path, `/<application>/...`, through HAProxy."""
@@ -85,7 +85,7 @@ class Instance:
     def alone(self, application: dict[str, Any], variables: Mapping[str, str]) -> Instance:
         """Return another instance, not started yet, with this one application."""
         config = {**self._config, "applications": [application]}
-        return Instance(config, self._environment_path, variables)
+        return Instance(config, self._environment_file, variables)
 
     def replicas(self, application: str) -> list[psutil.Process]:
         """Return the replicas' processes; Ray puts application and deployment in their title."""
@@ -129,7 +129,9 @@ class Instance:
         # What a killed supervisor leaves behind is then found below this process, and ended.
         processes.become_subreaper()
         program = str(Path(sys.executable).with_name("rayserve-app"))
-        command = [program, "serve", str(config_path), "--environment", str(self._environment_path)]
+        command = [program, "serve", str(config_path)]
+        if self._environment_file is not None:
+            command += ["--environment", str(self._environment_file)]
         self._child, lines = processes.start(
             command, {**_environment(config_path.parent), **self._variables}
         )

@@ -7,7 +7,8 @@ another one, if nothing of its body had been sent or all of it is still at hand.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence, Set
+import secrets
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -20,8 +21,14 @@ from rayserve_app.http import FORWARDED, BodyBudget
 from rayserve_app.ingress import CLIENT_HEADERS, REQUEST_ID
 from rayserve_app.types import Buffer
 
-MARK: Final = FORWARDED.encode()
-"""No gateway forwards a request with this header again."""
+ORDER: Final = FORWARDED.encode()
+
+LOOPS: Final = b"x-rayserve-gateways"
+"""The gateways that a request has passed, by names that nobody else can know: one that finds its
+own forwards the request no more. What a client writes there is nobody's name."""
+
+MODEL: Final = b"x-rayserve-model"
+"""The header of an answer that says which model gave it."""
 
 MAX_KEPT_BYTES: Final = 1_000_000
 """Of a body, to be sent again if its replica is lost."""
@@ -47,8 +54,11 @@ HOP_BY_HOP: Final = frozenset(
     }
 )
 
-UNWANTED: Final = HOP_BY_HOP | {b"date", b"server"}
-"""What of an answer is not passed on: uvicorn writes the last two into every answer itself."""
+UNSENT: Final = HOP_BY_HOP | {ORDER, LOOPS}
+"""What of a request is not passed on as it is."""
+
+UNWANTED: Final = HOP_BY_HOP | {b"date", b"server", MODEL}
+"""What of an answer is not passed on: uvicorn writes `date` and `server` into every one itself."""
 
 UNWANTED_IN_SERVE: Final = UNWANTED | {REQUEST_ID}
 """Serve writes the third, which it shares with the replica."""
@@ -165,7 +175,12 @@ class Forwarder:
             order: of the protocols that may answer; if empty, that of the model that answers.
         """
         self._connections = connections
-        self._mark = b"%s: %s\r\n\r\n" % (MARK, ",".join(order).encode())
+        self._order = ",".join(order).encode()
+        self._name = secrets.token_hex(16).encode()
+
+    def has_sent(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether a request has been forwarded here before."""
+        return self._name in headers.get(LOOPS, b"")
 
     async def send(
         self, scope: Scope, path: str, upload: Upload, send: Send, model: ServedModel
@@ -179,7 +194,7 @@ class Forwarder:
             ModelNotReady: there is no replica, or those that were asked were lost.
             AnswerCut, ClientLeft: there is no way to go on.
         """
-        request = _request(scope, path, upload, self._mark)
+        request = _request(scope, path, upload, self._marks(scope), model.name)
         lost: list[Address] = []
         while True:
             address = self._connections.choose(model, without=lost)
@@ -196,6 +211,12 @@ class Forwarder:
                 if len(lost) == MAX_ATTEMPTS or not upload.can_restart:
                     raise ModelNotReady(f"A replica of model {model.name!r} was lost") from exc
 
+    def _marks(self, scope: Scope) -> list[Header]:
+        """Return what a request is marked with on its way."""
+        passed = dict(scope.get(CLIENT_HEADERS) or scope["headers"]).get(LOOPS)
+        names = self._name if passed is None else b"%s,%s" % (passed, self._name)
+        return [(ORDER, self._order), (LOOPS, names)]
+
 
 class _Request(NamedTuple):
     """What is sent before the body, and how the body is sent."""
@@ -205,24 +226,35 @@ class _Request(NamedTuple):
     has_answer_body: bool
     unwanted: frozenset[bytes]
     """Headers of the answer that are not passed on."""
+    model: bytes
+    """The model's name, as a header has it."""
 
 
-def _request(scope: Scope, path: str, upload: Upload, mark: bytes) -> _Request:
+def _request(
+    scope: Scope, path: str, upload: Upload, marks: Sequence[Header], model: str
+) -> _Request:
     headers = _request_headers(scope)
     target = quote(path, safe=SAFE).encode()
     if query := scope.get("query_string", b""):
         target += b"?" + query
     lines = [b"%s %s HTTP/1.1" % (scope["method"].encode(), target)]
-    lines += [b"%s: %s" % header for header in headers if header[0] not in HOP_BY_HOP]
+    lines += [b"%s: %s" % header for header in headers if header[0] not in UNSENT]
     has_length = any(name == b"content-length" for name, _ in headers)
     is_chunked = not has_length and not upload.is_whole
     if is_chunked:
         lines.append(b"transfer-encoding: chunked")
     elif not has_length and upload.size:
         lines.append(b"content-length: %d" % upload.size)
-    lines.append(mark)
+    lines += [b"%s: %s" % mark for mark in marks]
+    lines.append(b"\r\n")
     unwanted = UNWANTED_IN_SERVE if CLIENT_HEADERS in scope else UNWANTED
-    return _Request(b"\r\n".join(lines), is_chunked, scope["method"] != "HEAD", unwanted)
+    return _Request(
+        b"\r\n".join(lines),
+        is_chunked,
+        scope["method"] != "HEAD",
+        unwanted,
+        quote(model, safe=" " + SAFE).encode(),
+    )
 
 
 def _request_headers(scope: Scope) -> list[Header]:
@@ -264,7 +296,7 @@ class _Exchange:
             WATCH_AFTER_S if upload.is_whole else 0, self._start_attending, task, is_chunked
         )
         try:
-            await self._answer(request.unwanted)
+            await self._answer(request)
         except asyncio.CancelledError:
             if self._has_client or task.uncancel():
                 raise
@@ -276,10 +308,11 @@ class _Exchange:
             if not self._is_sent:
                 connection.close()
 
-    async def _answer(self, unwanted: Set[bytes]) -> None:
+    async def _answer(self, request: _Request) -> None:
         connection = self._connection
         head = await connection.head()
-        headers = [header for header in head.headers if header[0] not in unwanted]
+        headers = [header for header in head.headers if header[0] not in request.unwanted]
+        headers.append((MODEL, request.model))
         start = {"type": "http.response.start", "status": head.status, "headers": headers}
         await self._send(start)
         is_last = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from itertools import count
 from time import monotonic
@@ -39,6 +39,8 @@ class ServedModel(NamedTuple):
     """Where it can be reached: its replicas, or while it has none, what waits for one."""
     is_ready: bool = True
     """Whether a replica runs."""
+    targets: frozenset[str] = frozenset()
+    """What the client of a multi-model endpoint may call it."""
 
 
 class Directory:
@@ -52,11 +54,17 @@ class Directory:
         self._models = {model.name: model for model in models}
 
     def __iter__(self) -> Iterator[ServedModel]:
-        return iter(sorted(self._models.values()))
+        return iter(sorted(self._models.values(), key=lambda model: model.name))
 
     def find(self, name: str) -> ServedModel | None:
         """Return a model by its name, None if there is none."""
         return self._models.get(name)
+
+    def find_target(self, target: str) -> ServedModel | None:
+        """Return the model that the client of a multi-model endpoint calls so; None if there is
+        none, or no single one."""
+        found = [model for model in self._models.values() if target in model.targets]
+        return self.find(target) or (found[0] if len(found) == 1 else None)
 
     @property
     def names(self) -> list[str]:
@@ -84,7 +92,7 @@ class Connections:
 
     def __init__(self) -> None:
         self._idle: defaultdict[Address, list[IdleConnection]] = defaultdict(list)
-        self._busy: defaultdict[Address, int] = defaultdict(int)
+        self._busy: Counter[Address] = Counter()
         self._turns: dict[Address, int] = {}
         self._turn = count()
 
@@ -114,12 +122,12 @@ class Connections:
         try:
             return Lease(address, await self._connect(address))
         except BaseException:
-            self._busy[address] -= 1
+            self._end(address)
             raise
 
     def give_back(self, lease: Lease) -> None:
         """End an exchange; the connection is kept if it can carry another one."""
-        self._busy[lease.address] -= 1
+        self._end(lease.address)
         idle = self._idle[lease.address]
         if lease.connection.is_reusable and len(idle) < MAX_IDLE:
             idle.append(IdleConnection(monotonic(), lease.connection))
@@ -130,7 +138,6 @@ class Connections:
         """Close the idle connections to all replicas but these."""
         for address in self._idle.keys() - set(addresses):
             self.drop_idle(address)
-            self._busy.pop(address, None)
             self._turns.pop(address, None)
 
     def drop_idle(self, address: Address) -> None:
@@ -141,9 +148,16 @@ class Connections:
     def close(self) -> None:
         self.keep_only(())
 
+    def _end(self, address: Address) -> None:
+        """Count one request less; what is under way is counted even where the replica has gone,
+        for its address may return."""
+        self._busy[address] -= 1
+        if not self._busy[address]:
+            del self._busy[address]
+
     def _load(self, address: Address) -> tuple[int, int]:
         """Requests under way, and of equals who has waited longest for one."""
-        return self._busy.get(address, 0), self._turns.get(address, -1)
+        return self._busy[address], self._turns.get(address, -1)
 
     async def _connect(self, address: Address) -> Connection:
         idle = self._idle[address]

@@ -20,6 +20,7 @@ class Choice(Enum):
     READ = "its JSON body has the name"
     DEFAULT = "it does not: the protocol's default model"
     ALL = "it asks all of them"
+    SERVER = "the protocol itself tells of the server"
     LOAD = "its JSON body has a further name for one of them, which knows"
 
 
@@ -46,6 +47,11 @@ ALL_MODELS: Final = frozenset(
 )
 """Paths that speak of a whole server."""
 
+SERVER: Final = frozenset({("OPTIONS", "/"), ("GET", "/api-description")})
+"""Paths that are answered from the models' names alone, by a protocol that can."""
+
+AWS: Final = "sagemaker_runtime"
+
 READ: Final = ("POST", "/")
 """The path whose JSON has the model's name."""
 
@@ -71,16 +77,20 @@ def create_router(settings: GatewaySettings) -> Router[Destination]:
         protocol = import_from_string(PROTOCOLS[name])
         for route in protocol.ROUTES:
             if (route.method, route.path) != ("GET", "/"):
-                router.add(route.method, route.path, Destination(protocol, _choice(route)))
+                router.add(
+                    route.method, route.path, Destination(protocol, _choice(protocol, route))
+                )
         for route in NAMED_BY_PREFIX.get(name, ()):
             router.add(route.method, route.path, Destination(protocol, Choice.PREFIXED))
     return router
 
 
-def _choice(route: Route) -> Choice:
+def _choice(protocol: type[Protocol], route: Route) -> Choice:
     if "{model}" in route.path:
         return Choice.NAMED
     if (route.method, route.path) in ALL_MODELS:
         return Choice.ALL
+    if (route.method, route.path) in SERVER and protocol.document_of(()) is not None:
+        return Choice.SERVER
     choices = {READ: Choice.READ, LOAD: Choice.LOAD}
     return choices.get((route.method, route.path), Choice.DEFAULT)

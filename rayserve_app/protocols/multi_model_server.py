@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 from rayserve_app.codecs import form, json
 from rayserve_app.codecs.image_header import evident_format
+from rayserve_app.custom_attributes import HEADER as ATTRIBUTES
 from rayserve_app.encoded_inputs import is_image
 from rayserve_app.errors import (
     BackendError,
@@ -29,8 +30,8 @@ from rayserve_app.errors import (
 )
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.inputs import Inputs, Payload, media_type
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, listed
-from rayserve_app.protocols.sagemaker.container import ATTRIBUTES, render_error
+from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, those_known
+from rayserve_app.protocols.sagemaker.container import render_error
 from rayserve_app.protocols.sagemaker.invocation import Invoker
 from rayserve_app.types import Buffer, FailedInvocation
 
@@ -91,7 +92,7 @@ class MultiModelServer(Protocol):
 
     @classmethod
     def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:
-        return ModelNotFound(f"Model not found: {name[:200]}", remedy=f"Known: {listed(known)}")
+        return ModelNotFound(f"Model not found: {name[:200]}", remedy=those_known(name, known))
 
     async def ping(self, _: Request) -> Response:
         # ModelManager.java, workerStatus: always 200, and `status` where the documentation has
@@ -99,13 +100,16 @@ class MultiModelServer(Protocol):
         is_healthy = self.model.is_warm and not self.model.is_stalled
         return _document({"status": "Healthy" if is_healthy else "Unhealthy"})
 
+    @inference
     async def predictions(self, request: Request) -> Response:
         """Upstream reads no query here."""
         return await self._predict(request, [])
 
+    @inference
     async def predict(self, request: Request) -> Response:
         return await self._predict(request, request.query())
 
+    @inference
     async def invocations(self, request: Request) -> Response:
         query = request.query()
         for name, value in query:
@@ -116,11 +120,15 @@ class MultiModelServer(Protocol):
     async def describe_api(self, request: Request) -> Response:
         if request.header("access-control-request-method") is not None:
             raise Declined(InvalidRequest("A CORS preflight"))
+        return self.document_of([self.model.name])
+
+    @classmethod
+    def document_of(cls, names: Sequence[str]) -> Response:
         paths = {
             "/api-description": {"get": _operation("apiDescription", "This document.")},
             "/ping": {"get": _operation("ping", "Whether the model is ready.")},
             "/predictions/{model_name}": {
-                "parameters": [_path_parameter(self.model.name)],
+                "parameters": [_path_parameter(names)],
                 "post": _operation("predictions", "Predict a body.", has_body=True),
                 "options": _operation("predictionsApi", "Describe one model's predictions."),
             },
@@ -152,9 +160,10 @@ class MultiModelServer(Protocol):
             content_type=content_type,
             accept=request.list_header("accept"),
             custom_attributes=request.header(ATTRIBUTES),
+            headers=request.headers,
         )
         is_form = _is_form(body, content_type)
-        # User code that takes whole requests parses forms by itself.
+        # What takes whole requests reads forms by itself, as deployments/containers do.
         if model.settings.input.type == "request" or not (is_form or query):
             return _marked(await invoker.answer(body, request.timing))
         parts = [Part(name, None, value.encode()) for name, value in query]
@@ -271,10 +280,6 @@ def _operation(name: str, summary: str, *, has_body: bool = False) -> dict[str, 
     return operation
 
 
-def _path_parameter(name: str) -> dict[str, Any]:
-    return {
-        "name": "model_name",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "enum": [name]},
-    }
+def _path_parameter(names: Sequence[str]) -> dict[str, Any]:
+    schema = {"type": "string"} | ({"enum": list(names)} if names else {})
+    return {"name": "model_name", "in": "path", "required": True, "schema": schema}

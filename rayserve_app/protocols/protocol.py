@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Final, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import ClassVar, Final, NamedTuple, TypeVar
 
 from rayserve_app.batching import Result
 from rayserve_app.errors import ModelNotFound, ServingError
-from rayserve_app.http import Response
+from rayserve_app.http import Response, did_you_mean, no_such_method
 from rayserve_app.model import Model
 from rayserve_app.types import Row
 
@@ -55,12 +56,53 @@ class Protocol(ABC):
     def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:
         """Return the error for a name that no model has, in the protocol's words, and those that
         some have."""
-        return ModelNotFound("No such model", expected=listed(known), got=shortened(name))
+        return ModelNotFound(f"No model {shortened(name)}", remedy=those_known(name, known))
+
+    @classmethod
+    def document_of(cls, names: Sequence[str]) -> Response | None:
+        """Return the protocol's own description of a server that has models of these names, None
+        if there is no such thing."""
+        return None
+
+    @classmethod
+    def refuse_method(cls, method: str, path: str) -> ServingError | None:
+        """Return what the protocol says to a method that its path does not have; None for HTTP's
+        own answer, 405."""
+        return None
 
     def check_name(self, name: str) -> None:
         """Raise what `unknown_model` returns unless a path's `{model}` is this model."""
         if name != self.model.name:
             raise self.unknown_model(name, [self.model.name])
+
+
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[Response]])
+
+
+def inference(handler: HandlerT) -> HandlerT:
+    """Mark a handler that asks the model: a request that it refuses is one that failed, in the
+    statistics of every protocol."""
+    handler.is_inference = True  # type: ignore[attr-defined]
+    return handler
+
+
+def is_inference(handler: Callable[..., Awaitable[Response]]) -> bool:
+    """Return whether a handler is marked as one that asks the model."""
+    return getattr(handler, "is_inference", False)
+
+
+def wrong_method(
+    method: str, path: str, claims: Mapping[str, Iterable[type[Protocol] | Protocol | None]]
+) -> Response:
+    """Return the answer to a method that a path does not have.
+
+    Args:
+        claims: the protocols that claim the path, by the methods that it has.
+    """
+    for protocol in chain.from_iterable(claims.values()):
+        if protocol is not None and (error := protocol.refuse_method(method, path)) is not None:
+            return protocol.render_error(error)
+    return no_such_method(method, claims)
 
 
 LISTED_NAMES: Final = 50
@@ -70,6 +112,11 @@ def listed(names: Sequence[str]) -> str:
     """Return names as a sentence lists them, not all if they are many."""
     more = ", …" if len(names) > LISTED_NAMES else ""
     return ", ".join(names[:LISTED_NAMES]) + more if names else "none"
+
+
+def those_known(name: str, known: Sequence[str]) -> str:
+    """Return what is said about a model's name that no model has: the nearest, and all."""
+    return f"{did_you_mean(name, known)} Models: {listed(known)}".lstrip()
 
 
 def shortened(name: str) -> str:

@@ -411,8 +411,8 @@ async def test_a_fault_on_the_models_routes_is_a_runtime_error(body: Any, detail
 @pytest.mark.parametrize(
     ("path", "missing", "known"),
     [
-        ("/models/other", "Model Name: other", "Known: m"),
-        ("/models/other/versions/1", "Model Name: other", "Known: m"),
+        ("/models/other", "Model Name: other", "Models: m"),
+        ("/models/other/versions/1", "Model Name: other", "Models: m"),
         ("/models/m/versions/9", "Model Name: m, Model Version: 9", "Known: '1'"),
         ("/models/m/versions/9/predict", "Model Name: m, Model Version: 9", "Known: '1'"),
     ],

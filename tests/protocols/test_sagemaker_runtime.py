@@ -63,6 +63,7 @@ async def test_user_code_answers_for_itself() -> None:
         ("Target-Variant", "-a", "X-Amzn-SageMaker-target-variant"),
         ("Target-Variant", "a" * 64, "X-Amzn-SageMaker-target-variant"),
         ("Target-Model", "n.tar.gz", "No such TargetModel here: expected 'm' or 'm.tar.gz'"),
+        ("Inference-Component", "n", "No such TargetModel here: expected 'm' or 'm.tar.gz'"),
     ],
 )
 async def test_a_header_that_does_not_fit_is_a_validation_error(
@@ -88,7 +89,7 @@ async def test_another_endpoint_is_a_validation_error() -> None:
     response = await call(create_sums(), "POST", "/endpoints/n/invocations", content=b"[1]")
     assert response.status_code == 400
     assert response.headers["x-amzn-errortype"] == "ValidationError"
-    assert response.json() == {"Message": "Endpoint n not found: expected m"}
+    assert response.json() == {"Message": "Endpoint n not found. Models: m"}
 
 
 @pytest.mark.parametrize(

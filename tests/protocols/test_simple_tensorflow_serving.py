@@ -391,11 +391,19 @@ async def test_of_several_files_image_comes_first() -> None:
     assert response.json() == {"prediction": [0, 0, 255, 255]}
 
 
-async def test_the_name_in_a_form_is_ignored_as_upstream_does() -> None:
-    response = await upload(
-        create_app(create_image_model()), {"image": PHOTO}, data={"model_name": "other"}
-    )
+@pytest.mark.parametrize("name", ["m", "default", ""])
+async def test_the_name_in_a_form_may_be_the_models(name: str) -> None:
+    app = create_app(create_image_model())
+    response = await upload(app, {"image": PHOTO}, data={"model_name": name})
     assert response.json() == {"prediction": [mean_of(PHOTO)]}
+
+
+async def test_another_name_in_a_form_is_refused() -> None:
+    """Upstream ignores it, and its default model answers for the other."""
+    app = create_app(create_image_model())
+    response = await upload(app, {"image": PHOTO}, data={"model_name": "other"})
+    assert response.status_code == 400
+    assert response.json() == {"error": "Invalid model name: other, available models: ['m']"}
 
 
 @pytest.mark.parametrize(
@@ -742,7 +750,7 @@ async def test_nothing_is_generated_for_unknown_models_and_languages() -> None:
     for path in ("/v1/models/x/gen_json", "/v1/models/x/gen_client"):
         response = await call(app, "GET", path)
         assert response.status_code == 404
-        assert response.json() == {"error": "No such model: expected 'm', got 'x'"}
+        assert response.json() == {"error": "No model 'x'. Models: m"}
     response = await call(app, "GET", "/v1/models/m/gen_client?language=cobol")
     assert response.status_code == 400
     assert "one of bash, python, golang, javascript, json" in response.json()["error"]

@@ -176,7 +176,6 @@ class Server:
         path.write_text(yaml.safe_dump(self.config))
         self.log = folder / "serve.log"
         command = [str(Path(sys.executable).with_name("rayserve-app")), "serve", str(path)]
-        command += ["--environment", str(ROOT / "configs" / "serve.env")]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command,

@@ -62,10 +62,9 @@ def test_a_script_calls_a_models_handle(server: Server, tmp_path: Path) -> None:
 
 
 def test_handles_and_http_share_the_batcher(server: Server, tmp_path: Path) -> None:
-    """A batch of two waits 5 s for its second item; a full one closes at once."""
+    """Each is one item of a batch of two."""
     script = tmp_path / "script.py"
     script.write_text(
-        "import time\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
         "import ray\n"
         "import requests\n"
@@ -73,15 +72,12 @@ def test_handles_and_http_share_the_batcher(server: Server, tmp_path: Path) -> N
         "ray.init(address='auto', log_to_driver=False)\n"
         "handle = serve.get_app_handle('counting')\n"
         "print(handle.predict.remote(['a', 'b']).result())\n"
-        "started_at = time.monotonic()\n"
         "with ThreadPoolExecutor() as pool:\n"
         f"    http = pool.submit(requests.post, '{server.url}/counting/invocations', json='a')\n"
         "    print(handle.predict.remote(['b']).result(), http.result().json())\n"
-        "print(f'took {time.monotonic() - started_at:.3f}')\n"
     )
     out = run_script(server, script)
     assert "[2, 2]\n[2] 2\n" in out
-    assert float(out.split("took ")[1]) < 3, out
 
 
 def metrics_text(server: Server) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from rayserve_app.bench.figures import (
     batching,
     cnn,
+    event_loop,
     frameworks,
     gateway,
     image_example,
@@ -28,6 +29,7 @@ FIGURES: dict[str, Figure] = {
     figure.name: figure
     for figure in (
         start.FIGURE,
+        event_loop.FIGURE,
         memory.FIGURE,
         image_example.FIGURE,
         protocols.FIGURE,

@@ -37,7 +37,7 @@ from rayserve_app.protocols.clipper.messages import (
     reparse,
 )
 from rayserve_app.protocols.clipper.metrics import ApplicationMetrics
-from rayserve_app.protocols.protocol import Protocol, Route
+from rayserve_app.protocols.protocol import Protocol, Route, inference
 from rayserve_app.protocols.writing import written
 from rayserve_app.types import Row
 from rayserve_app.versions import Servable
@@ -74,6 +74,7 @@ class Clipper(Protocol):
         self._query_ids = count()
         self._metrics = ApplicationMetrics()
 
+    @inference
     async def predict(self, request: Request) -> Response:
         # query_processor.cpp: there is no error for a model that cannot be asked.
         absence: ModelNotReady | None = None

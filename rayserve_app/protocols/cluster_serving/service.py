@@ -30,7 +30,7 @@ from rayserve_app.protocols.cluster_serving.messages import (
     pretty,
     render,
 )
-from rayserve_app.protocols.protocol import Protocol, Route, listed
+from rayserve_app.protocols.protocol import Protocol, Route, inference, those_known
 from rayserve_app.protocols.timers import Timer, quantiles
 from rayserve_app.protocols.writing import written
 from rayserve_app.types import Buffer
@@ -91,9 +91,11 @@ class ClusterServing(Protocol):
         )
         self._overall, self._predictions, self._reports = Timer(), Timer(), Timer()
 
+    @inference
     async def predict(self, request: Request) -> Response:
         return await self._predict(request, self.model.versions.default, may_decline=True)
 
+    @inference
     async def predict_version(self, request: Request) -> Response:
         servable = self._select(request)
         try:
@@ -128,7 +130,7 @@ class ClusterServing(Protocol):
     @classmethod
     def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:
         return ModelNotFound(
-            f"model not exist. Model Name: {name[:200]}", remedy=f"Known: {listed(known)}"
+            f"model not exist. Model Name: {name[:200]}", remedy=those_known(name, known)
         )
 
     @classmethod

@@ -110,7 +110,7 @@ def parse(body: Buffer, length: int | None) -> InferenceRequest:
     view = memoryview(body)
     document = view if length is None else view[:length]
     try:
-        fields = json.decode_object(document)
+        fields = present(json.decode_object(document))
     except DecodeError as exc:
         if length is not None:
             raise
@@ -132,6 +132,12 @@ def parse(body: Buffer, length: int | None) -> InferenceRequest:
         is_binary,
         request_id,
     )
+
+
+def present(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an object that are there. One that is null is absent: KServe's SDK
+    writes every field that it knows, `"id": null` (infer_type.py, InferRequest.to_dict)."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def render(
@@ -257,7 +263,7 @@ def _parameters(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     parameters = fields.get("parameters", {})
     if not isinstance(parameters, dict):
         raise DecodeError("Unable to parse 'parameters'", expected="an object")
-    return parameters
+    return present(parameters)
 
 
 def _flag(parameters: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
@@ -278,7 +284,7 @@ def _objects(fields: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     value = fields.get(key)
     if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
         raise DecodeError(f"Unable to parse '{key}'", expected="a list of objects", path=key)
-    return value
+    return [present(each) for each in value]
 
 
 def _refuse_shared_memory(parameters: Mapping[str, Any]) -> None:

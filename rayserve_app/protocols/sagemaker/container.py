@@ -13,21 +13,24 @@ from functools import partial
 from typing import ClassVar, Final
 
 from rayserve_app.codecs import json
+from rayserve_app.custom_attributes import HEADER as ATTRIBUTES
 from rayserve_app.errors import InvalidRequest, PredictError, ServingError, let_go
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import Model
-from rayserve_app.protocols.protocol import Protocol, Route
+from rayserve_app.protocols.protocol import Protocol, Route, inference
 from rayserve_app.protocols.sagemaker.invocation import Invoker, render
 from rayserve_app.protocols.sagemaker.names import (
     AlreadyLoaded,
     KeepsLoaded,
     ModelNames,
     TooManyNames,
+    check_target,
     read_registration,
 )
 from rayserve_app.types import FailedInvocation
 
-ATTRIBUTES: Final = "x-amzn-sagemaker-custom-attributes"
+TARGET_MODEL: Final = "x-amzn-sagemaker-target-model"
+"""What the client of a multi-model endpoint calls the model."""
 
 PAGE_NAMES: Final = 100
 """How many models one page of `GET /models` lists."""
@@ -64,13 +67,17 @@ class SageMaker(Protocol):
         self.model.check_ready()
         return Response()
 
+    @inference
     async def invocations(self, request: Request) -> Response:
         self.model.check_admission()
+        if "model" not in request.path_params:  # where it is the platform's own name
+            check_target(self.model, request.header(TARGET_MODEL))
         invoker = Invoker(
             self.model,
             content_type=request.header("content-type"),
             accept=request.list_header("accept"),
             custom_attributes=request.header(ATTRIBUTES),
+            headers=request.headers,
         )
         return await invoker.answer(await request.body(), request.timing)
 

@@ -2,8 +2,7 @@
 runtime API and Multi Model Server have in common.
 
 A model that takes whole requests gets body and headers as they came, and its answer is sent as it
-is. Source of the custom attributes: aws/sagemaker-tensorflow-serving-container da19256,
-tfs_utils.py.
+is.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from functools import partial
 from typing import Final, Literal, TypeAlias
 
 from rayserve_app.codecs import json_lines
+from rayserve_app.custom_attributes import tfs_attributes
 from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
     DecodeError,
@@ -52,7 +52,16 @@ LINES_WEIGHT: Final = 128
 TEXTS_PER_BYTE: Final = 16
 """So much text is as quickly encoded as a byte of JSON is read."""
 
-ATTRIBUTE_PREFIX: Final = "tfs-"
+HEADER_NAME: Final = r"[!#$%&'*+.^_`|~0-9a-z-]+"
+"""RFC 9110, section 5.1, in lower case."""
+
+CONNECTIONS_OWN: Final = frozenset(
+    {"connection", "content-length", "date", "keep-alive", "server", "trailer", "transfer-encoding"}
+    | {"upgrade"}
+)
+"""What the connection, not user code, says of an answer."""
+
+Headers: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class Invoker:
@@ -65,17 +74,21 @@ class Invoker:
         content_type: str | None,
         accept: str | None,
         custom_attributes: str | None = None,
+        headers: Callable[[], Headers] = tuple,
     ) -> None:
         """Choose what will answer, and in which form.
 
+        Args:
+            headers: returns those of the request, which a model that takes whole requests gets.
         Raises:
             NotAcceptable, VersionNotFound, ModelNotFound, InvalidRequest: nothing here answers
                 what the headers ask for.
         """
         self._model = model
-        self._headers = (content_type, accept, custom_attributes)
         self._content_type = content_type
         self._takes_requests = model.settings.input.type == "request"
+        self._told = (content_type, accept, custom_attributes)
+        self._headers = headers() if self._takes_requests else ()
         self._servable = model.versions.default
         self._forms: Sequence[Form] = ()
         if not self._takes_requests:
@@ -137,7 +150,8 @@ class Invoker:
         raise NotAcceptable(str(refusal)) from refusal
 
     async def _hand_over(self, body: Buffer, timing: Timing) -> Response:
-        (row,) = rows(await self._model.predict([Invocation(body, *self._headers)], timing=timing))
+        invocation = Invocation(body, *self._told, self._headers)
+        (row,) = rows(await self._model.predict([invocation], timing=timing))
         reply = row.value
         if not isinstance(reply, Reply):
             raise PredictError("Not a reply", expected="Reply", got=type(reply).__name__)
@@ -149,12 +163,20 @@ def render(reply: Reply) -> Response:
     """Write a reply as user code gave it.
 
     Raises:
-        PredictError: its content type cannot stand in a header.
+        PredictError: its content type, or what it calls a header, is none.
     """
     if re.search(NO_HEADER_VALUE, reply.content_type or ""):
         raise PredictError("Not a Content-Type", got=repr(reply.content_type))
+    for name, value in reply.headers:
+        if not re.fullmatch(HEADER_NAME, name) or re.search(NO_HEADER_VALUE, value):
+            raise PredictError("Not a header", got=repr(f"{name}: {value}"[:200]))
     body = reply.body.encode() if isinstance(reply.body, str) else reply.body
-    return Response(body, status=reply.status, media_type=reply.content_type)
+    return Response(
+        body,
+        status=reply.status,
+        media_type=reply.content_type,
+        headers={name: value for name, value in reply.headers if name not in CONNECTIONS_OWN},
+    )
 
 
 def read_body(inputs: Inputs, body: Buffer, content_type: str | None, *, max_items: int) -> Payload:
@@ -205,8 +227,7 @@ def version_of(custom_attributes: str | None, model_name: str) -> str | None:
     """
     if not custom_attributes:
         return None
-    pairs = (each.strip().partition("=") for each in custom_attributes.split(","))
-    asked = {name: value for name, _, value in pairs if name.startswith(ATTRIBUTE_PREFIX) and value}
+    asked = tfs_attributes(custom_attributes)
     name, method = asked.get("tfs-model-name", model_name), asked.get("tfs-method", "predict")
     if name != model_name:
         raise ModelNotFound(

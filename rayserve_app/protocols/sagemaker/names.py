@@ -117,12 +117,23 @@ def read_registration(body: Buffer) -> tuple[str, str]:
     return fields["model_name"], fields["url"]
 
 
-def targets(model: Model) -> set[str]:
-    """Return what a `TargetModel` may call the model: its name, what a client takes for its
-    archive, and the last part of where it lies."""
-    path: str = getattr(model.settings, "path", model.name)
-    last = PurePosixPath(shown(path)).name
-    return {model.name, f"{model.name}.tar.gz", path, shown(path), last}
+def targets(name: str, path: str | None) -> set[str]:
+    """Return what a `TargetModel` may call a model: its name, what a client takes for its
+    archive, and, of one that lies somewhere, the last part of where that is."""
+    found = {name, f"{name}.tar.gz"}
+    return found | {path, shown(path), PurePosixPath(shown(path)).name} if path else found
+
+
+def check_target(model: Model, target: str | None) -> None:
+    """Raise InvalidRequest if a request names another model than the one that was asked: it must
+    not answer in its place."""
+    known = targets(model.name, getattr(model.settings, "path", None))
+    if target and target.removeprefix("/") not in known:
+        raise InvalidRequest(
+            "No such TargetModel here",
+            expected=f"{model.name!r} or {f'{model.name}.tar.gz'!r}",
+            got=repr(target[:200]),
+        )
 
 
 def shown(path: str) -> str:

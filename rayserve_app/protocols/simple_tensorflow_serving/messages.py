@@ -23,7 +23,8 @@ from rayserve_app.errors import (
     UnsupportedContentType,
     VersionNotFound,
 )
-from rayserve_app.inputs import JSON, Inputs, media_type
+from rayserve_app.http import did_you_mean
+from rayserve_app.inputs import JSON, OCTETS, Inputs, media_type
 from rayserve_app.model import Model
 from rayserve_app.outputs import named_arrays
 from rayserve_app.protocols.simple_tensorflow_serving.signature import (
@@ -32,7 +33,7 @@ from rayserve_app.protocols.simple_tensorflow_serving.signature import (
     takes_files,
 )
 from rayserve_app.tensors import as_array, whole
-from rayserve_app.types import Array, Buffer, Row
+from rayserve_app.types import Array, Buffer, Invocation, Row
 from rayserve_app.versions import Servable
 
 DEFAULT_NAME: Final = "default"
@@ -55,6 +56,8 @@ class Query(NamedTuple):
     data: Mapping[str, Any] | Sequence[Any]
     version: str | None = None
     signature: str | None = None
+    files: Sequence[Field] = ()
+    """Where `data` is uploaded files, those with their content types."""
 
 
 def parse(
@@ -74,8 +77,10 @@ def parse(
     if kind.startswith(JSON):
         return parse_json(body, model_name=model_name, autoconvert=autoconvert)
     if kind == form.MULTIPART:
-        # `model_name` is ignored here: upstream always asks its default model.
-        return parse_form(form.parse(body, content_type))
+        # Upstream ignores `model_name` here and asks its default model, whichever is named.
+        fields = form.parse(body, content_type)
+        check_model_name(text_of(fields, "model_name") or DEFAULT_NAME, model_name)
+        return parse_form(fields)
     raise UnsupportedContentType(
         "Error, unsupported content type",
         expected=f"{JSON} or {form.MULTIPART}",
@@ -119,14 +124,15 @@ def parse_form(fields: Sequence[Field]) -> Query:
     """
     # A browser sends an empty file where its user chose none.
     files = [field for field in fields if field.data or field.filename]
-    images = [field.data for field in files if field.name == "image"]
-    images += [field.data for field in files if field.name == UPLOADED]
+    images = [field for field in files if field.name == "image"]
+    images += [field for field in files if field.name == UPLOADED]
     if not images:
         raise InvalidRequest("Need to set image or images for form-data")
     return Query(
-        {UPLOADED: images},
+        {UPLOADED: [field.data for field in images]},
         text_of(fields, "model_version"),
         text_of(fields, "signature_name"),
+        images,
     )
 
 
@@ -162,7 +168,8 @@ def unknown_model(name: Any, known: Sequence[str]) -> InvalidRequest:
     """Return the error for a model that is not there; status 400."""
     # A list, as on Python 2; on Python 3 it is `dict_keys([...])`.
     return InvalidRequest(
-        f"Invalid model name: {str(name)[:_MAX_QUOTED]}, available models: {list(known)}"
+        f"Invalid model name: {str(name)[:_MAX_QUOTED]}, available models: {list(known)}",
+        remedy=did_you_mean(str(name), known) or None,
     )
 
 
@@ -192,6 +199,9 @@ def read_items(query: Query, servable: Servable) -> Sequence[Encoded]:
         DecodeError, ShapeMismatch, RequestTooLarge: the data do not fit the model.
     """
     inputs = servable.inputs
+    if query.files and inputs.settings.type == "request":
+        inputs.check_count(len(query.files))
+        return [Invocation(bytes(each.data), each.content_type or OCTETS) for each in query.files]
     if isinstance(query.data, Mapping):
         columns = _columns(query.data, inputs)
         if not takes_files(inputs):

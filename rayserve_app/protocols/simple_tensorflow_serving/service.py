@@ -14,7 +14,6 @@ from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
     BodyTimeout,
     InvalidRequest,
-    ModelNotFound,
     PredictError,
     RequestTooLarge,
     ServingError,
@@ -22,7 +21,7 @@ from rayserve_app.errors import (
 )
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import Model
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, rows
+from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, rows
 from rayserve_app.protocols.simple_tensorflow_serving import messages, pages
 from rayserve_app.protocols.simple_tensorflow_serving.basic_auth import BasicAuth, Unauthorized
 from rayserve_app.protocols.simple_tensorflow_serving.clients import (
@@ -95,6 +94,7 @@ class SimpleTensorFlowServing(Protocol):
     def check_name(self, name: str) -> None:
         """Nothing: an unknown name is not always an error; the handlers say."""
 
+    @inference
     async def infer(self, request: Request) -> Response:
         if request.header("x-amz-target") is not None:
             raise Declined(InvalidRequest("This is AWS's JSON protocol", got="X-Amz-Target"))
@@ -148,6 +148,7 @@ class SimpleTensorFlowServing(Protocol):
     async def image_form(self, _: Request) -> Response:
         return self._page(pages.IMAGE)
 
+    @inference
     async def run_image_inference(self, request: Request) -> Response:
         def parse(body: Buffer) -> Query:
             return messages.parse_form(self._fields(request, body))
@@ -157,6 +158,7 @@ class SimpleTensorFlowServing(Protocol):
     async def json_form(self, _: Request) -> Response:
         return self._page(pages.JSON)
 
+    @inference
     async def run_json_inference(self, request: Request) -> Response:
         def parse(body: Buffer) -> Query:
             return messages.parse_json_form(
@@ -277,19 +279,20 @@ class SimpleTensorFlowServing(Protocol):
 
     def _check_path(self, request: Request) -> None:
         if not self._is_own(name := request.path_params["model"]):
-            raise ModelNotFound("No such model", expected=repr(self.model.name), got=repr(name))
+            raise super().unknown_model(name, [self.model.name])
 
     def _is_own(self, name: str) -> bool:
         return name in (self.model.name, messages.DEFAULT_NAME)
 
     def _describe(self) -> dict[str, Any]:
         model = self.model
+        default = model.versions.default
         return {
             "model_name": model.name,
             # Upstream tells everybody where on its disk the model lies.
             "model_base_path": "",
             "model_version_list": list(dict.fromkeys(each.version for each in model.versions)),
-            "model_signature": describe_signature(model.versions.default),
+            "model_signature": describe_signature(default, model.observed_outputs.of(default)),
             "platform": model.metadata.platform,
         }
 

@@ -1,0 +1,23 @@
+"""`X-Amzn-SageMaker-Custom-Attributes`, as SageMaker's TensorFlow container reads them.
+
+Source: aws/sagemaker-tensorflow-serving-container da19256, tfs_utils.py and tensorflowServing.js.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+HEADER: Final = "x-amzn-sagemaker-custom-attributes"
+
+LONGEST: Final = 1024
+"""Characters of the header, by SageMaker's service model. The pattern takes quadratic time."""
+
+PATTERN: Final = re.compile(r"(tfs-[a-z\-]+)=([^,]+)")
+
+
+def tfs_attributes(header: str | None) -> dict[str, str]:
+    """Return the container's own attributes, `tfs-model-name=a,tfs-method=predict`, wherever they
+    stand among others; each ends at a comma."""
+    found = PATTERN.findall((header or "")[:LONGEST])
+    return {name: value.strip() for name, value in found if value.strip()}

@@ -24,7 +24,7 @@ from rayserve_app.errors import (
     ServingError,
 )
 from rayserve_app.importing import import_from_string
-from rayserve_app.packages import Requirements
+from rayserve_app.requirements import Requirements, Strictness
 from rayserve_app.settings import Checksum, ModelSettings, parse_settings
 from rayserve_app.sources import fetch
 from rayserve_app.types import Array, Item, Metadata, Outputs
@@ -47,7 +47,10 @@ class ClosureSettings(ModelSettings):
     """Allows `pickle` for this model."""
     packages: Requirements = ()
     """pip requirements of the function's own, e.g. `humanize==4.9.0`: installed once per machine,
-    seen by this model's replicas alone, and before what is installed for all."""
+    seen by this model's replicas alone, and before what is installed for all. What is installed
+    for all and satisfies them is left alone."""
+    requirements: Strictness = "lenient"
+    """Whether a version in `packages` that no index has for this Python may be another one."""
     instant: bool = False
     """Calls the function in the event loop, which saves the way to a thread and back: for one that
     takes microseconds. Should it hang, its callers get no default output at their deadline; Serve
@@ -81,7 +84,7 @@ class ClosureBackend(Backend):
     def load(self) -> None:
         settings = self._settings
         if settings.packages:
-            _add_packages(settings.packages)
+            _add_packages(settings.packages, settings.requirements)
         if settings.pickle is not None:
             function = _unpickle(settings.pickle, settings.sha256)
         else:
@@ -190,9 +193,9 @@ def _import(import_string: str) -> Any:
         ) from exc
 
 
-def _add_packages(requirements: Requirements) -> None:
+def _add_packages(requirements: Requirements, strictness: Strictness) -> None:
     try:
-        packages.activate(packages.install(requirements))
+        packages.activate(packages.install(requirements, strictness=strictness))
     except ServingError as exc:
         raise exc.at("args.model.packages") from exc
 

@@ -7,13 +7,14 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from time import perf_counter
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from starlette.types import Receive, Scope, Send
 
-from rayserve_app import openapi, pages
+from rayserve_app import exposition, openapi, pages
 from rayserve_app.codecs import json
-from rayserve_app.errors import BackendError, ServingError, let_go
+from rayserve_app.cors import with_cors
+from rayserve_app.errors import BackendError, InvalidRequest, ServingError, let_go
 from rayserve_app.http import (
     FORWARDED,
     BodyBudget,
@@ -24,6 +25,7 @@ from rayserve_app.http import (
     error_response,
     no_such_path,
     run_plain,
+    status_of,
 )
 from rayserve_app.importing import import_from_string
 from rayserve_app.model import Model
@@ -35,6 +37,11 @@ from rayserve_app.watch import watched
 logger = logging.getLogger(__name__)
 
 _JSON = "application/json"
+
+METRICS_PATH: Final = "/metrics"
+
+MALFORMED: Final = (400, 415)
+"""Statuses of requests that are not what a protocol takes."""
 
 Endpoint: TypeAlias = tuple[Handler, Protocol | None]
 
@@ -55,7 +62,8 @@ def create_app(model: Model, *, takes_views: Callable[[Scope], bool] = lambda _:
 class App:
     """Routes requests by their path below the model's prefix, which is the same with or without a
     final slash. Where several protocols claim a path, the first in the model's order gets the
-    request, or in that of the gateway which forwards it, and the next ones if it declines."""
+    request, or in that of the gateway which forwards it, and the next ones if it declines. If none
+    takes it, the first says why who knows it."""
 
     def __init__(
         self, model: Model, protocols: list[Protocol], takes_views: Callable[[Scope], bool]
@@ -63,16 +71,19 @@ class App:
         self._model = model
         self._takes_views = takes_views
         self._budget = BodyBudget(model.settings.limits.max_buffered_mb)
+        self._answer_any = with_cors(self._answer, model.settings.cors)
         self._router: Router[Endpoint] = Router()
         self._router.add("GET", "/", (self._describe, None))
         self._router.add("GET", "/openapi.json", (self._document, None))
+        self._router.add("GET", METRICS_PATH, (self._metrics, None))
+        self._protocols = protocols
         for protocol in protocols:
             for route in protocol.ROUTES:
                 handler = getattr(protocol, route.handler)
                 self._router.add(route.method, route.path, (handler, protocol))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await run_plain(self._answer, scope, receive, send)
+        await run_plain(self._answer_any, scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
@@ -106,6 +117,7 @@ class App:
     async def _ask(self, claimants: Claimants, request: Request) -> tuple[Response, Endpoint]:
         """Return the answer of the first claimant that does not decline, and who that is."""
         refusal: tuple[ServingError, Endpoint] | None = None
+        is_claimed = False  # by who declined it, if only half
         if len(claimants) > 1 and (order := request.header(FORWARDED)) is not None:
             claimants = _in_order(claimants, order)
         for endpoint, request.path_params in claimants:
@@ -116,10 +128,13 @@ class App:
                 return await watched(handler, request), endpoint
             except Declined as exc:
                 let_go(exc)
-                refusal = refusal or (exc.error, endpoint)
+                if refusal is None or (exc.may_be_mine and not is_claimed):
+                    refusal = (exc.error, endpoint)
+                is_claimed = is_claimed or exc.may_be_mine
             except ServingError as exc:
                 let_go(exc)
-                return self._render_error(exc, protocol), endpoint
+                if not (is_claimed and status_of(exc) in MALFORMED):
+                    return self._render_error(exc, protocol), endpoint
             except ClientDisconnected:
                 raise
             except Exception as exc:
@@ -165,8 +180,23 @@ class App:
             return Response(page, media_type=pages.MEDIA_TYPE)
         return Response(json.encode(description), media_type=_JSON)
 
+    async def _metrics(self, request: Request) -> Response:
+        """Answer Prometheus; who asks for no format of its is answered by a protocol, if one has
+        this path."""
+        form = exposition.wanted(request.header("accept"))
+        if form is None and len(self._router.find(METRICS_PATH)["GET"]) > 1:
+            raise Declined(InvalidRequest("Not a format of Prometheus"))
+        form = form or exposition.TEXT
+        labels = {"model": self._model.name, "replica": self._model.recorder.replica}
+        return Response(exposition.write(self._model.recorder, labels, form), media_type=form)
+
     async def _document(self, request: Request) -> Response:
         model = self._model
+        examples = {
+            name: example
+            for protocol in self._protocols
+            for name, example in protocol.schema_examples().items()
+        }
         writing = partial(
             openapi.write_document,
             model.name,
@@ -174,6 +204,8 @@ class App:
             base_path=request.root_path,
             models=(model.name,),
             version=model.versions.default.version,
+            media_types=model.inputs.media_types,
+            examples=json.encode(examples),
         )
         return Response(await asyncio.to_thread(writing), media_type=_JSON)
 
@@ -181,6 +213,8 @@ class App:
 def _in_order(claimants: Claimants, order: str) -> Claimants:
     """Return those of the protocols that a gateway names, in its order; all if it names none."""
     names = order.split(",")
+    own = [each for each in claimants if each[0][1] is None]
     named = [(each[0][1].name, each) for each in claimants if each[0][1] is not None]
     known = [(names.index(name), each) for name, each in named if name in names]
-    return [each for _, each in sorted(known, key=lambda pair: pair[0])] or claimants
+    ordered = [each for _, each in sorted(known, key=lambda pair: pair[0])]
+    return [*own, *ordered] if ordered else claimants

@@ -43,6 +43,10 @@ HANG_FLOOR_S = 5.0
 long as was to be expected, and for these seconds. How much or little is left to those who wait says
 nothing about it: mere load passes deadlines, but while batches come and go."""
 
+LONGEST_SHARE = 0.15
+"""Of the deadline, what a batch takes at most where smaller ones do as much: a request may wait for
+one that has just begun before it gets into its own."""
+
 STEP_ITEMS = 128
 """Items of one request that are queued at once: each takes a microsecond or two."""
 
@@ -137,7 +141,8 @@ class Batcher:
             NoWorkers() if is_instant else Workers(settings.max_concurrent_batches, "predict")
         )
         self._queues: Queues[_Entry] = Queues(
-            partial(_create_pace, settings), settings.batch_wait_timeout_s
+            partial(_create_pace, settings, LONGEST_SHARE * deadline_s),
+            settings.batch_wait_timeout_s,
         )
         self._failures = FailureLog()
         self._running: set[_Batch] = set()
@@ -172,14 +177,15 @@ class Batcher:
         known yet."""
         return self._queues.shortest_s
 
-    def drain_s(self, coming: int) -> float:
+    def end_s(self, coming: int) -> float:
         """Return the seconds in which all that runs and waits, and so many items more, is expected
         to be predicted; 0 if nothing is known yet."""
-        seconds = self._queues.work_s(coming)
+        ahead_s, own_s = self._queues.forecast(coming)
+        now = perf_counter()
         for batch in self._running:
-            seconds += max(0.0, batch.started_at + batch.expected_s - perf_counter())
-        # The last of them does not begin sooner because there are several slots.
-        return seconds / self._slots + (1 - 1 / self._slots) * self._queues.usual_s
+            if (end_at := batch.started_at + batch.expected_s) > now:
+                ahead_s += end_at - now
+        return ahead_s / self._slots + own_s
 
     async def submit(
         self, items: Sequence[Item], target: Target, *, timeout_s: float, timing: Timing
@@ -324,9 +330,9 @@ def _expire(request: _Request) -> None:
         )
 
 
-def _create_pace(settings: BatchingSettings) -> Pace:
+def _create_pace(settings: BatchingSettings, longest_s: float) -> Pace:
     if settings.target_latency_ms is None:
-        return Pace(settings.max_batch_size)
+        return Pace(settings.max_batch_size, longest_s)
     return LearnedPace(settings.max_batch_size, settings.target_latency_ms / 1e3)
 
 

@@ -139,14 +139,6 @@ class Request:
         value = self._headers.get(name.encode())
         return None if value is None else value.decode("latin-1")
 
-    def list_header(self, name: str) -> str | None:
-        """Return the value of a header that is a list: of repeated lines all, as RFC 9110, section
-        5.3, joins them."""
-        key = name.encode()
-        if key not in self._headers:
-            return None
-        return b", ".join(value for each, value in self._lines if each == key).decode("latin-1")
-
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Return all headers but our own, names in lower case; of a repeated one the last."""
         return tuple(
@@ -154,6 +146,14 @@ class Request:
             for name, value in self._headers.items()
             if name != _FORWARDED
         )
+
+    def list_header(self, name: str) -> str | None:
+        """Return the value of a header that is a list: of repeated lines all, as RFC 9110, section
+        5.3, joins them."""
+        key = name.encode()
+        if key not in self._headers:
+            return None
+        return b", ".join(value for each, value in self._lines if each == key).decode("latin-1")
 
     def query(self) -> list[tuple[str, str]]:
         """Return the pairs of the query string, decoded, in their order.

@@ -35,6 +35,10 @@ TEXT: Final = "text/plain"
 OCTETS: Final = "application/octet-stream"
 PACKED: Final = "application/x-packed-jpeg"
 
+IMAGE_TYPES: Final = tuple(
+    f"image/{name}" for name in ("bmp", "gif", "jpeg", "png", "tiff", "webp")
+)
+
 SAME: Final = {"binary/octet-stream": OCTETS, "application/x-image": "image/*"}
 """Other names for media types: S3's for what it was told nothing of, SageMaker's for images."""
 
@@ -194,6 +198,16 @@ class Inputs:
         if isinstance(value, np.ndarray):
             return self._from_array(value, place)
         return self.from_json(value, path=place)
+
+    @property
+    def media_types(self) -> tuple[str, ...] | None:
+        """The media types that `from_body` takes, of images the usual ones; None for any."""
+        if self.settings.type == "request":
+            return None
+        images = (*IMAGE_TYPES, "image/*") if self._carries_bytes else ()
+        known = {*filter(None, self._readers), *images}
+        others = {other for other, kind in SAME.items() if kind in known}
+        return tuple(sorted((known | others) - {"image/*"}))
 
     @property
     def spec(self) -> TensorSpec:

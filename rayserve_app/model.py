@@ -53,7 +53,7 @@ class BatchQueue(Protocol):
     @property
     def shortest_s(self) -> float: ...
 
-    def drain_s(self, coming: int) -> float: ...
+    def end_s(self, coming: int) -> float: ...
 
     async def submit(
         self, items: Sequence[Item], target: Target, *, timeout_s: float, timing: Timing
@@ -154,16 +154,17 @@ class Model:
         servable = servable or self.versions.default
         timing.inferences = inferences = self.recorder.inferences[servable.version]
         inferences.last_ms = round(time() * 1e3)
-        timeout_s = self._deadline_s
+        deadline_s = self._deadline_s
         try:
             if self._answers is not None and items:
                 results = await self._recall(
-                    self._answers, items, servable, timing, timeout_s, apart
+                    self._answers, items, servable, timing, deadline_s, apart
                 )
             else:
-                results = await self._predict(items, servable, timing, timeout_s, apart=apart)
-            if apart:
-                _refuse_if_all_are_bad(results)
+                results = await self._predict(items, servable, timing, deadline_s, apart=apart)
+            if apart and results and all(isinstance(each, InvalidRequest) for each in results):
+                assert isinstance(results[0], InvalidRequest)
+                raise results[0].at("[0]") if len(results) > 1 else results[0]
         except ServingError:
             inferences.fail.add(perf_counter() - timing.started_at)
             raise
@@ -354,10 +355,3 @@ class Model:
             )
         finally:
             self._admission.end_decoding(work, expected_s, timing.decode_work)
-
-
-def _refuse_if_all_are_bad(results: Sequence[Result]) -> None:
-    """Raise the first error if no item is what the model takes."""
-    faults = [each for each in results if isinstance(each, InvalidRequest)]
-    if faults and len(faults) == len(results):
-        raise faults[0].at("[0]") if len(faults) > 1 else faults[0]

@@ -107,7 +107,11 @@ class MultiModelServer(Protocol):
 
     @inference
     async def predict(self, request: Request) -> Response:
-        return await self._predict(request, request.query())
+        try:
+            return await self._predict(request, request.query())
+        except InvalidRequest as exc:
+            # Other protocols have a body of their own here.
+            raise Declined(exc, may_be_mine=True) from exc
 
     @inference
     async def invocations(self, request: Request) -> Response:
@@ -117,9 +121,7 @@ class MultiModelServer(Protocol):
                 self.check_name(value)
         return await self._predict(request, [pair for pair in query if pair[0] != "model_name"])
 
-    async def describe_api(self, request: Request) -> Response:
-        if request.header("access-control-request-method") is not None:
-            raise Declined(InvalidRequest("A CORS preflight"))
+    async def describe_api(self, _: Request) -> Response:
         return self.document_of([self.model.name])
 
     @classmethod

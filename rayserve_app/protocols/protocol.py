@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import ClassVar, Final, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 from rayserve_app.batching import Result
+from rayserve_app.codecs.form import URLENCODED
+from rayserve_app.encoded_inputs import is_image
 from rayserve_app.errors import ModelNotFound, ServingError
 from rayserve_app.http import Response, did_you_mean, no_such_method
+from rayserve_app.inputs import JSON, media_type
 from rayserve_app.model import Model
-from rayserve_app.types import Row
+from rayserve_app.types import Buffer, Row
 
 
 class Route(NamedTuple):
@@ -28,11 +31,12 @@ class Route(NamedTuple):
 
 class Declined(Exception):
     """A request is another protocol's, which claims the same path. If none takes it, `error` is
-    the answer."""
+    the answer; if it `may_be_mine`, also where the others find it malformed."""
 
-    def __init__(self, error: ServingError) -> None:
+    def __init__(self, error: ServingError, *, may_be_mine: bool = False) -> None:
         super().__init__(error)
         self.error = error
+        self.may_be_mine = may_be_mine
 
 
 class Protocol(ABC):
@@ -70,10 +74,28 @@ class Protocol(ABC):
         own answer, 405."""
         return None
 
+    def schema_examples(self) -> Mapping[str, Any]:
+        """Return what is true of the model, by the schema in the OpenAPI document."""
+        return {}
+
     def check_name(self, name: str) -> None:
         """Raise what `unknown_model` returns unless a path's `{model}` is this model."""
         if name != self.model.name:
             raise self.unknown_model(name, [self.model.name])
+
+
+def disowned(error: ServingError, body: Buffer, content_type: str | None) -> Exception:
+    """Return what to raise for a body that is no document of a protocol to which `Content-Type`
+    means nothing: Declined where that, or the body's first bytes, say that it is another's."""
+    kind = media_type(content_type)
+    if kind not in ("", JSON, URLENCODED) or is_image(body):
+        return Declined(error)
+    # Of no type, or of the one that curl calls any body, it may be a document that went wrong.
+    is_open = kind == JSON or (kind and bytes(body[:HEAD_BYTES]).lstrip()[:1] not in (b"{", b"["))
+    return Declined(error, may_be_mine=True) if is_open else error
+
+
+HEAD_BYTES: Final = 64
 
 
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[Response]])

@@ -60,6 +60,10 @@ class MalformedQuery(InvalidRequest):
     """Clipper's `Json error`: the body is not what the API takes."""
 
 
+class NoQuery(MalformedQuery):
+    """It is not even an object with a query's keys: maybe another protocol's request."""
+
+
 class Query(NamedTuple):
     """A parsed request: the items of each prediction that is asked for, or why it has none."""
 
@@ -91,10 +95,14 @@ def parse(
             a batch can be read.
         RequestTooLarge: more items or pixels than the model allows.
         VersionNotFound: what `inputs_of` raises.
+        NoQuery: no object, or one without a query's keys.
         Declined: the body holds `instances` instead, as Cluster Serving's clients send.
     """
     try:
         fields = _decode_object(body)
+    except DecodeError as exc:
+        raise NoQuery(str(exc)) from exc
+    try:
         version = fields.get("version")
         # null is no version here, for clients that write every field; upstream refuses it.
         if version is not None:
@@ -103,10 +111,7 @@ def parse(
         if "input" in fields:
             return Query([_read(fields["input"], "input", inputs)], False, version)
         if "input_batch" not in fields:
-            missing = "JSON object does not have required keys input or input_batch"
-            if "instances" in fields:
-                raise Declined(MalformedQuery(missing))
-            raise DecodeError(missing)
+            raise _without_keys(fields)
         batch = _expect(fields["input_batch"], "input_batch", list)
         inputs.check_count(len(batch))
         queries = [_read_element(value, index, inputs) for index, value in enumerate(batch)]
@@ -114,7 +119,7 @@ def parse(
         if queries and all(isinstance(each, DecodeError) for each in queries):
             assert isinstance(queries[0], DecodeError)
             raise queries[0]
-    except (RequestTooLarge, VersionNotFound):
+    except (RequestTooLarge, VersionNotFound, NoQuery):
         raise
     except InvalidRequest as exc:
         raise MalformedQuery(str(exc)) from exc
@@ -187,6 +192,11 @@ def reparse(text: str) -> Any:
         return json.decode(text)
     except DecodeError:
         return text
+
+
+def _without_keys(fields: Mapping[str, Any]) -> Exception:
+    error = NoQuery("JSON object does not have required keys input or input_batch")
+    return Declined(error) if "instances" in fields else error
 
 
 def _decode_object(body: Buffer) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from rayserve_app.protocols.clipper.messages import (
     SCHEMA,
     UPDATE_SCHEMA,
     MalformedQuery,
+    NoQuery,
     Prediction,
     Query,
     explain,
@@ -37,7 +38,7 @@ from rayserve_app.protocols.clipper.messages import (
     reparse,
 )
 from rayserve_app.protocols.clipper.metrics import ApplicationMetrics
-from rayserve_app.protocols.protocol import Protocol, Route, inference
+from rayserve_app.protocols.protocol import Protocol, Route, disowned, inference
 from rayserve_app.protocols.writing import written
 from rayserve_app.types import Row
 from rayserve_app.versions import Servable
@@ -85,7 +86,10 @@ class Clipper(Protocol):
             absence = exc
         body = await request.body()
         reading = partial(parse, body, self.model.inputs, inputs_of=self._inputs_of)
-        query = await self.model.offload(reading, json.work_bytes(body))
+        try:
+            query = await self.model.offload(reading, json.work_bytes(body))
+        except NoQuery as exc:
+            raise disowned(exc, body, request.header("content-type")) from exc
         answer = await written(
             self.model,
             await self._predict(query, request, absence),

@@ -25,12 +25,20 @@ from rayserve_app.errors import (
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import Model
 from rayserve_app.protocols.cluster_serving.messages import (
+    NoInstances,
     create_post_processing,
     parse,
     pretty,
     render,
 )
-from rayserve_app.protocols.protocol import Protocol, Route, inference, those_known
+from rayserve_app.protocols.protocol import (
+    Declined,
+    Protocol,
+    Route,
+    disowned,
+    inference,
+    those_known,
+)
 from rayserve_app.protocols.timers import Timer, quantiles
 from rayserve_app.protocols.writing import written
 from rayserve_app.types import Buffer
@@ -93,16 +101,19 @@ class ClusterServing(Protocol):
 
     @inference
     async def predict(self, request: Request) -> Response:
-        return await self._predict(request, self.model.versions.default, may_decline=True)
+        try:
+            return await self._predict(request, self.model.versions.default)
+        except NoInstances as exc:
+            raise disowned(exc, await request.body(), request.header("content-type")) from exc
 
     @inference
     async def predict_version(self, request: Request) -> Response:
         servable = self._select(request)
         try:
-            return await self._predict(request, servable, may_decline=False)
-        except ServingError as exc:
+            return await self._predict(request, servable)
+        except (ServingError, Declined) as exc:
             let_go(exc)
-            return _render_runtime_error(exc)
+            return _render_runtime_error(exc.error if isinstance(exc, Declined) else exc)
 
     async def models(self, request: Request) -> Response:
         """Describe all versions, of which the model is the only one here."""
@@ -155,9 +166,7 @@ class ClusterServing(Protocol):
             ]
         )
 
-    async def _predict(
-        self, request: Request, servable: Servable, *, may_decline: bool
-    ) -> Response:
+    async def _predict(self, request: Request, servable: Servable) -> Response:
         model = self.model
         model.check_admission()
         body = await request.body()
@@ -166,7 +175,6 @@ class ClusterServing(Protocol):
             body,
             servable,
             max_dense_bytes=int(model.settings.limits.max_body_mb * 1e6),
-            may_decline=may_decline,
         )
         instances = await model.offload(reading, json.work_bytes(body))
         answer = await written(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final
 
@@ -210,6 +210,13 @@ class OpenInference(Protocol):
     async def refuse(self, request: Request) -> Response:
         # As a Triton that is built without them, but for its status, 501.
         raise InvalidRequest(next(text for part, text in WITHOUT.items() if part in request.path))
+
+    def schema_examples(self) -> Mapping[str, Any]:
+        default = self.model.versions.default
+        return {
+            "OpenInferenceMetadata": documents.model_metadata(self.model, default),
+            "OpenInferenceConfig": documents.model_config(self.model, default),
+        }
 
     @classmethod
     def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:

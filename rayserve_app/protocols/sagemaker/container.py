@@ -14,10 +14,16 @@ from typing import ClassVar, Final
 
 from rayserve_app.codecs import json
 from rayserve_app.custom_attributes import HEADER as ATTRIBUTES
-from rayserve_app.errors import InvalidRequest, PredictError, ServingError, let_go
+from rayserve_app.errors import (
+    InvalidRequest,
+    PredictError,
+    ServingError,
+    UnsupportedContentType,
+    let_go,
+)
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import Model
-from rayserve_app.protocols.protocol import Protocol, Route, inference
+from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference
 from rayserve_app.protocols.sagemaker.invocation import Invoker, render
 from rayserve_app.protocols.sagemaker.names import (
     AlreadyLoaded,
@@ -79,7 +85,11 @@ class SageMaker(Protocol):
             custom_attributes=request.header(ATTRIBUTES),
             headers=request.headers,
         )
-        return await invoker.answer(await request.body(), request.timing)
+        try:
+            return await invoker.answer(await request.body(), request.timing)
+        except UnsupportedContentType as exc:
+            # Multi Model Server takes forms here.
+            raise Declined(exc, may_be_mine=True) from exc
 
     async def list_models(self, request: Request) -> Response:
         token = dict(request.query()).get("next_page_token", "0")

@@ -212,10 +212,10 @@ def choose_forms(accept: str | None, default: OutputCodec) -> Sequence[Form]:
     """
     if accept is None or json_lines.MEDIA_TYPE not in accept.lower():
         return negotiate(accept, default)
-    order = dict.fromkeys((default, *MEDIA_TYPES))
-    forms: dict[Form, str] = {form: MEDIA_TYPES[form] for form in order}
-    lines: dict[Form, str] = {"json_lines": json_lines.MEDIA_TYPE}
-    return ranked(accept, forms, only_by_name=lines) or negotiate(accept, default)
+    forms: dict[Form, str] = {each: MEDIA_TYPES[each] for each in (default, *MEDIA_TYPES)}
+    by_name: dict[Form, str] = {"json_lines": json_lines.MEDIA_TYPE}
+    found = ranked(accept, forms, by_name)
+    return found or negotiate(accept, default)
 
 
 def version_of(custom_attributes: str | None, model_name: str) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
@@ -22,6 +21,7 @@ from starlette.types import ASGIApp, Scope
 from deployments.logs import set_up_logs
 from deployments.metrics import MetricsExporter
 from deployments.serve_accounts import find_accounts
+from deployments.serve_sockets import hold_to_loopback
 from rayserve_app.asgi import App, create_app
 from rayserve_app.backend import Backend
 from rayserve_app.batching import Predict, Result, Target, as_error, check_outputs
@@ -34,7 +34,7 @@ from rayserve_app.errors import (
     ModelNotReady,
     ServingError,
 )
-from rayserve_app.ingress import Ingress
+from rayserve_app.ingress import CLIENT_HEADERS, Ingress
 from rayserve_app.inputs import OCTETS, Inputs
 from rayserve_app.model import INLINE_BYTES, ITEM_BYTES, Model
 from rayserve_app.recorder import Recorder
@@ -56,12 +56,6 @@ LEAST_WARM_UP_S = 60
 
 SHUTDOWN_MARGIN_S = 10
 """What a replica may take to stop beyond its deadline."""
-
-OWN_PORTS = (
-    int(os.environ.get("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "30000")),
-    int(os.environ.get("RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT", "31000")),
-)
-"""Where replicas' own HTTP servers listen (ray/serve/_private/constants.py)."""
 
 
 def build_application(
@@ -109,7 +103,7 @@ class ModelDeployment(IngressDeployment):
         context = serve.get_replica_context()
         _check_ongoing_requests(context, settings.batching)
         set_up_logs(context)
-        recorder = Recorder()
+        recorder = Recorder(context.replica_tag)
         self.model = Model(
             settings,
             backend,
@@ -187,12 +181,17 @@ def warm_up(model: Model) -> None:
 
 
 def http_middlewares() -> list[Middleware]:
-    """Return what stands before a replica's HTTP server; the environment names this function
-    (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH). Serve calls it in its proxies and in the replicas
-    of other applications too, where nothing is to be added."""
+    """Return what stands before the HTTP server of a replica, or of one of Serve's proxies; the
+    environment names this function (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH). Serve calls it in
+    the replicas of other applications too, where what is for its proxies finds no model."""
+    hold_to_loopback()
     own = IngressDeployment.app
     if own is None:
-        return []
+        # Here, for a model's replica needs neither.
+        from deployments.served_models import ModelsByPath
+        from rayserve_app.gateway.deadlines import Deadlines
+
+        return [Middleware(Deadlines, find=ModelsByPath().find)]
     use_connections(own, find_accounts)
     return [Middleware(Ingress)]
 
@@ -224,7 +223,7 @@ class StockBatcher:
         except TimeoutError as exc:
             raise DeadlineExceeded("The model gave no result within its deadline") from exc
 
-    def drain_s(self, coming: int) -> float:
+    def end_s(self, coming: int) -> float:
         """Return 0: nobody knows."""
         return 0.0
 
@@ -300,11 +299,10 @@ def _is_served(context: ReplicaContext) -> bool:
 def _is_own_server(scope: Scope) -> bool:
     """Return whether the replica's own HTTP server took the connection, not Serve's Python proxy.
 
-    The proxy pickles messages between processes. The port tells: replicas listen on ports of a
-    range of their own (ray/serve/_private/constants.py, RAY_SERVE_DIRECT_INGRESS_*).
+    The proxy pickles messages between processes. Of the replica's own connections each request is
+    marked, by the shorter way past Serve or by `Ingress` on the way through it.
     """
-    _, port = scope.get("server") or (None, None)
-    return port is not None and OWN_PORTS[0] <= port <= OWN_PORTS[1]
+    return CLIENT_HEADERS in scope
 
 
 def _value(result: Result, index: int) -> Any:

@@ -5,9 +5,10 @@ Source: ucbrise/clipper, containers/python/rpc.py and python_closure_container.p
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from pydantic import model_validator
@@ -15,12 +16,21 @@ from pydantic import model_validator
 from deployments.application import Application, build_application
 from rayserve_app import buffers, packages
 from rayserve_app.backend import Backend
-from rayserve_app.errors import ConfigurationError, LoadError, PredictError, ServingError
+from rayserve_app.errors import (
+    ConfigurationError,
+    DecodeError,
+    LoadError,
+    PredictError,
+    ServingError,
+)
 from rayserve_app.importing import import_from_string
-from rayserve_app.packages import Requirements
+from rayserve_app.requirements import Requirements, Strictness
 from rayserve_app.settings import Checksum, ModelSettings, parse_settings
 from rayserve_app.sources import fetch
 from rayserve_app.types import Array, Item, Metadata, Outputs
+
+READERS: Final = {("PIL.Image", "open"), ("PIL.ImageFile", "load")}
+"""Where Pillow reads what it was given; what it raises there is of many kinds."""
 
 
 class ClosureSettings(ModelSettings):
@@ -37,7 +47,10 @@ class ClosureSettings(ModelSettings):
     """Allows `pickle` for this model."""
     packages: Requirements = ()
     """pip requirements of the function's own, e.g. `humanize==4.9.0`: installed once per machine,
-    seen by this model's replicas alone, and before what is installed for all."""
+    seen by this model's replicas alone, and before what is installed for all. What is installed
+    for all and satisfies them is left alone."""
+    requirements: Strictness = "lenient"
+    """Whether a version in `packages` that no index has for this Python may be another one."""
     instant: bool = False
     """Calls the function in the event loop, which saves the way to a thread and back: for one that
     takes microseconds. Should it hang, its callers get no default output at their deadline; Serve
@@ -71,7 +84,7 @@ class ClosureBackend(Backend):
     def load(self) -> None:
         settings = self._settings
         if settings.packages:
-            _add_packages(settings.packages)
+            _add_packages(settings.packages, settings.requirements)
         if settings.pickle is not None:
             function = _unpickle(settings.pickle, settings.sha256)
         else:
@@ -83,7 +96,14 @@ class ClosureBackend(Backend):
     def predict(self, items: Sequence[Item]) -> Outputs:
         if self._function is None:
             raise PredictError("The function is not loaded")
-        return _as_outputs(self._function(self._arguments(items)))
+        try:
+            return _as_outputs(self._function(self._arguments(items)))
+        except Exception as exc:
+            if self._settings.input.type in ("bytes", "string") and _is_of_an_image(exc):
+                # Pillow names the object that it reads from, too.
+                problem = str(exc).partition(" <")[0]
+                raise DecodeError(f"The image cannot be read: {problem}") from exc
+            raise
 
     def metadata(self) -> Metadata:
         return Metadata(platform="python-closure")
@@ -151,6 +171,16 @@ def _as_outputs(result: Any) -> Outputs:
     return list(result)
 
 
+def _is_of_an_image(exc: Exception) -> bool:
+    """Return whether Pillow raised this as it opened or loaded an image, which is then the
+    caller's: not for a file that the function has named itself."""
+    if getattr(exc, "errno", None) is not None:
+        return False
+    frames = traceback.walk_tb(exc.__traceback__)
+    places = {(frame.f_globals.get("__name__"), frame.f_code.co_name) for frame, _ in frames}
+    return not places.isdisjoint(READERS)
+
+
 def _import(import_string: str) -> Any:
     try:
         return import_from_string(import_string, path="args.model.function")
@@ -163,9 +193,9 @@ def _import(import_string: str) -> Any:
         ) from exc
 
 
-def _add_packages(requirements: Requirements) -> None:
+def _add_packages(requirements: Requirements, strictness: Strictness) -> None:
     try:
-        packages.activate(packages.install(requirements))
+        packages.activate(packages.install(requirements, strictness=strictness))
     except ServingError as exc:
         raise exc.at("args.model.packages") from exc
 

@@ -9,13 +9,13 @@ answers no more because of it.
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple, NoReturn, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from rayserve_app.cost import Cost
 from rayserve_app.errors import Overloaded
 from rayserve_app.settings import ModelSettings
 
-ADMITTED_SHARE: Final = 0.4
+ADMITTED_SHARE: Final = 0.35
 """Of a request's deadline, what it may be expected to take. The slowest one in a hundred, for which
 expectations were wrong, is then to be there at half of it."""
 
@@ -32,7 +32,7 @@ class Progress(Protocol):
     @property
     def shortest_s(self) -> float: ...
 
-    def drain_s(self, coming: int) -> float: ...
+    def end_s(self, coming: int) -> float: ...
 
 
 class Work(NamedTuple):
@@ -47,6 +47,10 @@ class Work(NamedTuple):
     """Of these images together."""
 
 
+TYPICAL: Final = Work(1, 1)
+"""What a request is taken to be before it is read."""
+
+
 class Admission:
     """The work that a model has taken, and whether it takes more."""
 
@@ -55,7 +59,6 @@ class Admission:
     ) -> None:
         """Start without work."""
         self._name = name
-        self._full_queue = f"The queue of model {name!r} is full"
         self._batcher = batcher
         self._decode_threads = decode_threads
         self._most_items = settings.max_queued_items
@@ -70,11 +73,13 @@ class Admission:
 
     def check(self) -> None:
         """Raise Overloaded if a request like others were refused now."""
-        self._check(Work(1, 1), self._image_cost.usual_s, self._deadline_s)
+        if self._items:
+            self._check(TYPICAL, self._image_cost.usual_s, self._deadline_s)
 
     def begin(self, work: Work, timeout_s: float) -> None:
         """Take a request, of whose deadline so much is left, or raise Overloaded."""
-        self._check(work, self._decode_s(work), timeout_s)
+        if self._items:  # else it is taken however much it is: there will never be less
+            self._check(work, self._decode_s(work), timeout_s)
         self._items += work.items
         self._bytes += work.size_bytes
 
@@ -95,12 +100,10 @@ class Admission:
         """Count them out, and learn from what they took; nothing if that is 0."""
         self._decoding_items -= work.items
         self._decoding_s -= expected_s
-        if seconds and work.images:
+        if seconds and work.pixels:
             self._image_cost.observe(work.pixels / work.images, seconds / work.images)
 
     def _check(self, work: Work, decode_s: float, timeout_s: float) -> None:
-        if not self._items:  # however much it is: it will never be less
-            return
         self._check_room(work)
         if self._batcher.is_free and self._decoding_items < self._decode_threads:
             return
@@ -111,30 +114,38 @@ class Admission:
         batches_s = min(2 * self._batcher.shortest_s, (1 - LEAST_LEFT) * timeout_s)
         allowed_s = max(allowed_s, batches_s)
         if end_s > allowed_s:
-            self._refuse(
+            raise self._refusal(
                 f"Model {self._name!r} has too much to do: {self._items} items, some {end_s:.2g} s",
-                end_s - allowed_s,
+                (end_s - allowed_s) / (self._end_s(0, 0.0) or 1.0),
             )
 
     def _check_room(self, work: Work) -> None:
-        if self._items + work.items > self._most_items:
-            self._refuse(f"{self._full_queue}: {self._items} of {self._most_items} items")
-        if self._bytes and self._bytes + work.size_bytes > self._most_bytes:
-            megabytes, most = self._bytes / 1e6, self._most_bytes / 1e6
-            self._refuse(f"{self._full_queue}: {megabytes:g} of {most:g} MB")
+        items, most = self._items, self._most_items
+        if items + work.items > most:
+            raise self._refusal(
+                f"The queue of model {self._name!r} is full: {items} of {most} items",
+                (items + work.items - most) / items,
+            )
+        size, most = self._bytes, self._most_bytes
+        if size and size + work.size_bytes > most:
+            raise self._refusal(
+                f"The queue of model {self._name!r} is full: {size / 1e6:g} of {most / 1e6:g} MB",
+                (size + work.size_bytes - most) / size,
+            )
 
-    def _refuse(self, problem: str, surplus_s: float = 0.0) -> NoReturn:
-        """Raise Overloaded, to be asked again when there is room; and when half of the work is
-        done, so that not all who are refused now come back at once to be refused again."""
-        ahead_s = self._end_s(0, 0.0)
+    def _refusal(self, problem: str, surplus: float) -> Overloaded:
+        """Return the error of a request for which so much of what there is to do must be done
+        first. It says to come again then, and not before half of it is done, or all who are refused
+        now would come back at once to be refused again."""
         error = Overloaded(problem)
-        error.retry_after_s = max(1, math.ceil(max(min(surplus_s, ahead_s), ahead_s / 2)))
-        raise error
+        share = min(max(surplus, 0.5), 1.0)
+        error.retry_after_s = max(1, math.ceil(share * self._end_s(0, 0.0)))
+        return error
 
     def _end_s(self, items: int, decode_s: float) -> float:
         """Return the seconds until so many items more are expected to be decoded and predicted."""
         decoded_s = (self._decoding_s + decode_s) / self._decode_threads
-        return decoded_s + self._batcher.drain_s(self._decoding_items + items)
+        return decoded_s + self._batcher.end_s(self._decoding_items + items)
 
     def _decode_s(self, work: Work) -> float:
         if not work.images:

@@ -11,9 +11,10 @@ from typing import Final, TypeAlias
 
 from starlette.types import Receive, Scope, Send
 
-from rayserve_app import openapi, pages
+from rayserve_app import exposition, openapi, pages
 from rayserve_app.codecs import json
-from rayserve_app.errors import BackendError, ServingError, let_go
+from rayserve_app.cors import with_cors
+from rayserve_app.errors import BackendError, InvalidRequest, ServingError, let_go
 from rayserve_app.http import (
     FORWARDED,
     BodyBudget,
@@ -36,6 +37,8 @@ from rayserve_app.watch import watched
 logger = logging.getLogger(__name__)
 
 _JSON = "application/json"
+
+METRICS_PATH: Final = "/metrics"
 
 MALFORMED: Final = (400, 415)
 """Statuses of requests that are not what a protocol takes."""
@@ -68,9 +71,11 @@ class App:
         self._model = model
         self._takes_views = takes_views
         self._budget = BodyBudget(model.settings.limits.max_buffered_mb)
+        self._answer_any = with_cors(self._answer, model.settings.cors)
         self._router: Router[Endpoint] = Router()
         self._router.add("GET", "/", (self._describe, None))
         self._router.add("GET", "/openapi.json", (self._document, None))
+        self._router.add("GET", METRICS_PATH, (self._metrics, None))
         self._protocols = protocols
         for protocol in protocols:
             for route in protocol.ROUTES:
@@ -78,7 +83,7 @@ class App:
                 self._router.add(route.method, route.path, (handler, protocol))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await run_plain(self._answer, scope, receive, send)
+        await run_plain(self._answer_any, scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
@@ -170,10 +175,20 @@ class App:
     async def _describe(self, request: Request) -> Response:
         """Answer browsers with a page of the model, programs with JSON."""
         description = self._model.describe()
-        if pages.is_wanted(request.header("accept") or ""):
+        if pages.is_wanted(request.list_header("accept") or ""):
             page = pages.model(description, request.root_path, self._router.operations)
             return Response(page, media_type=pages.MEDIA_TYPE)
         return Response(json.encode(description), media_type=_JSON)
+
+    async def _metrics(self, request: Request) -> Response:
+        """Answer Prometheus; who asks for no format of its is answered by a protocol, if one has
+        this path."""
+        form = exposition.wanted(request.header("accept"))
+        if form is None and len(self._router.find(METRICS_PATH)["GET"]) > 1:
+            raise Declined(InvalidRequest("Not a format of Prometheus"))
+        form = form or exposition.TEXT
+        labels = {"model": self._model.name, "replica": self._model.recorder.replica}
+        return Response(exposition.write(self._model.recorder, labels, form), media_type=form)
 
     async def _document(self, request: Request) -> Response:
         model = self._model
@@ -198,6 +213,8 @@ class App:
 def _in_order(claimants: Claimants, order: str) -> Claimants:
     """Return those of the protocols that a gateway names, in its order; all if it names none."""
     names = order.split(",")
+    own = [each for each in claimants if each[0][1] is None]
     named = [(each[0][1].name, each) for each in claimants if each[0][1] is not None]
     known = [(names.index(name), each) for name, each in named if name in names]
-    return [each for _, each in sorted(known, key=lambda pair: pair[0])] or claimants
+    ordered = [each for _, each in sorted(known, key=lambda pair: pair[0])]
+    return [*own, *ordered] if ordered else claimants

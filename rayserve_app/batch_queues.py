@@ -144,25 +144,27 @@ class Queues(Generic[EntryT]):
         self._overall.limit = pace.limit
         self._overall.cost.observe(size, seconds)
 
-    def work_s(self, coming: int) -> float:
-        """Return the seconds that all batches of what waits, and of so many items more, are
-        expected to take."""
-        queues = self._waiting.values()
-        seconds = 0.0
-        for queue in queues:
-            count = len(queue.entries)
-            if len(queues) == 1:
-                count += coming
-                coming = 0
-            seconds += queue.pace.cost.of_batches(count, queue.pace.limit)
-        if coming:
-            seconds += self._overall.cost.of_batches(coming, self._overall.limit)
-        return seconds
-
-    @property
-    def usual_s(self) -> float:
-        """Seconds that batches of all buckets took of late, 0 if nothing is known."""
-        return self._overall.cost.usual_s
+    def forecast(self, coming: int) -> tuple[float, float]:
+        """Return what is expected of the last of what waits and of so many items more: the seconds
+        of the batches before its own, and of its own, which is as long as usual at least, for
+        others will come meanwhile and join it."""
+        waiting = self._waiting
+        pace, count, ahead_s = self._overall, coming, 0.0
+        if len(waiting) == 1:
+            (queue,) = waiting.values()
+            pace, count = queue.pace, coming + len(queue.entries)
+        else:
+            for queue in waiting.values():
+                ahead_s += queue.pace.cost.of_batches(len(queue.entries), queue.pace.limit)
+        if not count:
+            return ahead_s, 0.0
+        cost = pace.cost
+        batches, others = divmod(count - 1, pace.limit)
+        own_s = cost.usual_s
+        if batches or cost.has_slope:  # else it is the one by which more becomes known
+            own_s = max(own_s, cost.of(others + 1))
+            ahead_s += batches * cost.of(pace.limit)
+        return ahead_s, own_s
 
     @property
     def shortest_s(self) -> float:

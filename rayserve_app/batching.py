@@ -18,7 +18,13 @@ from time import perf_counter
 from typing import Protocol, TypeAlias
 
 from rayserve_app.batch_queues import Queue, Queues
-from rayserve_app.errors import DeadlineExceeded, PredictError, ServingError, let_go
+from rayserve_app.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    PredictError,
+    ServingError,
+    let_go,
+)
 from rayserve_app.failure_log import FailureLog
 from rayserve_app.pace import LearnedPace, Pace
 from rayserve_app.recorder import Recorder
@@ -36,6 +42,10 @@ HANG_FLOOR_S = 5.0
 """A batch is taken to hang when it has run for so many of the model's deadlines, so many times as
 long as was to be expected, and for these seconds. How much or little is left to those who wait says
 nothing about it: mere load passes deadlines, but while batches come and go."""
+
+LONGEST_SHARE = 0.15
+"""Of the deadline, what a batch takes at most where smaller ones do as much: a request may wait for
+one that has just begun before it gets into its own."""
 
 STEP_ITEMS = 128
 """Items of one request that are queued at once: each takes a microsecond or two."""
@@ -131,7 +141,8 @@ class Batcher:
             NoWorkers() if is_instant else Workers(settings.max_concurrent_batches, "predict")
         )
         self._queues: Queues[_Entry] = Queues(
-            partial(_create_pace, settings), settings.batch_wait_timeout_s
+            partial(_create_pace, settings, LONGEST_SHARE * deadline_s),
+            settings.batch_wait_timeout_s,
         )
         self._failures = FailureLog()
         self._running: set[_Batch] = set()
@@ -166,14 +177,15 @@ class Batcher:
         known yet."""
         return self._queues.shortest_s
 
-    def drain_s(self, coming: int) -> float:
+    def end_s(self, coming: int) -> float:
         """Return the seconds in which all that runs and waits, and so many items more, is expected
         to be predicted; 0 if nothing is known yet."""
-        seconds = self._queues.work_s(coming)
+        ahead_s, own_s = self._queues.forecast(coming)
+        now = perf_counter()
         for batch in self._running:
-            seconds += max(0.0, batch.started_at + batch.expected_s - perf_counter())
-        # The last of them does not begin sooner because there are several slots.
-        return seconds / self._slots + (1 - 1 / self._slots) * self._queues.usual_s
+            if (end_at := batch.started_at + batch.expected_s) > now:
+                ahead_s += end_at - now
+        return ahead_s / self._slots + own_s
 
     async def submit(
         self, items: Sequence[Item], target: Target, *, timeout_s: float, timing: Timing
@@ -318,9 +330,9 @@ def _expire(request: _Request) -> None:
         )
 
 
-def _create_pace(settings: BatchingSettings) -> Pace:
+def _create_pace(settings: BatchingSettings, longest_s: float) -> Pace:
     if settings.target_latency_ms is None:
-        return Pace(settings.max_batch_size)
+        return Pace(settings.max_batch_size, longest_s)
     return LearnedPace(settings.max_batch_size, settings.target_latency_ms / 1e3)
 
 
@@ -329,22 +341,22 @@ def run_batch(
 ) -> list[Result]:
     """Run one batch; if it fails, its halves, so that one bad item fails alone.
 
-    Some bad items are found in a few calls each; if most are bad, or the model is broken, the rest
-    gets the last error without a call of its own.
+    Some bad items are found in a few calls each; if the model fails on most, or is broken, the rest
+    gets the last error without a call of its own. What it refuses as the caller's fault is always
+    found: nobody is told of another's.
 
     Args:
         failures: gets the errors that are none of ours.
     """
     results: list[Result] = []
-    calls_left = 4 * len(items).bit_length() + 2
+    failures_left = 4 * len(items).bit_length() + 2
     parts = [items]
-    error: ServingError | None = None
+    last: ServingError | None = None
     while parts:
         part = parts.pop()
-        if error is not None and not calls_left:
-            results += [error] * len(part)
+        if last is not None and not failures_left:
+            results += [last] * len(part)
             continue
-        calls_left -= 1
         try:
             results += check_outputs(predict(part), len(part))
         except BaseException as exc:  # a model may raise anything, and somebody waits for an answer
@@ -352,6 +364,9 @@ def run_batch(
                 failures.add(exc, len(part))
             error = as_error(exc)
             let_go(error)
+            if not isinstance(error, InvalidRequest):
+                last = error
+                failures_left -= 1
             if len(part) == 1:
                 results.append(error)
             else:

@@ -12,7 +12,14 @@ from typing import Any, Final, NamedTuple
 from rayserve_app.cores import available_cores
 from rayserve_app.errors import ConfigurationError
 from rayserve_app.importing import import_from_string
-from rayserve_app.serve_yaml import SERVE_KEYS, applications_of, check_keys, name_of, read_document
+from rayserve_app.serve_yaml import (
+    OWN_BUILDERS,
+    SERVE_KEYS,
+    applications_of,
+    check_keys,
+    name_of,
+    read_document,
+)
 from rayserve_app.server.settings import (
     LONGEST_ANSWER,
     file_beside,
@@ -21,9 +28,6 @@ from rayserve_app.server.settings import (
     serve_environment,
 )
 from rayserve_app.settings import MAX_SURGE_PERCENT, DeadlineSettings
-
-OWN_BUILDERS: Final = "deployments."
-"""Where the builders lie that read nothing but their argument; others may do anything."""
 
 CHECK_VALUES: Final = "deployments.serve_schema:check_values"
 """What refuses the values that Serve would; `deployments/` alone knows Ray."""

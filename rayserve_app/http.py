@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Message, Receive, Scope, Send
 
-from rayserve_app import errors
+from rayserve_app import content_coding, errors
 from rayserve_app.body import Body
 from rayserve_app.codecs import json
 from rayserve_app.errors import (
@@ -121,7 +121,8 @@ class Request:
         self.path_params: Mapping[str, str] = {}
         """What stands for `{name}` in the route's path."""
         self._query: bytes = scope.get("query_string", b"")
-        self._headers: dict[bytes, bytes] = dict(scope.get(CLIENT_HEADERS) or scope["headers"])
+        self._lines: Sequence[tuple[bytes, bytes]] = scope.get(CLIENT_HEADERS) or scope["headers"]
+        self._headers: dict[bytes, bytes] = dict(self._lines)
         self.limits = limits
         self.timing = Timing()
         self.started_at = self.progressed_at = perf_counter()
@@ -146,6 +147,14 @@ class Request:
             if name != _FORWARDED
         )
 
+    def list_header(self, name: str) -> str | None:
+        """Return the value of a header that is a list: of repeated lines all, as RFC 9110, section
+        5.3, joins them."""
+        key = name.encode()
+        if key not in self._headers:
+            return None
+        return b", ".join(value for each, value in self._lines if each == key).decode("latin-1")
+
     def query(self) -> list[tuple[str, str]]:
         """Return the pairs of the query string, decoded, in their order.
 
@@ -160,14 +169,14 @@ class Request:
 
     @property
     def content_coding(self) -> str:
-        """The body's `Content-Encoding`, `identity` for none."""
-        return (self.header("content-encoding") or "identity").strip().lower()
+        """The body's `Content-Encoding`, in lower case; `identity` for none."""
+        return content_coding.normalized(self.list_header("content-encoding"))
 
     async def body(self, codings: Collection[str] = ()) -> Buffer:
         """Read the whole body; a second call returns the same again.
 
         Args:
-            codings: the content codings that the caller decodes itself.
+            codings: the content codings that the caller decodes itself, also one after another.
 
         Raises:
             RequestTooLarge: more bytes than `max_body_mb`; raised before the first byte is read if
@@ -177,7 +186,7 @@ class Request:
             UnsupportedContentType: a content coding.
         """
         coding = self.content_coding
-        if coding != "identity" and coding not in codings:
+        if coding != "identity" and not {*coding.split(", ")} <= {*codings}:
             raise UnsupportedContentType(
                 "Unsupported Content-Encoding",
                 expected=" or ".join(("identity", *codings)),

@@ -103,6 +103,9 @@ class Inputs:
         self._is_raw = settings.codec not in ("base64", "base64_urlsafe", "json_metadata")
         self.needs_decoding = settings.type == "image"
         """Whether `decode` takes long enough to be worth a thread."""
+        self.may_be_image = settings.type in ("bytes", "image", "string")
+        """Whether an item may be an image, of which one that cannot be read fails alone where the
+        protocol can say so."""
         self._readers = self._body_readers()
         known = sorted(filter(None, self._readers)) + ["image/*"] * self._carries_bytes
         self._known = " or ".join(known)

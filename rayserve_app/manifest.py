@@ -17,6 +17,7 @@ import yaml
 
 from rayserve_app.configs import Demand, demands
 from rayserve_app.serve_yaml import applications_of, read_document
+from rayserve_app.server import access
 from rayserve_app.server.settings import (
     DEFAULT_HTTP_PORT,
     ONE_MACHINE,
@@ -52,9 +53,9 @@ HEADER = """\
 # Made by: rayserve-app manifest {arguments} > k8s/rayservice.yaml
 # Change {config} and make it anew. The image is that of k8s/Dockerfile.
 #
-# KubeRay 1.4 or later. Clients use the Service {name}-serve-svc, port {port}, which is the
-# only one meant for them: Ray's dashboard (8265) runs whatever it is sent, and HAProxy's statistics
-# (8404) and metrics (9101) listen on all of a pod's addresses; none of these asks who calls. The
+# KubeRay 1.5.1 or later, which makes the token that Ray asks for: whoever gets in runs code.
+# Clients use the Service {name}-serve-svc, port {port}, which is the only one meant for them.
+# HAProxy's metrics (9101), Ray's (8080) and the replicas' own servers ask nobody who calls. The
 # NetworkPolicy shuts them, where the cluster's network plugin enforces policies.
 """
 
@@ -133,6 +134,7 @@ def render(config: Mapping[str, Any], environment: Mapping[str, str], image: str
             "serveConfigV2": serve_config,
             "rayClusterConfig": {
                 "rayVersion": RAY_VERSION,
+                "authOptions": {"mode": environment.get(access.MODE, "token")},
                 "enableInTreeAutoscaling": True,
                 "autoscalerOptions": {
                     "version": "v2",

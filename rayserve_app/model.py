@@ -18,7 +18,7 @@ from rayserve_app.content import work_of
 from rayserve_app.cores import available_cores
 from rayserve_app.decoding import decode
 from rayserve_app.encoded_inputs import Encoded
-from rayserve_app.errors import ModelNotReady, PredictError, ServingError
+from rayserve_app.errors import InvalidRequest, ModelNotReady, PredictError, ServingError
 from rayserve_app.inputs import Inputs
 from rayserve_app.observed_outputs import ObservedOutputs
 from rayserve_app.outputs import named_arrays
@@ -53,7 +53,7 @@ class BatchQueue(Protocol):
     @property
     def shortest_s(self) -> float: ...
 
-    def drain_s(self, coming: int) -> float: ...
+    def end_s(self, coming: int) -> float: ...
 
     async def submit(
         self, items: Sequence[Item], target: Target, *, timeout_s: float, timing: Timing
@@ -135,27 +135,36 @@ class Model:
         *,
         servable: Servable | None = None,
         timing: Timing | None = None,
+        apart: bool = False,
     ) -> list[Result]:
         """Return one result per item; what the model makes of one item never touches another.
 
         Args:
             servable: what `select` returned, whose `inputs` have read the items; the default one
                 if None.
+            apart: whether the caller can tell that some of the items are not what the model takes,
+                and the results of the others.
         Raises:
             ModelNotReady, Overloaded: try again later.
-            DecodeError: an item is not what the model takes; the path says which.
+            DecodeError: an item is not what the model takes, of items `apart` none is; the path
+                says which.
             DeadlineExceeded: not all results were there in time.
         """
         timing = timing or Timing()
         servable = servable or self.versions.default
         timing.inferences = inferences = self.recorder.inferences[servable.version]
         inferences.last_ms = round(time() * 1e3)
-        timeout_s = self._deadline_s
+        deadline_s = self._deadline_s
         try:
             if self._answers is not None and items:
-                results = await self._recall(self._answers, items, servable, timing, timeout_s)
+                results = await self._recall(
+                    self._answers, items, servable, timing, deadline_s, apart
+                )
             else:
-                results = await self._predict(items, servable, timing, timeout_s)
+                results = await self._predict(items, servable, timing, deadline_s, apart=apart)
+            if apart and results and all(isinstance(each, InvalidRequest) for each in results):
+                assert isinstance(results[0], InvalidRequest)
+                raise results[0].at("[0]") if len(results) > 1 else results[0]
         except ServingError:
             inferences.fail.add(perf_counter() - timing.started_at)
             raise
@@ -262,6 +271,7 @@ class Model:
         servable: Servable,
         timing: Timing,
         timeout_s: float,
+        apart: bool,
     ) -> list[Result]:
         """Predict only what there is no answer to."""
         self.check_ready()
@@ -270,7 +280,7 @@ class Model:
         async def ask(places: Sequence[int], left_s: float) -> list[Result]:
             unknown = [items[place] for place in places]
             return await self._predict(
-                unknown, servable, timing, left_s, places if len(items) > 1 else None
+                unknown, servable, timing, left_s, places if len(items) > 1 else None, apart
             )
 
         scope = (servable.version, servable.signature)
@@ -286,6 +296,7 @@ class Model:
         timing: Timing,
         timeout_s: float,
         places: Sequence[int] | None = None,
+        apart: bool = False,
     ) -> list[Result]:
         """Decode items, submit them and await their results.
 
@@ -305,17 +316,18 @@ class Model:
             work = await self.offload(partial(work_of, inputs, items), step)
         self._admission.begin(work, timeout_s)
         try:
+            ready: Sequence[Any] = items
             if inputs.needs_decoding:
                 await self.offload(partial(inputs.check_pixels, items), step)
                 left_s = timeout_s - (perf_counter() - started_at)
-                items = await self._decode(items, inputs, work, timing, left_s, places)
+                ready = await self._decode(items, inputs, work, timing, left_s, places, apart)
             left_s = max(0.0, timeout_s - (perf_counter() - started_at))
-            return await self.batcher.submit(
-                items,  # type: ignore[arg-type]  # they are decoded
-                servable,
-                timeout_s=left_s,
-                timing=timing,
-            )
+            submit = partial(self.batcher.submit, timeout_s=left_s, timing=timing)
+            if not apart or not any(isinstance(item, ServingError) for item in ready):
+                return await submit(ready, servable)
+            sound = [item for item in ready if not isinstance(item, ServingError)]
+            results = iter(await submit(sound, servable))
+            return [item if isinstance(item, ServingError) else next(results) for item in ready]
         finally:
             timing.predicted_at = perf_counter()
             self._admission.end(work)
@@ -328,7 +340,8 @@ class Model:
         timing: Timing,
         timeout_s: float,
         places: Sequence[int] | None,
-    ) -> list[Item]:
+        apart: bool,
+    ) -> list[Item | InvalidRequest]:
         expected_s = self._admission.begin_decoding(work)
         try:
             return await decode(
@@ -338,6 +351,7 @@ class Model:
                 timeout_s=max(0.0, timeout_s),
                 timing=timing,
                 places=places,
+                apart=apart,
             )
         finally:
             self._admission.end_decoding(work, expected_s, timing.decode_work)

@@ -104,7 +104,9 @@ class Inferences:
 class Recorder:
     """The counters of one replica."""
 
-    def __init__(self) -> None:
+    def __init__(self, replica: str = "") -> None:
+        self.replica = replica
+        """Its name, where there may be several."""
         self.stage_seconds: Mapping[str, Histogram] = {name: Histogram(SECONDS) for name in STAGES}
         self.batch_items = Histogram(ITEMS)
         self.batch_closed: Counter[str] = Counter()

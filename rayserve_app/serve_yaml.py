@@ -16,6 +16,9 @@ import yaml
 from rayserve_app.errors import ConfigurationError
 from rayserve_app.section import shown
 
+OWN_BUILDERS: Final = "deployments."
+"""Where the builders lie that read nothing but their argument; others may do anything."""
+
 MOST: Final = 2**31 - 1
 """The largest count, which Serve's messages hold in 32 bits."""
 

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from rayserve_app.protocol_settings import ProtocolNames, ProtocolSettings
+from rayserve_app.protocol_settings import CorsSettings, ProtocolNames, ProtocolSettings
 from rayserve_app.protocols import PROTOCOLS
 from rayserve_app.section import Section, parse_section
 
@@ -222,6 +222,9 @@ class ModelSettings(Section):
     """The protocols spoken under the model's prefix. Where two claim one path, the first answers,
     and the next one what that declines."""
     protocol_settings: ProtocolSettings = ProtocolSettings()
+    cors: CorsSettings | None = None
+    """Pages from elsewhere that a browser lets call the model, all of its protocols; none if not
+    set. What comes through a gateway goes by the gateway's own."""
     warm_up: bool = True
     """Run the model on blank items of the smallest and the largest batch before it is ready;
     models whose input has no known shape have nothing to run."""

@@ -175,6 +175,18 @@ def test_head_takes_requests_where_all_workers_may_be_gone() -> None:
     assert sized({})[1]
 
 
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_kuberay_makes_the_token_that_rays_processes_ask_for(mode: str) -> None:
+    """ray-operator/controllers/ray/common/pod.go sets it in all containers of Ray."""
+    config = read_document(ROOT / "configs" / "app.yaml")
+    environment = {**ENVIRONMENT, "RAY_AUTH_MODE": mode}
+    cluster = render(config, environment, DEFAULT_IMAGE)["spec"]["rayClusterConfig"]
+    assert cluster["authOptions"] == {"mode": mode}
+    (container,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    assert {"name": "RAY_AUTH_MODE", "value": mode} in container["env"]
+    assert ENVIRONMENT["RAY_AUTH_MODE"] == "token"
+
+
 def test_network_policy_opens_only_the_port_of_clients() -> None:
     _, policy = yaml.safe_load_all((ROOT / "k8s" / "rayservice.yaml").read_text())
     labels = groups("app.yaml")[0]["template"]["metadata"]["labels"]

@@ -96,11 +96,11 @@ def test_haproxy_is_started_with_our_settings_unless_the_user_names_another() ->
     assert serve_environment(None, {name: "/opt/haproxy"})[name] == "/opt/haproxy"
 
 
-def test_config_is_read_with_the_defaults_of_serve(tmp_path: Path) -> None:
+def test_config_is_read_with_the_defaults_of_serve_but_the_host(tmp_path: Path) -> None:
     path = tmp_path / "app.yaml"
     path.write_text("applications: [{import_path: 'a:b'}, {name: two, import_path: 'a:b'}]")
     config = read_config(path)
-    assert (config.http_host, config.http_port, config.grpc_port) == ("0.0.0.0", 8000, None)
+    assert (config.http_host, config.http_port, config.grpc_port) == ("127.0.0.1", 8000, None)
     assert config.application_names == ("default", "two")
     assert config.http_url == "http://127.0.0.1:8000"
 

@@ -28,6 +28,8 @@ RAY = {
     "deployments/logs.py",
     "deployments/serve_accounts.py",
     "deployments/serve_schema.py",
+    "deployments/served_models.py",
+    "deployments/serve_sockets.py",
 }
 FRAMEWORKS = ("keras", "mxnet", "sklearn", "tensorflow", "torch")
 HTTP = ("starlette", "uvicorn", "httpx", "rayserve_app.http", "rayserve_app.asgi")

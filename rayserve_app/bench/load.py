@@ -78,7 +78,7 @@ class Load:
     """Open loop: by how many seconds each request's task started after its intended time. It is
     part of its latency, and what the load generator's own stalls put into that."""
     refusals: Sequence[float] = ()
-    """How long each answer of `REFUSED` took; they are among the errors."""
+    """How long each answer of `REFUSED` took, once it was sent; they are among the errors."""
 
     @property
     def rate(self) -> float:
@@ -145,14 +145,14 @@ class _Run:
         self.started_at = perf_counter()
         self._cpu_before = process_time()
 
-    def count(self, answer: Answer, since: float) -> None:
+    def count(self, answer: Answer, since: float, sent_at: float) -> None:
         """Count an answer to a request that was due at `since`."""
         if answer.status == 200:
             self.latencies.append(perf_counter() - since)
             self._heads.append(answer.head)
             return
         if answer.status in REFUSED:
-            self.refusals.append(perf_counter() - since)
+            self.refusals.append(perf_counter() - sent_at)
         self.errors += 1
 
     def end(self, unanswered: int = 0, least_s: float = 0.0) -> Load:
@@ -217,7 +217,7 @@ async def closed_loop(
     async def drive(connection: Connection) -> None:
         while (sent_at := perf_counter()) < stop_at:
             try:
-                run.count(await connection.send(requests.next()), sent_at)
+                run.count(await connection.send(requests.next()), sent_at, sent_at)
             except OSError:
                 run.errors += 1
                 connection = await requests.connect()
@@ -264,7 +264,8 @@ async def open_loop(
         connection = await free.get()
         try:
             connection = connection or await requests.connect()
-            run.count(await connection.send(requests.next()), intended_at)
+            sent_at = perf_counter()
+            run.count(await connection.send(requests.next()), intended_at, sent_at)
         except OSError:
             run.errors += 1
             connection = None

@@ -330,8 +330,11 @@ _SIGNATURES: dict[bytes, Format] = {
     b"GIF8": "GIF",
     b"RIFF": "WebP",
     b"BM": "BMP",
-    b"II*\0": "TIFF",
+    b"II*": "TIFF",
+    b"II+": "TIFF",
     b"MM\0*": "TIFF",
+    b"MM\0+": "TIFF",
+    b"MM*": "TIFF",  # as `curl -d` leaves it
 }
 
 _READERS: dict[bytes, Callable[[memoryview], Header | None]] = {

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final
 
 from starlette.types import Message, Receive, Scope, Send
 
 from rayserve_app import openapi, pages
 from rayserve_app.codecs import json
+from rayserve_app.cors import with_cors
 from rayserve_app.errors import (
     ServingError,
     Unavailable,
@@ -21,7 +22,7 @@ from rayserve_app.gateway.finding import Finder
 from rayserve_app.gateway.forwarding import MODEL, AnswerCut, ClientLeft, Forwarder, Upload
 from rayserve_app.gateway.merging import Answer, merge_answers
 from rayserve_app.gateway.replicas import Connections, Directory, ServedModel
-from rayserve_app.gateway.routes import AWS, Choice, Destination, create_router
+from rayserve_app.gateway.routes import Choice, Claimant, Destination, create_router, those_meant
 from rayserve_app.gateway.settings import GatewaySettings
 from rayserve_app.http import (
     BodyBudget,
@@ -46,24 +47,22 @@ PREFLIGHT: Final = b"access-control-request-method"
 OF_ONE_MODEL: Final = frozenset({b"content-length", b"server-timing", MODEL})
 """Headers that an answer of several models does not have from one of them."""
 
-Claimant: TypeAlias = tuple[Destination, Mapping[str, str]]
-"""Whose a path may be, with the values of its parameters."""
-
 
 class Gateway:
     """Forwards each request to the model that it is for."""
 
     def __init__(self, settings: GatewaySettings, directory: Directory) -> None:
         self._settings = settings
+        self._answer_any = with_cors(self._answer, settings.cors)
         self._directory = directory
         self._router = create_router(settings)
         self._budget = BodyBudget(settings.max_buffered_mb)
         self._finder = Finder(settings, directory)
         self.connections = Connections()
-        self._forwarder = Forwarder(self.connections, settings.order)
+        self._forwarder = Forwarder(self.connections, directory, settings.order)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await run_plain(self._answer, scope, receive, send)
+        await run_plain(self._answer_any, scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
@@ -155,12 +154,10 @@ class Gateway:
         and of the others the first that knows a model."""
         if len(claimants) == 1:
             return claimants[0]
-        is_aws = naming.AWS_TARGET in headers
         meant = [
             each
-            for each in claimants
-            if (each[0].protocol.name == AWS) == is_aws
-            and not (each[0].choice is Choice.SERVER and PREFLIGHT in headers)
+            for each in those_meant(claimants, headers)
+            if not (each[0].choice is Choice.SERVER and PREFLIGHT in headers)
         ]
         known = [
             each
@@ -214,8 +211,10 @@ class Gateway:
         upload: Upload,
         protocol: type[Protocol],
     ) -> Answer:
-        """Return what one of several models answers; one that cannot takes no other's with it."""
+        """Return what one of several models answers; one that cannot takes no other's with it, and
+        none is waited for."""
         collector = _Collector()
+        model = model._replace(patience_s=0.0)
         try:
             await self._forwarder.send(scope, model.prefix + path, upload, collector.send, model)
         except (ServingError, AnswerCut) as exc:

@@ -9,7 +9,6 @@ from starlette.types import Scope
 
 from rayserve_app.errors import ModelNotFound
 from rayserve_app.gateway.naming import (
-    AWS_TARGET,
     archive_named,
     is_form,
     is_json,
@@ -18,7 +17,7 @@ from rayserve_app.gateway.naming import (
     two_models,
 )
 from rayserve_app.gateway.replicas import Directory, ServedModel
-from rayserve_app.gateway.routes import AWS, Choice, Destination
+from rayserve_app.gateway.routes import AWS, AWS_TARGET, Choice, Destination
 from rayserve_app.gateway.settings import GatewaySettings
 from rayserve_app.protocols.protocol import Protocol, listed
 from rayserve_app.types import Buffer

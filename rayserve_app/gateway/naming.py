@@ -15,14 +15,12 @@ from urllib.parse import parse_qsl
 from rayserve_app import custom_attributes
 from rayserve_app.codecs import form, json
 from rayserve_app.errors import DecodeError, InvalidRequest
+from rayserve_app.gateway.routes import AWS_TARGET
 from rayserve_app.http import MAX_QUERY_PAIRS
 from rayserve_app.inputs import media_type
 from rayserve_app.protocols.protocol import shortened
 from rayserve_app.protocols.sagemaker import container
 from rayserve_app.types import Buffer
-
-AWS_TARGET: Final = b"x-amz-target"
-"""The header by which AWS's JSON protocol can be told from what else is posted to `/`."""
 
 TARGET_MODEL: Final = container.TARGET_MODEL.encode()
 

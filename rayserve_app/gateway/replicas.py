@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import count
 from time import monotonic
 from typing import Final, NamedTuple
 
-from rayserve_app.errors import ModelNotReady
 from rayserve_app.gateway.connection import Connection, ReplicaLost
 
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -36,11 +36,17 @@ class ServedModel(NamedTuple):
     prefix: str
     """Its application's route prefix, without a final slash."""
     replicas: tuple[Address, ...]
-    """Where it can be reached: its replicas, or while it has none, what waits for one."""
+    """Where it can be reached: its replicas, or what waits for one where the model has none."""
     is_ready: bool = True
     """Whether a replica runs."""
     targets: frozenset[str] = frozenset()
     """What the client of a multi-model endpoint may call it."""
+    deadline_s: float = 30.0
+    """How long its callers wait."""
+    patience_s: float = 0.0
+    """How long they wait for a replica; nothing where none is to come."""
+    protocols: tuple[str, ...] = ()
+    """Those that it speaks, in its order; all if empty."""
 
 
 class Directory:
@@ -48,10 +54,19 @@ class Directory:
 
     def __init__(self) -> None:
         self._models: dict[str, ServedModel] = {}
+        self._updated = asyncio.Event()
 
     def update(self, models: Iterable[ServedModel]) -> None:
         """Forget what was known before."""
         self._models = {model.name: model for model in models}
+        self._updated.set()
+        self._updated = asyncio.Event()
+
+    async def news(self, timeout_s: float) -> None:
+        """Return at the next update, or after this time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._updated.wait()
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(sorted(self._models.values(), key=lambda model: model.name))
@@ -96,20 +111,17 @@ class Connections:
         self._turns: dict[Address, int] = {}
         self._turn = count()
 
-    def choose(self, model: ServedModel, *, without: Collection[Address] = ()) -> Address:
+    def choose(self, replicas: Sequence[Address], *, without: Collection[Address] = ()) -> Address:
         """Return the replica for the next request.
 
         Args:
+            replicas: at least one.
             without: replicas to be left out, unless there are no others.
-        Raises:
-            ModelNotReady: the model has no replica.
         """
-        if not model.replicas:
-            raise ModelNotReady(f"Model {model.name!r} has no replica at the moment")
-        if len(model.replicas) == 1:
-            return model.replicas[0]
-        others = [each for each in model.replicas if each not in without]
-        return min(others or model.replicas, key=self._load)
+        if len(replicas) == 1:
+            return replicas[0]
+        others = [each for each in replicas if each not in without]
+        return min(others or replicas, key=self._load)
 
     async def take(self, address: Address) -> Lease:
         """Return a connection for one exchange.

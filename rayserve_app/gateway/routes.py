@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from rayserve_app.gateway.settings import GatewaySettings
 from rayserve_app.importing import import_from_string
@@ -32,6 +33,9 @@ class Destination(NamedTuple):
     choice: Choice
 
 
+Claimant: TypeAlias = tuple[Destination, Mapping[str, str]]
+"""Whose a path may be, with the values of its parameters."""
+
 ALL_MODELS: Final = frozenset(
     {
         ("GET", "/health"),
@@ -51,6 +55,11 @@ SERVER: Final = frozenset({("OPTIONS", "/"), ("GET", "/api-description")})
 """Paths that are answered from the models' names alone, by a protocol that can."""
 
 AWS: Final = "sagemaker_runtime"
+
+METRICS: Final = "/metrics"
+
+AWS_TARGET: Final = b"x-amz-target"
+"""The header by which AWS's JSON protocol can be told from what else is posted to `/`."""
 
 READ: Final = ("POST", "/")
 """The path whose JSON has the model's name."""
@@ -82,6 +91,9 @@ def create_router(settings: GatewaySettings) -> Router[Destination]:
                 )
         for route in NAMED_BY_PREFIX.get(name, ()):
             router.add(route.method, route.path, Destination(protocol, Choice.PREFIXED))
+    if not router.find(METRICS):
+        # Every model has it, for Prometheus.
+        router.add("GET", METRICS, Destination(protocol, Choice.ALL))
     return router
 
 
@@ -94,3 +106,11 @@ def _choice(protocol: type[Protocol], route: Route) -> Choice:
         return Choice.SERVER
     choices = {READ: Choice.READ, LOAD: Choice.LOAD}
     return choices.get((route.method, route.path), Choice.DEFAULT)
+
+
+def those_meant(
+    claimants: Sequence[Claimant], headers: Mapping[bytes, bytes]
+) -> Sequence[Claimant]:
+    """Return those of several claimants whose protocol it is, by AWS's header; all if none is."""
+    is_aws = AWS_TARGET in headers
+    return [each for each in claimants if (each[0].protocol.name == AWS) == is_aws] or claimants

@@ -121,9 +121,7 @@ class MultiModelServer(Protocol):
                 self.check_name(value)
         return await self._predict(request, [pair for pair in query if pair[0] != "model_name"])
 
-    async def describe_api(self, request: Request) -> Response:
-        if request.header("access-control-request-method") is not None:
-            raise Declined(InvalidRequest("A CORS preflight"))
+    async def describe_api(self, _: Request) -> Response:
         return self.document_of([self.model.name])
 
     @classmethod
@@ -162,7 +160,7 @@ class MultiModelServer(Protocol):
         invoker = Invoker(
             model,
             content_type=content_type,
-            accept=request.header("accept"),
+            accept=request.list_header("accept"),
             custom_attributes=request.header(ATTRIBUTES),
             headers=request.headers,
         )
@@ -184,8 +182,8 @@ def read_parts(
 ) -> Payload:
     """Read the parameters of a query, and a form's fields or a body beside them.
 
-    A model of several named inputs takes one part for each; any other takes one part, whatever it
-    is called.
+    A model of several named inputs takes one part for each; any other takes parts of one name,
+    whatever that is, of which each is an item.
 
     Raises:
         InvalidRequest: not such parts.
@@ -207,9 +205,18 @@ def read_parts(
             raise DecodeError("JSON has too many values", expected=f"at most {json.MAX_VALUES}")
         values = {name: _json(part) for name, part in columns.items()}
         return Payload(inputs.from_json_item(values, path=""), False)
-    if len(parts) != 1:
+    if len({part.name for part in parts}) != 1:
         raise DecodeError("Not one input", expected=repr(inputs.names[0]), got=got)
-    return _read_part(inputs, parts[0])
+    if len(parts) == 1:
+        return _read_part(inputs, parts[0], parts[0].name)
+    inputs.check_count(len(parts))
+    items = [
+        item
+        for index, part in enumerate(parts)
+        for item in _read_part(inputs, part, f"{part.name}[{index}]").items
+    ]
+    inputs.check_count(len(items))
+    return Payload(items, True)
 
 
 def _is_form(body: Buffer, content_type: str | None) -> bool:
@@ -218,7 +225,7 @@ def _is_form(body: Buffer, content_type: str | None) -> bool:
     return kind in (form.MULTIPART, form.URLENCODED) and evident_format(body) is None
 
 
-def _read_part(inputs: Inputs, part: Part) -> Payload:
+def _read_part(inputs: Inputs, part: Part, path: str) -> Payload:
     carries_bytes = inputs.settings.type in ("bytes", "image")
     if part.content_type is None and carries_bytes and not is_image(part.data):
         # Without a file's content type it is text, which stands for bytes as in JSON.
@@ -226,11 +233,11 @@ def _read_part(inputs: Inputs, part: Part) -> Payload:
             text = bytes(part.data).decode()
         except UnicodeDecodeError:
             return inputs.from_body(part.data, None)
-        return Payload(inputs.from_json_item(text, path=part.name), False)
+        return Payload(inputs.from_json_item(text, path=path), False)
     try:
         return inputs.from_body(part.data, part.content_type)
     except InvalidRequest as exc:
-        raise exc.at(part.name) from exc.__cause__
+        raise exc.at(path) from exc.__cause__
 
 
 def _json(part: Part) -> Any:

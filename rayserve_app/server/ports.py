@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import psutil
 
 from rayserve_app.errors import ConfigurationError
+from rayserve_app.server import haproxy
 from rayserve_app.server.settings import ServeConfig
 
 COMMAND_LINE_WIDTH = 160
@@ -36,15 +37,20 @@ def serve_ports(config: ServeConfig, environment: Mapping[str, str]) -> list[Por
         ports.append(Port(config.grpc_port, "gRPC", "grpc_options.port", config.http_host))
     if environment.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
         return ports
+    # Serve lets HAProxy open them to everybody; our launcher does not.
+    is_launched = environment.get(haproxy.VARIABLE, "") == haproxy.launcher()
+    haproxys = "127.0.0.1" if is_launched else "0.0.0.0"
+    host = config.http_host
     own = [
-        ("RAY_SERVE_HAPROXY_STATS_PORT", 8404, "HAProxy's statistics"),
-        ("RAY_SERVE_HAPROXY_METRICS_PORT", 9101, "HAProxy's metrics"),
-        ("RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", 8500, "Serve's fallback proxy, HTTP"),
+        ("RAY_SERVE_HAPROXY_STATS_PORT", 8404, "HAProxy's statistics", haproxys),
+        ("RAY_SERVE_HAPROXY_METRICS_PORT", 9101, "HAProxy's metrics", haproxys),
+        ("RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", 8500, "Serve's fallback proxy, HTTP", host),
     ]
     if config.grpc_port is not None:
-        own.append(("RAY_SERVE_FALLBACK_PROXY_GRPC_PORT", 9500, "Serve's fallback proxy, gRPC"))
-    for variable, default, purpose in own:
-        ports.append(Port(_port_number(environment, variable, default), purpose, variable))
+        purpose = "Serve's fallback proxy, gRPC"
+        own.append(("RAY_SERVE_FALLBACK_PROXY_GRPC_PORT", 9500, purpose, host))
+    for variable, default, purpose, on in own:
+        ports.append(Port(_port_number(environment, variable, default), purpose, variable, on))
     return ports
 
 

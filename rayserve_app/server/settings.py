@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+import yaml
+
 from rayserve_app.errors import ConfigurationError, MissingDependency
 from rayserve_app.section import shown
 from rayserve_app.serve_yaml import applications_of, read_document
 from rayserve_app.server import haproxy
+from rayserve_app.server.access import LOOPBACK_ONLY
 
 ENVIRONMENT_FILE: Final = Path(__file__).with_name("serve.env")
 """The variables that Serve reads, unless a file of the user's or the environment says otherwise."""
@@ -25,12 +30,15 @@ ONE_MACHINE = {
     # Replicas wait so long for load balancers of other nodes to forget them before they stop. With
     # HAProxy on the same machine one second is enough, and Ctrl-C does not take half a minute.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    **LOOPBACK_ONLY,
 }
 
 
 LONGEST_ANSWER: Final = "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S"
 
 DEFAULT_HTTP_PORT: Final = 8000
+
+LOOPBACK: Final = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -51,19 +59,36 @@ class ServeConfig:
 
 
 def read_config(path: Path) -> ServeConfig:
-    """Read ports and application names from a Serve YAML; Serve's defaults stand in for gaps."""
+    """Read ports and application names from a Serve YAML; Serve's defaults stand in for gaps, but
+    for the host: on one machine that is loopback."""
     config = read_document(path)
     applications = applications_of(config)
     http = config.get("http_options") or {}
     grpc = config.get("grpc_options") or {}
     return ServeConfig(
         path=path,
-        http_host=http.get("host") or "0.0.0.0",
+        http_host=http.get("host") or LOOPBACK,
         http_port=http.get("port") or DEFAULT_HTTP_PORT,
         # Serve opens the gRPC port only for servicers.
         grpc_port=(grpc.get("port") or 9000) if grpc.get("grpc_servicer_functions") else None,
         application_names=tuple(each.get("name") or "default" for each in applications),
     )
+
+
+@contextmanager
+def yaml_with_host(config: ServeConfig) -> Iterator[Path]:
+    """Yield the YAML that Serve is to read: it would listen on all interfaces where no host is
+    named."""
+    document = read_document(config.path)
+    http = document.get("http_options") or {}
+    if http.get("host"):
+        yield config.path
+        return
+    document["http_options"] = {**http, "host": config.http_host}
+    with tempfile.NamedTemporaryFile("w", prefix="rayserve-", suffix=".yaml") as file:
+        yaml.safe_dump(document, file, sort_keys=False)
+        file.flush()
+        yield Path(file.name)
 
 
 def require_ray() -> None:

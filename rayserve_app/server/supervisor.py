@@ -10,9 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rayserve_app.errors import ConfigurationError
-from rayserve_app.server import ports, processes
+from rayserve_app.server import access, ports, processes
 from rayserve_app.server.output import Relay, say
-from rayserve_app.server.settings import ServeConfig, read_config, require_ray, serve_environment
+from rayserve_app.server.settings import (
+    ServeConfig,
+    read_config,
+    require_ray,
+    serve_environment,
+    yaml_with_host,
+)
 from rayserve_app.server.watch import Watch
 
 EXIT_STOPPED = 0
@@ -43,7 +49,13 @@ def serve(config_path: Path, environment_file: Path | None) -> int:
         taken = [port for port in ports.serve_ports(config, environment) if ports.is_taken(port)]
         for port in taken:
             print(ports.describe_taken(port), file=sys.stderr)
-        return EXIT_PORT_TAKEN if taken else supervise(config, environment, requests)
+        if taken:
+            return EXIT_PORT_TAKEN
+        with (
+            access.own_token(environment, config.http_port) as with_token,
+            yaml_with_host(config) as path,
+        ):
+            return supervise(config, path, with_token, requests)
 
 
 def check_values(config_path: Path) -> None:
@@ -63,14 +75,21 @@ def stop_leftover_haproxies() -> None:
 
 
 def supervise(
-    config: ServeConfig, environment: Mapping[str, str], requests: processes.StopRequests
+    config: ServeConfig,
+    path: Path,
+    environment: Mapping[str, str],
+    requests: processes.StopRequests,
 ) -> int:
-    """Run Serve as a child until it ends or a request to stop comes."""
+    """Run Serve as a child until it ends or a request to stop comes.
+
+    Args:
+        path: of the YAML that Serve reads.
+    """
     say(f"Starting Serve with {config.path}. Ctrl-C stops it.")
     processes.become_subreaper()
     # Always an instance of its own: one that runs already has not read our environment.
     command = [sys.executable, "-m", "ray.serve.scripts", "run", "--address", "local"]
-    child, lines = processes.start([*command, str(config.path)], environment)
+    child, lines = processes.start([*command, str(path)], environment)
     relay = Relay(lines)
     try:
         relay.start()

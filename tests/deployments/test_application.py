@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
-from unittest.mock import MagicMock
+from unittest.mock import AsyncMock, MagicMock
 
 import cloudpickle
 import numpy as np
@@ -22,7 +22,9 @@ from deployments import application, gateway
 from deployments.application import ModelDeployment, StockBatcher, build_application
 from deployments.serve_accounts import find_accounts
 from rayserve_app.backend import Backend
+from rayserve_app.connection import Shortcut
 from rayserve_app.errors import DeadlineExceeded, ModelNotReady
+from rayserve_app.gateway.deadlines import Deadlines
 from rayserve_app.ingress import Ingress
 from rayserve_app.recorder import Recorder
 from rayserve_app.settings import BatchingSettings, ModelSettings
@@ -269,28 +271,26 @@ def test_what_a_replica_is_made_from_travels() -> None:
     assert isinstance(create_backend(), Doubler)
 
 
-@pytest.mark.parametrize(
-    ("server", "is_own"),
-    [
-        (("127.0.0.1", application.OWN_PORTS[0]), True),
-        (("127.0.0.1", application.OWN_PORTS[1]), True),
-        (("127.0.0.1", application.OWN_PORTS[0] - 1), False),
-        (("127.0.0.1", 8000), False),
-        (("/run/serve.sock", None), False),
-        (None, False),
-    ],
-)
-def test_a_replicas_own_server_is_known_by_its_port(server: Any, is_own: bool) -> None:
-    assert application._is_own_server({"type": "http", "server": server}) is is_own
+@pytest.mark.parametrize("port", [8510, 30000, 30500])
+async def test_views_go_to_the_replicas_own_server_alone_whatever_the_ports(port: int) -> None:
+    """Serve's Python proxy, whose scopes say where it listens, pickles what it is sent."""
+    server = ("127.0.0.1", port)
+    scope = {"type": "http", "server": server, "root_path": "", "headers": []}
+    assert application._is_own_server(dict(scope)) is False
+    seen: list[bool] = []
 
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(application._is_own_server(scope))
 
-def test_a_connection_without_a_server_is_not_the_replicas_own() -> None:
-    assert application._is_own_server({"type": "http"}) is False
+    await Ingress(app)(dict(scope), AsyncMock(), AsyncMock())
+    exchange, accounts = MagicMock(request_id=None), MagicMock(prefix="", begin=AsyncMock())
+    await Shortcut(app, accounts).answer(exchange, {**scope, "method": "GET"}, app, app)
+    assert seen == [True, True]
 
 
 def test_only_replicas_of_ours_answer_past_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(application, "use_connections", used := MagicMock())
-    assert application.http_middlewares() == []
+    assert [each.cls for each in application.http_middlewares()] == [Deadlines]
     used.assert_not_called()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

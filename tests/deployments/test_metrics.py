@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from deployments import metrics
-from deployments.metrics import METRICS, MetricsExporter, samples
+from deployments.metrics import MetricsExporter
 from rayserve_app.recorder import STAGES, Recorder
 from rayserve_app.timing import Timing
+from rayserve_app.totals import METRICS, samples
 
 README = Path(__file__).parents[2] / "README.md"
 

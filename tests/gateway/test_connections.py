@@ -171,13 +171,13 @@ async def test_a_replica_that_comes_back_has_what_is_under_way_counted() -> None
         leases = [await connections.take(here) for _ in range(2)]
         connections.keep_only([there])
         connections.keep_only([here, there])
-        assert connections.choose(model) == there
+        assert connections.choose(model.replicas) == there
         for lease in leases:
             connections.give_back(lease)
         # Nobody has anything under way now: neither is preferred for ever.
         chosen = []
         for _ in range(4):
-            chosen.append(connections.choose(model))
+            chosen.append(connections.choose(model.replicas))
             connections.give_back(await connections.take(chosen[-1]))
         assert sorted(chosen) == sorted([here, there] * 2)
         connections.close()

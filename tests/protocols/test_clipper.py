@@ -224,8 +224,11 @@ async def test_other_faults_are_json_errors_too(kind: str, body: bytes) -> None:
 
 
 def test_a_fault_in_a_batch_names_its_place() -> None:
-    with pytest.raises(MalformedQuery, match=r"at `input_batch\[1\]`"):
-        parse(b'{"input_batch": ["YQ==", "?"]}', create_inputs("bytes"))
+    query = parse(b'{"input_batch": ["YQ==", "?"]}', create_inputs("bytes"))
+    assert query.inputs[0] == [b"a"]
+    assert str(query.inputs[1]).endswith("at `input_batch[1]`")
+    with pytest.raises(MalformedQuery, match=r"at `input_batch\[0\]`"):
+        parse(b'{"input_batch": ["!", "?"]}', create_inputs("bytes"))
 
 
 @pytest.mark.parametrize("codec", ["raw", "packed_jpeg"])

@@ -18,6 +18,7 @@ from rayserve_app.errors import (
     PredictError,
     RequestTooLarge,
     VersionNotFound,
+    let_go,
 )
 from rayserve_app.inputs import Inputs
 from rayserve_app.outputs import json_value
@@ -64,9 +65,9 @@ class NoQuery(MalformedQuery):
 
 
 class Query(NamedTuple):
-    """A parsed request: the items of each prediction that is asked for."""
+    """A parsed request: the items of each prediction that is asked for, or why it has none."""
 
-    inputs: list[list[Encoded]]
+    inputs: Sequence[list[Encoded] | DecodeError]
     is_batch: bool
     version: str | None
 
@@ -90,7 +91,8 @@ def parse(
         inputs: reads the items where the query names no version.
         inputs_of: returns what reads them for the version that it names; `inputs` if None.
     Raises:
-        MalformedQuery: with the cause as Clipper words it, where it has words for it.
+        MalformedQuery: with the cause as Clipper words it, where it has words for it; no query of
+            a batch can be read.
         RequestTooLarge: more items or pixels than the model allows.
         VersionNotFound: what `inputs_of` raises.
         NoQuery: no object, or one without a query's keys.
@@ -113,7 +115,10 @@ def parse(
         batch = _expect(fields["input_batch"], "input_batch", list)
         inputs.check_count(len(batch))
         queries = [_read_element(value, index, inputs) for index, value in enumerate(batch)]
-        inputs.check_count(sum(map(len, queries)))
+        inputs.check_count(sum(len(each) for each in queries if isinstance(each, list)))
+        if queries and all(isinstance(each, DecodeError) for each in queries):
+            assert isinstance(queries[0], DecodeError)
+            raise queries[0]
     except (RequestTooLarge, VersionNotFound, NoQuery):
         raise
     except InvalidRequest as exc:
@@ -219,22 +224,32 @@ def _read(value: Any, key: str, inputs: Inputs) -> list[Encoded]:
     return inputs.from_json_item(value, path=key)
 
 
-def _read_element(value: Any, index: int, inputs: Inputs) -> list[Encoded]:
+def _read_element(value: Any, index: int, inputs: Inputs) -> list[Encoded] | DecodeError:
     """Read one query of a batch: upstream has other words for what is wrong with it."""
+    _check_element(value, inputs)
+    try:
+        return _read(value, f"input_batch[{index}]", inputs)
+    except DecodeError as exc:
+        if not inputs.may_be_image:
+            raise
+        let_go(exc)
+        return exc
+
+
+def _check_element(value: Any, inputs: Inputs) -> None:
     kind = inputs.settings.type
     problem = "Array input of type"
     container: type
     if kind in VECTORS:
         container, name = list, "array"
     elif (kind, inputs.settings.codec) not in TEXTS:
-        return _read(value, f"input_batch[{index}]", inputs)
+        return
     elif kind == "string":
         container, name = str, "string"
     else:
         problem, container, name = "PredictionData of type", str, "base64-encoded string"
     if not isinstance(value, container):
         raise DecodeError(f"{problem} {_json_type(value)} is not of type {name}")
-    return _read(value, f"input_batch[{index}]", inputs)
 
 
 def _expect(value: Any, key: str, kind: type) -> Any:

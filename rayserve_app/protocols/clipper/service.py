@@ -13,6 +13,7 @@ from rayserve_app.batching import Result
 from rayserve_app.codecs import json
 from rayserve_app.errors import (
     DeadlineExceeded,
+    DecodeError,
     ModelNotReady,
     ServingError,
     VersionNotFound,
@@ -147,19 +148,26 @@ class Clipper(Protocol):
     async def _predict(
         self, query: Query, request: Request, absence: ModelNotReady | None
     ) -> Sequence[Result]:
-        items = [item for inputs in query.inputs for item in inputs]
+        items = [item for inputs in query.inputs if isinstance(inputs, list) for item in inputs]
         if absence is not None:
             return [absence] * len(items)
         servable = self._select(query.version)
         try:
-            return await self.model.predict(items, servable=servable, timing=request.timing)
+            return await self.model.predict(
+                items, servable=servable, timing=request.timing, apart=True
+            )
         except (DeadlineExceeded, ModelNotReady) as exc:
             let_go(exc)
             return [exc] * len(items)
 
     def _render(self, query: Query, results: Sequence[Result]) -> bytes:
         remaining = iter(results)
-        bodies = [self._render_one([next(remaining) for _ in inputs]) for inputs in query.inputs]
+        bodies = [
+            self._render_one(
+                [inputs] if isinstance(inputs, DecodeError) else [next(remaining) for _ in inputs]
+            )
+            for inputs in query.inputs
+        ]
         return join(bodies, is_batch=query.is_batch)
 
     def _render_one(self, results: Sequence[Result]) -> bytes:

@@ -7,14 +7,21 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from time import perf_counter
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeAlias
 
 import numpy as np
 
 from rayserve_app.batching import Result
 from rayserve_app.codecs import json
 from rayserve_app.encoded_inputs import Encoded
-from rayserve_app.errors import InvalidRequest, ModelNotFound, ServingError, VersionNotFound, let_go
+from rayserve_app.errors import (
+    DecodeError,
+    InvalidRequest,
+    ModelNotFound,
+    ServingError,
+    VersionNotFound,
+    let_go,
+)
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import Model
 from rayserve_app.protocols.cluster_serving.messages import (
@@ -62,6 +69,9 @@ EXAMPLE: Final = """{
 }"""
 
 SECURED: Final = "model secured secrect and salt succeed to put in redis"
+
+
+Instances: TypeAlias = Sequence[list[Encoded] | DecodeError]
 
 
 class ClusterServing(Protocol):
@@ -170,24 +180,31 @@ class ClusterServing(Protocol):
         answer = await written(
             model,
             await self._results(instances, servable, request),
-            partial(self._write, [len(each) for each in instances]),
+            partial(self._write, instances),
         )
         self._predictions.observe(perf_counter() - request.started_at)
         return self._answer(request, answer)
 
     async def _results(
-        self, instances: Sequence[Sequence[Encoded]], servable: Servable, request: Request
+        self, instances: Instances, servable: Servable, request: Request
     ) -> list[Result]:
-        items = [item for instance in instances for item in instance]
-        results = await self.model.predict(items, servable=servable, timing=request.timing)
+        items = [item for each in instances if isinstance(each, list) for item in each]
+        results = await self.model.predict(
+            items, servable=servable, timing=request.timing, apart=True
+        )
         if failed := sum(isinstance(result, ServingError) for result in results):
             self.model.recorder.defaults["error"] += failed
         return results
 
-    def _write(self, counts: Sequence[int], results: Sequence[Result]) -> bytes:
-        """Write the results of instances of so many items each."""
+    def _write(self, instances: Instances, results: Sequence[Result]) -> bytes:
+        """Write the results of each instance's items."""
         remaining = iter(results)
-        return self._render([[*islice(remaining, count)] for count in counts])
+        return self._render(
+            [
+                [each] if isinstance(each, DecodeError) else [*islice(remaining, len(each))]
+                for each in instances
+            ]
+        )
 
     def _answer(self, request: Request, body: str | bytes) -> Response:
         self._overall.observe(perf_counter() - request.started_at)

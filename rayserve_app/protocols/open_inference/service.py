@@ -165,7 +165,7 @@ class OpenInference(Protocol):
             )
             del message  # its values are freed where they are read
             message, payload = await reading
-        coding = content_coding.choose(request.header("accept-encoding"))
+        coding = content_coding.choose(request.list_header("accept-encoding"))
         return await written(
             model,
             rows(await model.predict(payload.items, servable=servable, timing=request.timing)),

@@ -81,7 +81,7 @@ class SageMaker(Protocol):
         invoker = Invoker(
             self.model,
             content_type=request.header("content-type"),
-            accept=request.header("accept"),
+            accept=request.list_header("accept"),
             custom_attributes=request.header(ATTRIBUTES),
             headers=request.headers,
         )

@@ -22,6 +22,7 @@ from rayserve_app.errors import (
     ModelNotFound,
     NotAcceptable,
     PredictError,
+    let_go,
 )
 from rayserve_app.http import Response
 from rayserve_app.inputs import Inputs, Payload, media_type
@@ -34,6 +35,7 @@ from rayserve_app.outputs import (
     json_value,
     negotiate,
 )
+from rayserve_app.preferences import ranked
 from rayserve_app.protocols.protocol import rows, shortened
 from rayserve_app.protocols.writing import writing_bytes, written
 from rayserve_app.settings import OutputCodec
@@ -88,9 +90,9 @@ class Invoker:
         self._told = (content_type, accept, custom_attributes)
         self._headers = headers() if self._takes_requests else ()
         self._servable = model.versions.default
-        self._form: Form = "json"
+        self._forms: Sequence[Form] = ()
         if not self._takes_requests:
-            self._form = choose_form(accept, model.settings.output.codec)
+            self._forms = choose_forms(accept, model.settings.output.codec)
             self._servable = model.select(version_of(custom_attributes, model.name))
 
     @property
@@ -122,23 +124,30 @@ class Invoker:
         payload = await model.offload(read, work_bytes)
         if not payload.items:
             raise DecodeError("No items", expected="at least one")
-        form = self._form
-        codec: OutputCodec = "json" if form == "json_lines" else form
         found = rows(await model.predict(payload.items, servable=self._servable, timing=timing))
-        writing = written(
-            model,
-            found,
-            partial(encode_rows, form=form, is_batch=payload.is_batch),
-            work_bytes=partial(writing_bytes, codec=codec),
-        )
-        del found
-        try:
-            return await writing
-        except PredictError as exc:
-            if form == model.settings.output.codec:
-                raise
-            # The model's results have no such form: it is the caller who asked for it.
-            raise NotAcceptable(str(exc)) from exc
+        forms = [*self._forms]
+        refusal: PredictError | NotAcceptable | None = None
+        while forms:
+            form = forms.pop(0)
+            codec: OutputCodec = "json" if form == "json_lines" else form
+            writing = written(
+                model,
+                found,
+                partial(encode_rows, form=form, is_batch=payload.is_batch),
+                work_bytes=partial(writing_bytes, codec=codec),
+            )
+            if not forms:
+                del found  # it is freed where it is written
+            try:
+                return await writing
+            except (PredictError, NotAcceptable) as exc:
+                let_go(exc)
+                refusal = refusal or exc
+        assert refusal is not None
+        if isinstance(refusal, NotAcceptable) or self._forms == (model.settings.output.codec,):
+            raise refusal
+        # The model's results have no such form: it is the caller who asked for it.
+        raise NotAcceptable(str(refusal)) from refusal
 
     async def _hand_over(self, body: Buffer, timing: Timing) -> Response:
         invocation = Invocation(body, *self._told, self._headers)
@@ -194,15 +203,19 @@ def encode_rows(found: Sequence[Row], *, form: Form, is_batch: bool) -> Response
     )
 
 
-def choose_form(accept: str | None, default: OutputCodec) -> Form:
-    """Choose the form of the answer; JSON Lines only where they are asked for first.
+def choose_forms(accept: str | None, default: OutputCodec) -> Sequence[Form]:
+    """Return the forms that the answer may have, the one to try first at first; JSON Lines only
+    where they are asked for by name.
 
     Raises:
         NotAcceptable: no form fits.
     """
-    if media_type((accept or "").partition(",")[0]) == json_lines.MEDIA_TYPE:
-        return "json_lines"
-    return negotiate(accept, default)
+    if accept is None or json_lines.MEDIA_TYPE not in accept.lower():
+        return negotiate(accept, default)
+    forms: dict[Form, str] = {each: MEDIA_TYPES[each] for each in (default, *MEDIA_TYPES)}
+    by_name: dict[Form, str] = {"json_lines": json_lines.MEDIA_TYPE}
+    found = ranked(accept, forms, by_name)
+    return found or negotiate(accept, default)
 
 
 def version_of(custom_attributes: str | None, model_name: str) -> str | None:

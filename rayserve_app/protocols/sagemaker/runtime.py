@@ -78,7 +78,7 @@ class SageMakerRuntime(Protocol):
     @inference
     async def invoke(self, request: Request) -> Response:
         """InvokeEndpoint."""
-        return await self._invoke(request, request.header("accept"))
+        return await self._invoke(request, request.list_header("accept"))
 
     @inference
     async def invoke_with_stream(self, request: Request) -> Response:

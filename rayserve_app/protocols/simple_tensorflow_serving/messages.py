@@ -117,14 +117,14 @@ def parse_json_form(fields: Sequence[Field], *, autoconvert: bool = False) -> Qu
 
 
 def parse_form(fields: Sequence[Field]) -> Query:
-    """Read a request whose fields `image`, one, and `images`, any number, are files.
+    """Read a request whose fields `image` and `images`, any number of each, are files.
 
-    Upstream also writes them to disk under the names that clients gave them, and has long ceased
-    to read `shape` and `channel_layout`.
+    Upstream takes one `image` and drops the others. It also writes all to disk under the names that
+    clients gave them, and has long ceased to read `shape` and `channel_layout`.
     """
     # A browser sends an empty file where its user chose none.
     files = [field for field in fields if field.data or field.filename]
-    images = [field for field in files if field.name == "image"][:1]
+    images = [field for field in files if field.name == "image"]
     images += [field for field in files if field.name == UPLOADED]
     if not images:
         raise InvalidRequest("Need to set image or images for form-data")

@@ -40,14 +40,6 @@ from rayserve_app.protocols.writing import written
 from rayserve_app.types import Buffer
 from rayserve_app.versions import Servable
 
-# flask-cors: every answer says so.
-_CORS: Final = {"access-control-allow-origin": "*"}
-_PREFLIGHT: Final = _CORS | {
-    "access-control-allow-methods": "POST",
-    "access-control-allow-headers": "authorization, content-type, *",
-    "access-control-max-age": "3600",
-}
-
 _JSON: Final = "application/json"
 _HTML: Final = "text/html; charset=utf-8"
 _TEXT: Final = "text/plain; charset=utf-8"
@@ -64,7 +56,6 @@ class SimpleTensorFlowServing(Protocol):
 
     ROUTES: ClassVar = (
         Route("POST", "/", "infer"),
-        Route("OPTIONS", "/", "allow_origins"),
         Route("GET", "/health", "health"),
         Route("GET", "/v1/models", "list_models"),
         Route("GET", "/v1/models/{model}", "describe_model"),
@@ -106,15 +97,6 @@ class SimpleTensorFlowServing(Protocol):
             autoconvert=self._settings.autoconvert_base64,
         )
         return _answer(await self._predict(request, parse), _JSON)
-
-    async def allow_origins(self, request: Request) -> Response:
-        """Answer a browser's question before it sends JSON (Fetch standard, "CORS-preflight
-        request"), which comes without credentials."""
-        if request.header("access-control-request-method") is None:
-            raise Declined(
-                InvalidRequest("Not a preflight", expected="Access-Control-Request-Method")
-            )
-        return Response(headers=_PREFLIGHT)
 
     async def health(self, _: Request) -> Response:
         self.model.check_ready()
@@ -304,9 +286,7 @@ def _answer(
     status: int = 200,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    return Response(
-        body, status=status, media_type=media_type, headers={**_CORS, **(headers or {})}
-    )
+    return Response(body, status=status, media_type=media_type, headers=headers)
 
 
 def _json_as_html(value: Any) -> Response:

@@ -1,0 +1,158 @@
+"""Which models Serve's controller knows, and where their replicas listen.
+
+What is known of a model stays until something better is known: while the controller is away, or
+does not know the replicas again yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
+from typing import Any, Final
+
+import ray
+from ray.serve._private.common import ReplicaState, RequestProtocol
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+from ray.serve.schema import ApplicationStatus, TargetGroup
+
+from rayserve_app.gateway.replicas import Address, ServedModel
+from rayserve_app.protocols.sagemaker.names import targets
+from rayserve_app.settings import DeadlineSettings
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S: Final = 10.0
+
+LOOPBACK: Final = "127.0.0.1"
+
+ANY_HOST: Final = ("0.0.0.0", "::", "")
+
+READY: Final = frozenset({ReplicaState.RUNNING, ReplicaState.RECOVERING})
+
+MODEL_DEPLOYMENT: Final = "Model"
+"""What the deployment of every model is named."""
+
+
+def find_controller() -> Any:
+    """Return the handle of Serve's controller, which outlives its process."""
+    return ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
+
+
+async def ask_controller(
+    controller: Any, known: Mapping[str, ServedModel]
+) -> Mapping[str, ServedModel]:
+    """Return the models by the names of their applications.
+
+    Args:
+        known: what was known before.
+    """
+    async with asyncio.timeout(TIMEOUT_S):
+        answers: Any = await asyncio.gather(
+            controller.get_serve_instance_details.remote(),
+            controller.get_target_groups.remote(from_proxy_manager=True),
+            controller.get_target_groups.remote(),
+        )
+    details, groups, proxies = answers
+    if not details["applications"]:
+        # Who asks is part of one: the controller has lost its memory for a while.
+        return known
+    host = details["http_options"].get("host", LOOPBACK)
+    find_address: Callable[[], str] = ray.util.get_node_ip_address
+    here = {find_address(): LOOPBACK if host in ANY_HOST else host}
+    return served_models(details["applications"], groups, proxies, here, known)
+
+
+class ModelsByPath:
+    """Knows whose a path is, for who does not know all along."""
+
+    PERIOD_S: Final = 1.0
+
+    def __init__(self) -> None:
+        self._known: Mapping[str, ServedModel] = {}
+        self._asked_at = float("-inf")
+
+    async def find(self, path: str) -> ServedModel | None:
+        """Return the model below whose prefix a path lies, None if none is known."""
+        if monotonic() - self._asked_at > self.PERIOD_S:
+            self._asked_at = monotonic()
+            try:
+                self._known = await ask_controller(find_controller(), self._known)
+            except Exception as exc:
+                logger.debug("Serve's controller could not be asked for the models: %s", exc)
+        found = [each for each in self._known.values() if f"{path}/".startswith(f"{each.prefix}/")]
+        return max(found, key=lambda model: len(model.prefix), default=None)
+
+
+def served_models(
+    applications: Mapping[str, Any],
+    groups: Sequence[TargetGroup],
+    proxies: Sequence[TargetGroup],
+    hosts: Mapping[str, str],
+    known: Mapping[str, ServedModel],
+) -> dict[str, ServedModel]:
+    """Return the models among Serve's applications, by the names of these.
+
+    Args:
+        applications: by name, as `ServeInstanceDetails` has them.
+        groups: where the replicas of each application listen, if they do themselves.
+        proxies: where Serve's proxies listen, for models that have no such replica.
+        hosts: under which address a node's own can be reached from here, if not that: Serve names
+            nodes, but on the loopback of this one its servers may listen alone.
+        known: what was known before.
+    """
+    fallback = _addresses(proxies, hosts)
+    listening = {group.app_name: _addresses([group], hosts) for group in groups if group.app_name}
+    models: dict[str, ServedModel] = {}
+    for name, application in applications.items():
+        before = known.get(name)
+        deployment = application["deployments"].get(MODEL_DEPLOYMENT)
+        if application["status"] == ApplicationStatus.DELETING:
+            continue
+        if application["route_prefix"] and deployment:
+            states = {replica["state"] for replica in deployment["replicas"]}
+            replicas = listening.get(name, fallback)
+            if not replicas and ReplicaState.RECOVERING in states and before:
+                # A controller that has just begun knows that they run, but not where.
+                replicas = before.replicas
+            elif not replicas and not deployment["target_num_replicas"]:
+                replicas = fallback
+            is_expected = application["status"] != ApplicationStatus.DEPLOY_FAILED
+            # Serve tells of a replica's address before it calls it running.
+            is_ready = bool(listening.get(name)) or bool(states & READY)
+            if application.get("deployed_app_config") or not before:
+                before = _model(name, application)
+            models[name] = before._replace(
+                prefix=application["route_prefix"].rstrip("/"),
+                replicas=replicas,
+                is_ready=is_ready,
+                patience_s=before.deadline_s if is_expected else 0.0,
+            )
+        elif before:
+            models[name] = before
+    return models
+
+
+def _model(name: str, application: Mapping[str, Any]) -> ServedModel:
+    """Return what the YAML says of an application's model."""
+    settings = ((application.get("deployed_app_config") or {}).get("args") or {}).get("model") or {}
+    deadline = settings.get("deadline") or {}
+    model_name = str(settings.get("name") or name)
+    return ServedModel(
+        name=model_name,
+        prefix="",
+        replicas=(),
+        targets=frozenset(targets(model_name, settings.get("path"))),
+        deadline_s=float(deadline.get("latency_ms", DeadlineSettings().latency_ms)) / 1e3,
+        protocols=tuple(settings.get("protocols") or ()),
+    )
+
+
+def _addresses(groups: Sequence[TargetGroup], hosts: Mapping[str, str]) -> tuple[Address, ...]:
+    return tuple(
+        Address(hosts.get(target.ip, target.ip), target.port)
+        for group in groups
+        if group.protocol == RequestProtocol.HTTP
+        for target in group.targets
+    )

@@ -1,0 +1,112 @@
+"""What a gateway makes of what Serve's controller tells: the states were recorded from Serve 2.60,
+while replicas were killed and replaced, and the controller itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from ray.serve._private.common import RequestProtocol
+from ray.serve.schema import Target, TargetGroup
+
+from deployments.served_models import served_models
+from rayserve_app.gateway.replicas import Address, ServedModel
+
+HERE = {"192.0.2.2": "127.0.0.1"}
+
+REPLICA = Address("127.0.0.1", 30001)
+
+PROXY = Address("127.0.0.1", 8510)
+
+CONFIG = {"args": {"model": {"name": "m", "deadline": {"latency_ms": 3000}, "path": "s3://b/x.gz"}}}
+
+KNOWN = {
+    "one": ServedModel(
+        "m",
+        "/one",
+        (REPLICA,),
+        targets=frozenset({"m", "m.tar.gz", "s3://b/x.gz", "x.gz"}),
+        deadline_s=3.0,
+        patience_s=3.0,
+    )
+}
+
+
+def application(*states: str, **changes: Any) -> dict[str, Any]:
+    target = changes.pop("target", 1)
+    deployment = {"replicas": [{"state": state} for state in states], "target_num_replicas": target}
+    told = {
+        "status": "RUNNING",
+        "route_prefix": "/one",
+        "deployed_app_config": CONFIG,
+        "deployments": {"Model": deployment},
+    }
+    return told | changes
+
+
+def group(name: str, *ports: int) -> TargetGroup:
+    targets = [Target(ip="192.0.2.2", port=port, instance_id="", name="") for port in ports]
+    return TargetGroup(
+        protocol=RequestProtocol.HTTP, route_prefix=f"/{name}", targets=targets, app_name=name
+    )
+
+
+def learn(
+    told: Mapping[str, Any], *ports: int, known: Mapping[str, ServedModel] = KNOWN
+) -> dict[str, ServedModel]:
+    return served_models(told, [group("one", *ports)], [group("", PROXY.port)], HERE, known)
+
+
+def test_a_model_is_what_its_yaml_says_where_its_replicas_listen() -> None:
+    assert learn({"one": application("RUNNING")}, REPLICA.port, known={}) == KNOWN
+
+
+@pytest.mark.parametrize(
+    ("told", "replicas", "is_ready"),
+    [
+        # A replica was killed; its successor starts.
+        (application("STARTING", status="UNHEALTHY"), (), False),
+        # It is being replaced.
+        (application("STOPPING", "STARTING", status="DEPLOYING"), (), False),
+        # The controller was killed, and its successor does not know where replicas listen.
+        (application("RECOVERING", status="DEPLOYING"), (REPLICA,), True),
+        # It is scaled to zero: Serve's proxy makes that it is not.
+        (application(target=0), (PROXY,), False),
+    ],
+)
+def test_a_model_stays_known_while_its_replica_changes(
+    told: dict[str, Any], replicas: tuple[Address, ...], is_ready: bool
+) -> None:
+    expected = KNOWN["one"]._replace(replicas=replicas, is_ready=is_ready)
+    assert learn({"one": told}) == {"one": expected}
+
+
+@pytest.mark.parametrize("change", [{"route_prefix": None}, {"deployments": {}}])
+def test_what_is_not_told_does_not_change(change: dict[str, Any]) -> None:
+    assert learn({"one": application("RUNNING", **change)}) == KNOWN
+    without_config = application("RUNNING", deployed_app_config=None)
+    assert learn({"one": without_config}, REPLICA.port) == KNOWN
+
+
+def test_a_model_that_is_deleted_is_not_known_any_more() -> None:
+    assert learn({"one": application(status="DELETING", deployments={})}) == {}
+    assert learn({}) == {}
+
+
+def test_nobody_waits_for_a_model_that_has_failed() -> None:
+    told = learn({"one": application("STOPPING", status="DEPLOY_FAILED")})
+    assert (told["one"].replicas, told["one"].patience_s) == ((), 0.0)
+
+
+def test_without_listening_replicas_serves_proxy_is_asked() -> None:
+    told = {"one": application("RUNNING")}
+    (model,) = served_models(
+        told, [group("", PROXY.port)], [group("", PROXY.port)], HERE, {}
+    ).values()
+    assert (model.replicas, model.is_ready) == ((PROXY,), True)
+
+
+def test_what_is_no_model_is_none() -> None:
+    gateway = application("RUNNING", deployments={"Gateway": {}})
+    assert learn({"gateway": gateway}, known={}) == {}

@@ -24,7 +24,7 @@ from rayserve_app.errors import (
     PredictError,
     let_go,
 )
-from rayserve_app.http import Response
+from rayserve_app.http import Response, did_you_mean
 from rayserve_app.inputs import Inputs, Payload, media_type
 from rayserve_app.model import Model
 from rayserve_app.outputs import (
@@ -266,7 +266,11 @@ def asked_of(custom_attributes: str | None, model: Model) -> tuple[str | None, s
     name, method = asked.get("tfs-model-name", model_name), asked.get("tfs-method", "predict")
     if name != model_name:
         raise ModelNotFound(
-            "No such model", expected=repr(model_name), got=shortened(name), path="tfs-model-name"
+            "No such model",
+            expected=repr(model_name),
+            got=shortened(name),
+            path="tfs-model-name",
+            remedy=did_you_mean(name, [model_name]) or None,
         )
     known = documents.METHODS if model.metadata.platform == documents.PLATFORM else ("predict",)
     if method not in known:

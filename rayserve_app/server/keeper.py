@@ -124,8 +124,6 @@ class Keeper:
             poll.register(descriptor, select.POLLIN)
         heirs: socket.socket | None = None
         self._start(replaced)
-        if self._is_stopping:
-            self._pass_on(signal.SIGTERM)
         while (status := self._exit_status()) is None:
             if not self._is_up and self._answers():
                 self._is_up = True
@@ -165,14 +163,18 @@ class Keeper:
         binary, *arguments = self.command
         self._started_s = time.monotonic()
         self._child = os.posix_spawn(binary, [binary, *arguments, *files, *replacing], os.environ)
+        if self._is_stopping:
+            # The signal may have come before there was somebody to pass it on to.
+            self._pass_on(signal.SIGTERM)
 
     def _exit_status(self) -> int | None:
-        """Return HAProxy's exit status if it has ended; start it again if it was killed."""
+        """Return HAProxy's exit status if it could not start, or ended as it was told; start it
+        again if it ended otherwise."""
         pid, waited = os.waitpid(self._child, os.WNOHANG)
         if pid == 0:
             return None
-        if os.WIFEXITED(waited) or self._is_stopping:
-            return os.WEXITSTATUS(waited) if os.WIFEXITED(waited) else 0
+        if self._is_stopping or not self._is_up:
+            return exit_status(waited)
         time.sleep(max(0.0, self._started_s + RESTART_PERIOD_S - time.monotonic()))
         self._start()
         return None
@@ -218,6 +220,12 @@ class Keeper:
             descriptors = [listener.fileno() for listener in self.listeners.values()]
             socket.send_fds(heir, [f"{os.getpid()}\n".encode()], descriptors)
             heir.sendall(self.text.encode())
+
+
+def exit_status(waited: int) -> int:
+    """Return what a process ends with that stands for one of which this was waited for."""
+    code = os.waitstatus_to_exitcode(waited)
+    return code if code >= 0 else 128 - code
 
 
 def ask_keeper(path: str) -> Handover | None:

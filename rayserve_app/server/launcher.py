@@ -30,6 +30,7 @@ from rayserve_app.server.keeper import (
     Relatives,
     ask_haproxy,
     ask_keeper,
+    exit_status,
     listen_unix,
     running_pid,
 )
@@ -151,7 +152,7 @@ class Launcher:
         if pid == 0:
             return None
         if os.WIFEXITED(waited) or self._is_stopping:
-            return os.WEXITSTATUS(waited) if os.WIFEXITED(waited) else 0
+            return exit_status(waited)
         left = running_pid(self._keeper.folder.haproxy_socket)
         if ask_keeper(self._keeper.folder.keeper_socket) is not None:
             _stop(left, signal.SIGUSR1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import Any
 
 import pytest
@@ -32,19 +31,20 @@ def test_what_is_lost_is_what_no_protocol_says() -> None:
 
 def test_the_gap_counts_from_the_fault_on_and_good_answers_only() -> None:
     told = outcomes((0, 1, 200), (1, 2, 200), (2, 3, 503), (2, 5, 200))
-    assert told.longest_gap_s(1.5) == 3.0
-    assert told.since(2.5).longest_gap_s(2.5) == 2.5
-    assert told.of(["digits"]).longest_gap_s(0) == math.inf
+    assert told.longest_gap_s(1.5, 6.0) == 3.0
+    assert told.since(2.5).longest_gap_s(2.5, 6.0) == 2.5
+    assert told.longest_gap_s(1.5, 9.0) == 4.0
+    assert told.of(["digits"]).longest_gap_s(1.0, 9.0) == 8.0
 
 
 def test_a_fault_has_a_row_for_what_is_lost_and_one_for_the_gap() -> None:
     (update,) = (each for each in FAULTS if not each.title)
     direct = outcomes((0, 0.1, 200), (0, 0.3, 200)) + outcomes((0, 0.9, 200), asked=B)
     ways = {"direct": Outcomes(direct), "gateway": outcomes((0, 0.2, 0), (0, 0.6, 200))}
-    lost, gap = rows_of(update, 0.0, ways)
+    lost, gap = rows_of(update, (0.0, 0.7), ways)
     assert (lost.measured, lost.unit, lost.target) == (1, "of 5", Bound("at most", 0))
     assert (lost.details["direct_lost"], lost.details["gateway_lost"]) == (0, 1)
-    assert (gap.measured, gap.details["direct_s"]) == (0.6, pytest.approx(0.2))
+    assert (gap.measured, gap.details["direct_s"]) == (0.6, pytest.approx(0.4))
     assert gap.target == Bound("at most", 0.2)
 
 

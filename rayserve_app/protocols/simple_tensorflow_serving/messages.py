@@ -27,6 +27,7 @@ from rayserve_app.http import did_you_mean
 from rayserve_app.inputs import JSON, OCTETS, Inputs, media_type
 from rayserve_app.model import Model
 from rayserve_app.outputs import named_arrays
+from rayserve_app.protocols.protocol import LISTED_NAMES
 from rayserve_app.protocols.simple_tensorflow_serving.signature import (
     INTEGERS,
     input_specs,
@@ -167,8 +168,9 @@ def check_model_name(name: Any, own: str) -> None:
 def unknown_model(name: Any, known: Sequence[str]) -> InvalidRequest:
     """Return the error for a model that is not there; status 400."""
     # A list, as on Python 2; on Python 3 it is `dict_keys([...])`.
+    listed = list(known[:LISTED_NAMES])
     return InvalidRequest(
-        f"Invalid model name: {str(name)[:_MAX_QUOTED]}, available models: {list(known)}",
+        f"Invalid model name: {str(name)[:_MAX_QUOTED]}, available models: {listed}",
         remedy=did_you_mean(str(name), known) or None,
     )
 

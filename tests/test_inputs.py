@@ -482,13 +482,14 @@ def test_every_fault_in_a_body_names_its_place(
         (
             "image",
             "packed_jpeg",
-            "application/json or application/octet-stream or application/x-packed-jpeg"
-            " or text/plain or image/*",
+            "application/json or application/octet-stream or application/x-npy"
+            " or application/x-packed-jpeg or text/plain or image/*",
         ),
         (
             "image",
             "base64",
-            "application/json or application/octet-stream or text/plain or image/*",
+            "application/json or application/octet-stream or application/x-npy or text/plain"
+            " or image/*",
         ),
         ("string", "raw", "application/json or application/octet-stream or text/plain"),
         ("doubles", "raw", "application/json or application/x-npy or text/csv"),

@@ -21,7 +21,7 @@ from ray.serve._private.long_poll import LongPollNamespace
 
 from deployments.application import IngressDeployment
 from deployments.logs import set_up_logs
-from deployments.served_models import ask_controller, find_controller
+from deployments.served_models import GATEWAY_DEPLOYMENT, ask, find_controller, served_models
 from rayserve_app.gateway.app import Gateway
 from rayserve_app.gateway.replicas import Directory, ServedModel
 from rayserve_app.gateway.settings import GatewaySettings
@@ -48,7 +48,7 @@ def build(args: dict[str, Any]) -> Application:
     """
     settings = parse_section(GatewaySettings, args, "gateway")
     deploy = serve.deployment(
-        name="Gateway",
+        name=GATEWAY_DEPLOYMENT,
         max_surge_percent=MAX_SURGE_PERCENT,
         max_ongoing_requests=MAX_REQUESTS,
         max_queued_requests=MAX_REQUESTS,
@@ -105,7 +105,7 @@ class GatewayDeployment(IngressDeployment):
             await asyncio.sleep(LEAST_PERIOD_S)
 
     async def _learn(self) -> None:
-        self._known = await ask_controller(self._controller, self._known)
+        self._known = served_models(await ask(self._controller), self._known)
         self._directory.update(self._known.values())
         self._gateway.connections.keep_only(
             [address for model in self._known.values() for address in model.replicas]

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import ray
 from ray.serve._private.common import ReplicaState, RequestProtocol
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.schema import ApplicationStatus, TargetGroup
 
+from rayserve_app.gateway.deadlines import model_at_gateway
 from rayserve_app.gateway.replicas import Address, ServedModel
+from rayserve_app.gateway.settings import GatewaySettings
 from rayserve_app.protocols.sagemaker.names import targets
+from rayserve_app.section import parse_section
 from rayserve_app.settings import DeadlineSettings
 
 logger = logging.getLogger(__name__)
@@ -34,19 +37,35 @@ READY: Final = frozenset({ReplicaState.RUNNING, ReplicaState.RECOVERING})
 MODEL_DEPLOYMENT: Final = "Model"
 """What the deployment of every model is named."""
 
+GATEWAY_DEPLOYMENT: Final = "Gateway"
+"""And that of every gateway."""
+
 
 def find_controller() -> Any:
     """Return the handle of Serve's controller, which outlives its process."""
     return ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
 
 
-async def ask_controller(
-    controller: Any, known: Mapping[str, ServedModel]
-) -> Mapping[str, ServedModel]:
-    """Return the models by the names of their applications.
+class Told(NamedTuple):
+    """What Serve's controller tells of its applications."""
 
-    Args:
-        known: what was known before.
+    applications: Mapping[str, Any]
+    """By name, as `ServeInstanceDetails` has them; empty where it has lost its memory for a while:
+    who asks is part of one."""
+    groups: Sequence[TargetGroup]
+    """Where the replicas of each application listen, if they do themselves."""
+    proxies: Sequence[TargetGroup]
+    """Where Serve's proxies listen."""
+    hosts: Mapping[str, str]
+    """Under which address a node's own can be reached from here, if not that: Serve names nodes,
+    but on the loopback of this one its servers may listen alone."""
+
+
+async def ask(controller: Any) -> Told:
+    """Ask Serve's controller.
+
+    Raises:
+        TimeoutError: it has not answered within TIMEOUT_S.
     """
     async with asyncio.timeout(TIMEOUT_S):
         answers: Any = await asyncio.gather(
@@ -55,13 +74,10 @@ async def ask_controller(
             controller.get_target_groups.remote(),
         )
     details, groups, proxies = answers
-    if not details["applications"]:
-        # Who asks is part of one: the controller has lost its memory for a while.
-        return known
     host = details["http_options"].get("host", LOOPBACK)
     find_address: Callable[[], str] = ray.util.get_node_ip_address
     here = {find_address(): LOOPBACK if host in ANY_HOST else host}
-    return served_models(details["applications"], groups, proxies, here, known)
+    return Told(details["applications"], groups, proxies, here)
 
 
 class ModelsByPath:
@@ -70,38 +86,59 @@ class ModelsByPath:
     PERIOD_S: Final = 1.0
 
     def __init__(self) -> None:
-        self._known: Mapping[str, ServedModel] = {}
+        self._models: Mapping[str, ServedModel] = {}
+        self._gateways: Mapping[str, GatewaySettings] = {}
         self._asked_at = float("-inf")
 
     async def find(self, path: str) -> ServedModel | None:
-        """Return the model below whose prefix a path lies, None if none is known."""
+        """Return the model that a path means, None if none is known; one that has no prefix there
+        is a gateway's."""
         if monotonic() - self._asked_at > self.PERIOD_S:
             self._asked_at = monotonic()
             try:
-                self._known = await ask_controller(find_controller(), self._known)
+                told = await ask(find_controller())
+                self._models = served_models(told, self._models)
+                self._gateways = gateways(told.applications) or self._gateways
             except Exception as exc:
                 logger.debug("Serve's controller could not be asked for the models: %s", exc)
-        found = [each for each in self._known.values() if f"{path}/".startswith(f"{each.prefix}/")]
-        return max(found, key=lambda model: len(model.prefix), default=None)
+        models = {model.prefix: model for model in self._models.values()}
+        prefix = _longest(path, [*models, *self._gateways])
+        if prefix in models:
+            return models[prefix]
+        if prefix is None or not models:
+            return None
+        settings = self._gateways[prefix]
+        return model_at_gateway(path.removeprefix(prefix), settings, models.values())._replace(
+            prefix=prefix, protocols=settings.protocols
+        )
 
 
-def served_models(
-    applications: Mapping[str, Any],
-    groups: Sequence[TargetGroup],
-    proxies: Sequence[TargetGroup],
-    hosts: Mapping[str, str],
-    known: Mapping[str, ServedModel],
-) -> dict[str, ServedModel]:
+def _longest(path: str, prefixes: Iterable[str]) -> str | None:
+    """Return the longest prefix that is one of the path's, by whole segments."""
+    found = [each for each in prefixes if f"{path}/".startswith(f"{each}/")]
+    return max(found, key=len, default=None)
+
+
+def gateways(applications: Mapping[str, Any]) -> dict[str, GatewaySettings]:
+    """Return the settings of the gateways among Serve's applications, by their prefixes."""
+    found = {}
+    for application in applications.values():
+        args = (application.get("deployed_app_config") or {}).get("args") or {}
+        if GATEWAY_DEPLOYMENT in application["deployments"] and application["route_prefix"]:
+            prefix = application["route_prefix"].rstrip("/")
+            found[prefix] = parse_section(GatewaySettings, args, "gateway")
+    return found
+
+
+def served_models(told: Told, known: Mapping[str, ServedModel]) -> dict[str, ServedModel]:
     """Return the models among Serve's applications, by the names of these.
 
     Args:
-        applications: by name, as `ServeInstanceDetails` has them.
-        groups: where the replicas of each application listen, if they do themselves.
-        proxies: where Serve's proxies listen, for models that have no such replica.
-        hosts: under which address a node's own can be reached from here, if not that: Serve names
-            nodes, but on the loopback of this one its servers may listen alone.
         known: what was known before.
     """
+    applications, groups, proxies, hosts = told
+    if not applications:
+        return dict(known)
     fallback = _addresses(proxies, hosts)
     listening = {group.app_name: _addresses([group], hosts) for group in groups if group.app_name}
     models: dict[str, ServedModel] = {}

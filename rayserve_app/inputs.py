@@ -98,7 +98,7 @@ class Inputs:
         self._tensors = TensorInputs(settings, specs, self.check_count)
         self.preprocess = Preprocessing(settings, normalizes=normalizes_images)
         self._image_arrays = ImageArrays(settings, self.preprocess)
-        self._takes_image_arrays = settings.type == "image" and settings.codec == "raw"
+        self._takes_image_arrays = settings.type == "image"
         self._carries_bytes = settings.type in ("bytes", "image") or settings.codec != "raw"
         self._is_raw = settings.codec not in ("base64", "base64_urlsafe", "json_metadata")
         self.needs_decoding = settings.type == "image"
@@ -165,7 +165,7 @@ class Inputs:
             if isinstance(value, bytes | memoryview) and self._carries_bytes:
                 return self._encoded.read_bytes(value)
             if self._takes_image_arrays and is_array(value):
-                return list(self._from_image_arrays(value, "").items)
+                return [*self._from_image_arrays(value, "").items]
             if self._carries_bytes:
                 return self._encoded.read_json(value)
             if self.settings.type == "string":
@@ -230,7 +230,7 @@ class Inputs:
             return self.from_json_item(value, path=path)[0]
         try:
             if isinstance(value, np.ndarray) and self.settings.type == "image":
-                return self._image_arrays.read(value)
+                return self._with_metadata(self._image_arrays.read(value))
             if isinstance(value, np.ndarray) and not self._carries_bytes:
                 return self._tensors.one(value)
             if isinstance(value, bytes | bytearray | memoryview) and self._carries_bytes:
@@ -262,8 +262,12 @@ class Inputs:
             out=out,
         )
         array = self.preprocess(picture.pixels, out, picture.extent)
+        return self._with_metadata(array, encoded.metadata)
+
+    def _with_metadata(self, array: Array, metadata: Mapping[str, Any] | None = None) -> Item:
+        """Return the item that a decoded image is for this model's codec."""
         if self.settings.codec == "json_metadata":
-            return {**encoded.metadata, "data": array}
+            return {**(metadata or {}), "data": array}
         return array
 
     def check_count(self, count: int) -> None:
@@ -378,7 +382,7 @@ class Inputs:
         items: list[Encoded] = []
         for index, array in enumerate(arrays):
             try:
-                items.append(self._image_arrays.read(array))
+                items.append(self._with_metadata(self._image_arrays.read(array)))
             except ShapeMismatch as exc:
                 place = f"{path}[{index}]" if is_batch else path
                 raise exc.at(place) if place else exc from exc.__cause__

@@ -149,6 +149,14 @@ def test_images_wait_for_those_that_are_decoded_before_them() -> None:
     admission.begin(huge, DEADLINE_S)
 
 
+def test_an_image_of_unknown_size_says_nothing_of_what_pixels_take() -> None:
+    admission = create(Batcher(0.001))
+    unknown, known = Work(1, 1, images=1), Work(1, 1, images=1, pixels=1000)
+    admission.end_decoding(unknown, admission.begin_decoding(unknown), 1.0)
+    admission.end_decoding(known, admission.begin_decoding(known), 0.1)
+    assert admission.begin_decoding(known) == pytest.approx(0.1)
+
+
 def test_bytes_and_items_have_their_bounds_but_for_what_is_alone() -> None:
     batcher = Batcher(0.0)
     admission = create(batcher, limits={"max_queued_items": 3, "max_queued_mb": 0.001})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import urllib.request
 from collections import deque
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -19,7 +21,8 @@ from typing import IO, Any, Self
 import psutil
 import yaml
 
-from rayserve_app.server import processes
+from rayserve_app.server import access, processes
+from rayserve_app.server.applications import find_dashboard
 from rayserve_app.server.settings import serve_environment
 
 READY_TIMEOUT_S = 240.0
@@ -89,15 +92,36 @@ class Instance:
 
     def replicas(self, application: str) -> list[psutil.Process]:
         """Return the replicas' processes; Ray puts application and deployment in their title."""
-        title = f"ray::ServeReplica:{application}:"
+        return self.processes_named(f"ray::ServeReplica:{application}:")
+
+    def processes_named(self, title: str) -> list[psutil.Process]:
+        """Return the processes whose title, or program, begins so, the latest last."""
         found = []
         for process in processes.descendants():
             try:
-                if "".join(process.cmdline()[:1]).startswith(title):
-                    found.append(process)
+                names = ("".join(process.cmdline()[:1]), process.name())
+                if any(name.startswith(title) for name in names):
+                    found.append((process.create_time(), process))
             except psutil.Error:
                 continue
-        return found
+        return [process for _, process in sorted(found, key=lambda each: each[0])]
+
+    def apply(self, applications: list[dict[str, Any]]) -> None:
+        """Change the applications as `serve deploy` does; return when Serve has taken it in hand.
+
+        Raises:
+            OSError: Serve cannot be reached.
+        """
+        (controller,) = self.processes_named("ray::ServeController")
+        request = urllib.request.Request(
+            f"{find_dashboard(processes.descendants())}/api/serve/applications/",
+            json.dumps({**self._config, "applications": applications}).encode(),
+            {"content-type": "application/json", **access.headers(controller.environ())},
+            method="PUT",
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=READY_TIMEOUT_S):
+            pass
 
     def niceness(self) -> int:
         """Return the replicas' niceness, 15 unless `RAY_worker_niceness` says otherwise: what they

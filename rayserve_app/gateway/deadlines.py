@@ -4,7 +4,7 @@ model's deadline holds there too, and who waits in vain is told so in the protoc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import lru_cache
 from typing import Final, TypeAlias
 
@@ -96,6 +96,25 @@ class _Wait:
         await asyncio.sleep(model.deadline_s + LATE_S)
         if not self._has_begun:
             limit.reschedule(0)
+
+
+def model_at_gateway(
+    path: str, settings: GatewaySettings, models: Collection[ServedModel]
+) -> ServedModel:
+    """Return the model that a gateway's path names, or its protocol's default; where it means no
+    single one, the one that takes longest.
+
+    Args:
+        path: below the gateway's prefix.
+        models: at least one.
+    """
+    by_name = {model.name: model for model in models}
+    for claimants in _router(settings.protocols).find(path or "/").values():
+        for destination, params in claimants:
+            name = params.get("model") or settings.default_for(destination.protocol.name)
+            if name in by_name:
+                return by_name[name]
+    return max(models, key=lambda model: model.deadline_s)
 
 
 def _refusal(model: ServedModel, scope: Scope) -> Response:

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 from rayserve_app.codecs import form, json
 from rayserve_app.codecs.image_header import evident_format
-from rayserve_app.custom_attributes import HEADER as ATTRIBUTES
 from rayserve_app.encoded_inputs import is_image
 from rayserve_app.errors import (
     BackendError,
@@ -33,6 +32,7 @@ from rayserve_app.inputs import Inputs, Payload, media_type
 from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, those_known
 from rayserve_app.protocols.sagemaker.container import render_error
 from rayserve_app.protocols.sagemaker.invocation import Invoker
+from rayserve_app.tensorflow_container import HEADER as ATTRIBUTES
 from rayserve_app.types import Buffer, FailedInvocation
 
 # NettyUtils.java, to the letter.
@@ -56,6 +56,8 @@ CLASSES: Final[Sequence[tuple[type[ServingError], int | None, str]]] = (
 
 FIELDS_WEIGHT: Final = 2
 """Beside parameters of a query, a body is looked through for the number of its values first."""
+
+JSON_STARTS: Final = (b"{", b"[", b'"')
 
 BODY: Final = "body"
 """What a body that is no form is called among the inputs."""
@@ -220,8 +222,10 @@ def read_parts(
 
 
 def _is_form(body: Buffer, content_type: str | None) -> bool:
-    """Return whether a body is a form: what curl calls one may be an image."""
+    """Return whether a body is a form: what curl calls one may be an image, or JSON."""
     kind = media_type(content_type)
+    if kind == form.URLENCODED and bytes(body[:1]) in JSON_STARTS:
+        return False
     return kind in (form.MULTIPART, form.URLENCODED) and evident_format(body) is None
 
 

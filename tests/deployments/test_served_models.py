@@ -10,7 +10,8 @@ import pytest
 from ray.serve._private.common import RequestProtocol
 from ray.serve.schema import Target, TargetGroup
 
-from deployments.served_models import served_models
+from deployments import served_models as module
+from deployments.served_models import ModelsByPath, Told, served_models
 from rayserve_app.gateway.replicas import Address, ServedModel
 
 HERE = {"192.0.2.2": "127.0.0.1"}
@@ -45,6 +46,14 @@ def application(*states: str, **changes: Any) -> dict[str, Any]:
     return told | changes
 
 
+GATEWAY = application(
+    "RUNNING",
+    route_prefix="/",
+    deployments={"Gateway": {}},
+    deployed_app_config={"args": {"gateway": {"default_model": {"sagemaker": "m"}}}},
+)
+
+
 def group(name: str, *ports: int) -> TargetGroup:
     targets = [Target(ip="192.0.2.2", port=port, instance_id="", name="") for port in ports]
     return TargetGroup(
@@ -55,7 +64,8 @@ def group(name: str, *ports: int) -> TargetGroup:
 def learn(
     told: Mapping[str, Any], *ports: int, known: Mapping[str, ServedModel] = KNOWN
 ) -> dict[str, ServedModel]:
-    return served_models(told, [group("one", *ports)], [group("", PROXY.port)], HERE, known)
+    groups, proxies = [group("one", *ports)], [group("", PROXY.port)]
+    return served_models(Told(told, groups, proxies, HERE), known)
 
 
 def test_a_model_is_what_its_yaml_says_where_its_replicas_listen() -> None:
@@ -91,7 +101,11 @@ def test_what_is_not_told_does_not_change(change: dict[str, Any]) -> None:
 
 def test_a_model_that_is_deleted_is_not_known_any_more() -> None:
     assert learn({"one": application(status="DELETING", deployments={})}) == {}
-    assert learn({}) == {}
+    assert learn({"gateway": GATEWAY}) == {}
+
+
+def test_a_controller_that_knows_of_nothing_has_lost_its_memory() -> None:
+    assert learn({}) == KNOWN
 
 
 def test_nobody_waits_for_a_model_that_has_failed() -> None:
@@ -101,12 +115,58 @@ def test_nobody_waits_for_a_model_that_has_failed() -> None:
 
 def test_without_listening_replicas_serves_proxy_is_asked() -> None:
     told = {"one": application("RUNNING")}
-    (model,) = served_models(
-        told, [group("", PROXY.port)], [group("", PROXY.port)], HERE, {}
-    ).values()
+    proxies = [group("", PROXY.port)]
+    (model,) = served_models(Told(told, proxies, proxies, HERE), {}).values()
     assert (model.replicas, model.is_ready) == ((PROXY,), True)
 
 
 def test_what_is_no_model_is_none() -> None:
-    gateway = application("RUNNING", deployments={"Gateway": {}})
-    assert learn({"gateway": gateway}, known={}) == {}
+    assert learn({"gateway": GATEWAY}, known={}) == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "prefix"),
+    [
+        ("/one/predict", "m", "/one"),
+        ("/one", "m", "/one"),
+        ("/models/m/invoke", "m", ""),
+        ("/models/slow/invoke", "slow", ""),
+        ("/invocations", "m", ""),
+        # It may be that of any model, of which this one takes longest.
+        ("/onerous", "slow", ""),
+        ("/v2/models/stats", "slow", ""),
+        ("/slow/v1/models/slow:predict", "slow", "/slow"),
+    ],
+)
+async def test_a_path_means_a_model_by_its_prefix_or_at_a_gateway(
+    monkeypatch: pytest.MonkeyPatch, path: str, model: str, prefix: str
+) -> None:
+    slow = {"args": {"model": {"deadline": {"latency_ms": 9000}, "protocols": ["sagemaker"]}}}
+    told = {
+        "one": application("STARTING"),
+        "slow": application("STARTING", route_prefix="/slow", deployed_app_config=slow),
+        "gateway": GATEWAY,
+    }
+
+    async def ask(controller: Any) -> Told:
+        return Told(told, [], [], HERE)
+
+    monkeypatch.setattr(module, "ask", ask)
+    monkeypatch.setattr(module, "find_controller", lambda: None)
+    found = await ModelsByPath().find(path)
+    assert found is not None
+    assert (found.name, found.prefix) == (model, prefix)
+    assert found.deadline_s == {"m": 3.0, "slow": 9.0}[model]
+
+
+async def test_while_the_controller_is_away_what_is_known_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def away() -> Any:
+        raise ValueError("Failed to look up actor")
+
+    monkeypatch.setattr(module, "find_controller", away)
+    models = ModelsByPath()
+    assert await models.find("/one/predict") is None
+    models._models = KNOWN
+    assert await models.find("/one/predict") == KNOWN["one"]

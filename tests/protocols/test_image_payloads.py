@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -446,3 +447,73 @@ async def test_a_query_and_a_field_of_one_name_are_two_items() -> None:
     app = create_app(create_model(list, input={"type": "string"}, protocols=["multi_model_server"]))
     response = await call(app, "POST", "/predict?data=a&data=b", data={"data": "c"})
     assert response.json() == ["a", "b", "c"]
+
+
+# Arrays.
+
+
+def means(items: Sequence[Any]) -> list[float]:
+    return [float(np.mean(item["data"] if isinstance(item, dict) else item)) for item in items]
+
+
+PHOTO = np.asarray(Image.open(io.BytesIO(PNG)))
+
+
+def npy(array: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def tensor_of(array: Any, datatype: str) -> dict[str, Any]:
+    shape, data = array.shape, array.ravel().tolist()
+    return {"inputs": [{"name": "image", "datatype": datatype, "shape": shape, "data": data}]}
+
+
+ARRAY_WAYS: dict[str, Callable[[Any], tuple[str, Any, str]]] = {
+    "npy": lambda array: ("/invocations", npy(array), "application/x-npy"),
+    "nested": lambda array: ("/invocations", array.tolist(), "application/json"),
+    "lines": lambda array: ("/invocations", array.tolist(), "application/jsonlines"),
+    "runtime": lambda array: ("/endpoints/m/invocations", [array.tolist()], "application/json"),
+    "clipper": lambda array: ("/predict", {"input": array.tolist()}, "application/json"),
+    "rows": lambda array: (
+        "/v1/models/m:predict",
+        {"instances": [array.tolist()]},
+        "application/json",
+    ),
+    "columns": lambda array: (
+        "/v1/models/m:predict",
+        {"inputs": [array.tolist()]},
+        "application/json",
+    ),
+    "open inference": lambda array: (
+        "/v2/models/m/infer",
+        tensor_of(array[None], "UINT8" if array.dtype == np.uint8 else "FP32"),
+        "application/json",
+    ),
+    "simple": lambda array: ("/", {"data": {"image": [array.tolist()]}}, "application/json"),
+    "cluster": lambda array: (
+        "/predict",
+        {"instances": [{"image": array.tolist()}]},
+        "application/json",
+    ),
+    "multi model server": lambda array: ("/predictions/m", npy(array), "application/x-npy"),
+}
+
+
+@pytest.mark.parametrize("way", ARRAY_WAYS.values(), ids=list(ARRAY_WAYS))
+@pytest.mark.parametrize("codec", ["raw", "base64", "json_metadata", "packed_jpeg"])
+@pytest.mark.parametrize("kind", ["pixels", "own"])
+async def test_arrays_have_one_answer_in_every_protocol_and_codec(
+    codec: str, way: Callable[[Any], tuple[str, Any, str]], kind: str
+) -> None:
+    declared = {"type": "image", "codec": codec, "size": [16, 24], "scale": 1 / 255}
+    app = create_app(create_model(means, input=declared))
+    array = PHOTO if kind == "pixels" else np.linspace(0.1, 0.9, 16 * 24 * 3).reshape(16, 24, 3)
+    expected = array.mean() / 255 if kind == "pixels" else array.mean()
+    path, body, content_type = way(array)
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    response = await post(app, path, content, content_type)
+    assert response.status_code == 200, response.text
+    (number,) = re.findall(r"0\.\d+", response.text)
+    assert float(number) == pytest.approx(expected, abs=2e-3)

@@ -10,6 +10,7 @@ from rayserve_app.bench.figures import (
     batching,
     cnn,
     event_loop,
+    faults,
     frameworks,
     gateway,
     image_example,
@@ -43,5 +44,6 @@ FIGURES: dict[str, Figure] = {
         frameworks.FIGURE,
         neighbours.FIGURE,
         overload.FIGURE,
+        faults.FIGURE,
     )
 }

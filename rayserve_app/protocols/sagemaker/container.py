@@ -13,7 +13,6 @@ from functools import partial
 from typing import ClassVar, Final
 
 from rayserve_app.codecs import json
-from rayserve_app.custom_attributes import HEADER as ATTRIBUTES
 from rayserve_app.errors import (
     InvalidRequest,
     PredictError,
@@ -33,6 +32,7 @@ from rayserve_app.protocols.sagemaker.names import (
     check_target,
     read_registration,
 )
+from rayserve_app.tensorflow_container import HEADER as ATTRIBUTES
 from rayserve_app.types import FailedInvocation
 
 TARGET_MODEL: Final = "x-amzn-sagemaker-target-model"

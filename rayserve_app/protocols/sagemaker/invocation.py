@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final, Literal, TypeAlias
 
 from rayserve_app.codecs import json_lines
-from rayserve_app.custom_attributes import tfs_attributes
+from rayserve_app.codecs.json import work_bytes as json_work_bytes
 from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
     DecodeError,
@@ -37,8 +37,11 @@ from rayserve_app.outputs import (
 )
 from rayserve_app.preferences import ranked
 from rayserve_app.protocols.protocol import rows, shortened
+from rayserve_app.protocols.sagemaker import documents
+from rayserve_app.protocols.tensorflow_serving.results import written_bytes
 from rayserve_app.protocols.writing import writing_bytes, written
 from rayserve_app.settings import OutputCodec
+from rayserve_app.tensorflow_container import tfs_attributes
 from rayserve_app.timing import Timing
 from rayserve_app.types import Buffer, Invocation, Reply, Row
 
@@ -91,9 +94,12 @@ class Invoker:
         self._headers = headers() if self._takes_requests else ()
         self._servable = model.versions.default
         self._forms: Sequence[Form] = ()
+        self._version: str | None = None
+        self._method = "predict"
         if not self._takes_requests:
             self._forms = choose_forms(accept, model.settings.output.codec)
-            self._servable = model.select(version_of(custom_attributes, model.name))
+            self._version, self._method = asked_of(custom_attributes, model)
+            self._servable = model.select(self._version)
 
     @property
     def inputs(self) -> Inputs:
@@ -108,6 +114,14 @@ class Invoker:
         """
         if self._takes_requests:
             return await self._hand_over(body, timing)
+        if documents.may_be_document(self._model, body, self._content_type):
+            answer = await self._answer_document(body, timing)
+            if answer is not None:
+                return answer
+        if self._method != "predict":
+            raise DecodeError(
+                f"`{self._method}` takes a JSON document of `examples`", path="tfs-method"
+            )
         inputs = self.inputs
         most = self._model.settings.limits.max_items
         reading = partial(read_body, inputs, body, self._content_type, max_items=most)
@@ -148,6 +162,23 @@ class Invoker:
             raise refusal
         # The model's results have no such form: it is the caller who asked for it.
         raise NotAcceptable(str(refusal)) from refusal
+
+    async def _answer_document(self, body: Buffer, timing: Timing) -> Response | None:
+        """Answer a document of TensorFlow Serving's as its REST API does; None for another one."""
+        model = self._model
+        reading = partial(
+            documents.read_document, model, body, version=self._version, method=self._method
+        )
+        query = await model.offload(reading, json_work_bytes(body))
+        if query is None:
+            return None
+        answer = await written(
+            model,
+            rows(await model.predict(query.items, servable=query.servable, timing=timing)),
+            query.render,
+            work_bytes=written_bytes,
+        )
+        return documents.as_accepted(answer, self._told[1])
 
     async def _hand_over(self, body: Buffer, timing: Timing) -> Response:
         invocation = Invocation(body, *self._told, self._headers)
@@ -218,16 +249,19 @@ def choose_forms(accept: str | None, default: OutputCodec) -> Sequence[Form]:
     return found or negotiate(accept, default)
 
 
-def version_of(custom_attributes: str | None, model_name: str) -> str | None:
-    """Return the version that `tfs-model-name=m,tfs-model-version=1,tfs-method=predict` asks for;
-    attributes of other names are ignored.
+def asked_of(custom_attributes: str | None, model: Model) -> tuple[str | None, str]:
+    """Return the version and the method that
+    `tfs-model-name=m,tfs-model-version=1,tfs-method=predict` asks for; attributes of other names
+    are ignored.
 
     Raises:
         ModelNotFound: it names another model.
-        InvalidRequest: another method than `predict`.
+        InvalidRequest: another method than the model has, which is `predict`, and with TensorFlow
+            `classify` and `regress`.
     """
     if not custom_attributes:
-        return None
+        return None, "predict"
+    model_name = model.name
     asked = tfs_attributes(custom_attributes)
     name, method = asked.get("tfs-model-name", model_name), asked.get("tfs-method", "predict")
     if name != model_name:
@@ -238,9 +272,12 @@ def version_of(custom_attributes: str | None, model_name: str) -> str | None:
             path="tfs-model-name",
             remedy=did_you_mean(name, [model_name]) or None,
         )
-    if method != "predict":
-        # `classify` and `regress` take Examples, which only TensorFlow Serving's API has.
+    known = documents.METHODS if model.metadata.platform == documents.PLATFORM else ("predict",)
+    if method not in known:
         raise InvalidRequest(
-            "No such method", expected="'predict'", got=shortened(method), path="tfs-method"
+            "No such method",
+            expected=" or ".join(map(repr, known)),
+            got=shortened(method),
+            path="tfs-method",
         )
-    return asked.get("tfs-model-version")
+    return asked.get("tfs-model-version"), method

@@ -16,6 +16,7 @@ from typing import ClassVar, Final
 
 from rayserve_app.codecs import event_stream, json
 from rayserve_app.errors import (
+    DeadlineExceeded,
     InvalidRequest,
     ModelNotFound,
     ModelNotReady,
@@ -200,6 +201,8 @@ def render_error(error: ServingError) -> Response:
         kind, status = "ServiceUnavailable", 503
     elif isinstance(error, InvalidRequest | ModelNotFound):
         kind, status = "ValidationError", 400
+    elif isinstance(error, DeadlineExceeded):
+        return model_error(container.render_error(error))  # as the model says so itself
     else:
         kind, status = "InternalFailure", 500
     return _error(kind, status, {"Message": str(error)[:LONGEST_MESSAGE]}, retry_headers(error))

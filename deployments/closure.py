@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import model_validator
 
 from deployments.application import Application, build_application
+from deployments.closure_outputs import ClosureOutput, conform
 from rayserve_app import buffers, packages
 from rayserve_app.backend import Backend
 from rayserve_app.errors import (
@@ -36,6 +37,7 @@ READERS: Final = {("PIL.Image", "open"), ("PIL.ImageFile", "load")}
 class ClosureSettings(ModelSettings):
     """A closure is named by `function`, or lies in the file `pickle`."""
 
+    output: ClosureOutput = ClosureOutput()
     function: str | None = None
     """`package.module:function`, importable in the replica."""
     pickle: str | None = None
@@ -78,6 +80,7 @@ class ClosureBackend(Backend):
 
     def __init__(self, settings: ClosureSettings) -> None:
         self._settings = settings
+        self._outputs = settings.output.specs
         self.is_instant = settings.instant
         self._function: Callable[[Any], Any] | None = None
 
@@ -97,16 +100,17 @@ class ClosureBackend(Backend):
         if self._function is None:
             raise PredictError("The function is not loaded")
         try:
-            return _as_outputs(self._function(self._arguments(items)))
+            outputs = _as_outputs(self._function(self._arguments(items)))
         except Exception as exc:
             if self._settings.input.type in ("bytes", "string") and _is_of_an_image(exc):
                 # Pillow names the object that it reads from, too.
                 problem = str(exc).partition(" <")[0]
                 raise DecodeError(f"The image cannot be read: {problem}") from exc
             raise
+        return conform(outputs, self._outputs)
 
     def metadata(self) -> Metadata:
-        return Metadata(platform="python-closure")
+        return Metadata(platform="python-closure", outputs=self._outputs)
 
     def close(self) -> None:
         self._function = None

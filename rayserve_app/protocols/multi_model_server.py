@@ -154,9 +154,17 @@ class MultiModelServer(Protocol):
             custom_attributes=request.header(ATTRIBUTES),
             headers=request.headers,
         )
-        is_form = media_type(content_type) in (form.MULTIPART, form.URLENCODED)
-        # What takes whole requests reads forms by itself, as deployments/containers do.
-        if model.settings.input.type == "request" or not (is_form or query):
+        is_form = form.is_form(media_type(content_type))
+        if model.settings.input.type == "request":
+            field = None
+            if is_form:
+                reading = partial(find_body, body, content_type)
+                field = await model.offload(reading, form.work_bytes(body, content_type))
+            # A form of other fields is for the code itself to read.
+            data = body if field is None else field
+            is_field = field is not None
+            return _marked(await invoker.answer(data, request.timing, is_field=is_field))
+        if not (is_form or query):
             return _marked(await invoker.answer(body, request.timing))
         parts = [Part(name, None, value.encode()) for name, value in query]
         reading = partial(read_parts, invoker.inputs, parts, body, content_type)
@@ -165,6 +173,17 @@ class MultiModelServer(Protocol):
         else:
             work = FIELDS_WEIGHT * max(len(body), invoker.inputs.work_bytes(body, content_type))
         return _marked(await invoker.answer_items(reading, work, request.timing))
+
+
+def find_body(body: Buffer, content_type: str | None) -> Buffer | None:
+    """Return the data of a form's field `body`, which is what workers' code takes; of several the
+    last one's, None if there is none.
+
+    Raises:
+        DecodeError: not a form.
+    """
+    fields = form.parse(body, content_type)
+    return next((each.data for each in reversed(fields) if each.name == BODY), None)
 
 
 def read_parts(
@@ -179,7 +198,7 @@ def read_parts(
         InvalidRequest: not such parts.
     """
     parts = list(query)
-    if media_type(content_type) in (form.MULTIPART, form.URLENCODED):
+    if form.is_form(media_type(content_type)):
         fields = form.parse(body, content_type)
         parts += [Part(each.name, each.content_type, each.data) for each in fields]
     elif len(body):

@@ -27,6 +27,8 @@ class Invocation(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
     """All headers as the client sent them, if it did by HTTP; the three above are the protocol's,
     which may have them elsewhere. Equal requests for a model's `cache` are equal without these."""
+    is_field: bool = False
+    """Whether the body is the field `body` alone of the form that the content type speaks of."""
 
 
 class Reply(NamedTuple):

@@ -258,7 +258,7 @@ async def test_an_image_with_metadata_is_an_instance_of_several_names() -> None:
         ("\ud800", "NaN"),
         (object(), "NaN"),
     ],
-    ids=str,
+    ids=lambda each: "object" if type(each) is object else str(each),
 )
 async def test_results_are_float32_tensors_or_text(result: Any, value: str) -> None:
     app = create_zoo(lambda items: [result], input={"type": "string"})

@@ -106,14 +106,16 @@ class Invoker:
         """What reads the items."""
         return self._servable.inputs
 
-    async def answer(self, body: Buffer, timing: Timing) -> Response:
+    async def answer(self, body: Buffer, timing: Timing, *, is_field: bool = False) -> Response:
         """Predict what a body holds.
 
+        Args:
+            is_field: whether it is a field of a form, for a model that takes whole requests.
         Raises:
             ServingError: the body does not fit, or the model fails.
         """
         if self._takes_requests:
-            return await self._hand_over(body, timing)
+            return await self._hand_over(body, timing, is_field)
         if documents.may_be_document(self._model, body, self._content_type):
             answer = await self._answer_document(body, timing)
             if answer is not None:
@@ -180,8 +182,8 @@ class Invoker:
         )
         return documents.as_accepted(answer, self._told[1])
 
-    async def _hand_over(self, body: Buffer, timing: Timing) -> Response:
-        invocation = Invocation(body, *self._told, self._headers)
+    async def _hand_over(self, body: Buffer, timing: Timing, is_field: bool) -> Response:
+        invocation = Invocation(body, *self._told, self._headers, is_field)
         (row,) = rows(await self._model.predict([invocation], timing=timing))
         reply = row.value
         if not isinstance(reply, Reply):

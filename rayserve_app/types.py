@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -33,15 +32,15 @@ class Reply(NamedTuple):
     content_type: str | None = None
     status: int = 200
 
-    def __str__(self) -> str:
-        """Return the body as text, or in base64 where it is none: for protocols that carry only
-        text or JSON."""
+    @property
+    def text(self) -> str | None:
+        """The body as text, None where it is not: for protocols that carry only text or JSON."""
         if isinstance(self.body, str):
             return self.body
         try:
             return self.body.decode()
         except UnicodeDecodeError:
-            return b64encode(self.body).decode()
+            return None
 
 
 class FailedInvocation(PredictError):

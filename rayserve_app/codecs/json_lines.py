@@ -44,6 +44,6 @@ def encode(values: Iterable[Any]) -> bytes:
     r"""Encode one value per line, each ended by "\n".
 
     Raises:
-        PredictError: as for JSON.
+        PredictError: as for JSON, but NaN and infinities are tokens.
     """
-    return b"".join(json.encode(value) + b"\n" for value in values)
+    return b"".join(json.encode(value, with_nan=True) + b"\n" for value in values)

@@ -18,6 +18,7 @@ from rayserve_app.codecs import open_inference_tensor as tensor
 from rayserve_app.errors import DecodeError, InvalidRequest, PredictError, ShapeMismatch
 from rayserve_app.inputs import OCTETS, Inputs, Payload
 from rayserve_app.outputs import named_arrays
+from rayserve_app.plain_values import with_text
 from rayserve_app.protocols.open_inference.messages import (
     InferenceRequest,
     InputTensor,
@@ -231,6 +232,7 @@ def _columns(rows: Sequence[Row]) -> dict[str, list[Array]]:
 
 
 def _output(name: str, runs: Sequence[Array]) -> OutputTensor:
+    runs = [with_text(run) if run.dtype.kind == "M" else run for run in runs]
     datatypes = {tensor.datatype_of(run) for run in runs}
     shapes = {run.shape[1:] for run in runs}
     if len(datatypes) > 1 or len(shapes) > 1:

@@ -34,6 +34,7 @@ from rayserve_app.outputs import (
     json_value,
     negotiate,
 )
+from rayserve_app.plain_values import utf8
 from rayserve_app.protocols.protocol import rows, shortened
 from rayserve_app.protocols.writing import writing_bytes, written
 from rayserve_app.settings import OutputCodec
@@ -140,11 +141,11 @@ def render(reply: Reply) -> Response:
     """Write a reply as user code gave it.
 
     Raises:
-        PredictError: its content type cannot stand in a header.
+        PredictError: its content type cannot stand in a header, or its text is not UTF-8.
     """
     if re.search(NO_HEADER_VALUE, reply.content_type or ""):
         raise PredictError("Not a Content-Type", got=repr(reply.content_type))
-    body = reply.body.encode() if isinstance(reply.body, str) else reply.body
+    body = utf8(reply.body).encode() if isinstance(reply.body, str) else reply.body
     return Response(body, status=reply.status, media_type=reply.content_type)
 
 

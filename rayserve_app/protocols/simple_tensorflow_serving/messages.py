@@ -26,6 +26,7 @@ from rayserve_app.errors import (
 from rayserve_app.inputs import JSON, Inputs, media_type
 from rayserve_app.model import Model
 from rayserve_app.outputs import named_arrays
+from rayserve_app.plain_values import widened
 from rayserve_app.protocols.simple_tensorflow_serving.signature import (
     INTEGERS,
     input_specs,
@@ -202,13 +203,14 @@ def read_items(query: Query, servable: Servable) -> Sequence[Encoded]:
 
 def render(rows: Sequence[Row]) -> bytes:
     """Write results as Flask's jsonify does: one list per output, outputs in the order of their
-    names, numbers of 32 bits widened to 64, a newline at the end.
+    names, numbers of 32 bits widened to 64, NaN and infinities as tokens, a newline at the end.
 
     Raises:
         PredictError: a result has no form in JSON.
     """
     arrays = named_arrays(rows)
-    return json.encode({name: _plain(arrays[name]) for name in sorted(arrays)}) + b"\n"
+    columns = {name: _plain(arrays[name]) for name in sorted(arrays)}
+    return json.encode(columns, with_nan=True) + b"\n"
 
 
 def autoconverted(value: Any) -> Any:
@@ -315,19 +317,8 @@ def _with_integers(columns: Mapping[str, Any], servable: Servable) -> dict[str, 
 
 
 def _plain(array: Array) -> Any:
+    array = widened(array)
     if array.dtype.kind == "f" and array.dtype.itemsize < 8:
         # jsonify writes the list that `tolist` makes, whose numbers are Python's.
         return array.astype(np.float64)
-    return _texts(array.tolist()) if array.dtype.kind in "OS" else array
-
-
-def _texts(value: Any) -> Any:
-    """Return a string tensor's values as text; of what is no text urlsafe base64."""
-    if isinstance(value, list):
-        return [_texts(element) for element in value]
-    if not isinstance(value, bytes):
-        return value
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return base64.encode(value, urlsafe=True)
+    return array

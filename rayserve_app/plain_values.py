@@ -22,6 +22,8 @@ from rayserve_app.types import Array
 
 PLAIN: Final = frozenset({type(None), bool, int, float, str, bytes, list, tuple, np.float64})
 
+_SIMPLE: Final[tuple[Any, ...]] = (str, int, float, bytes)
+
 MAX_DEPTH: Final = 64
 """How deeply a result may nest, as JSON that comes in."""
 
@@ -97,12 +99,22 @@ def exact_array(values: Any) -> Array:
         values = [as_numpy(value) for value in values]
     array = np.asarray(values)
     if array.dtype.kind in "SUMm" and not isinstance(values, np.ndarray):
-        array = np.asarray(values, dtype=object)
-    elif array.dtype == np.float64 and isinstance(values, list):
-        is_large = bool((np.abs(array) >= EXACT_IN_DOUBLE).any())
-        if is_large and (found := _with_integers(values)) is not None:
-            array = found
-    return array
+        return np.asarray(values, dtype=object)
+    return with_integers(array, values)
+
+
+def with_integers(array: Array, values: Any) -> Array:
+    """Return what numpy has made of nested lists; where it has rounded large integers, because
+    there is a float beside them or one beyond int64, an array of uint64, or of objects."""
+    if array.dtype != np.float64 or not isinstance(values, list):
+        return array
+    if not (np.abs(array) >= EXACT_IN_DOUBLE).any():
+        return array
+    found = np.asarray(values, dtype=object)
+    are_integers = [isinstance(each, int | np.integer) for each in found.flat]
+    if all(are_integers) and min(found.flat) >= 0 and max(found.flat) < 1 << 64:
+        return found.astype(np.uint64)
+    return found if any(are_integers) else array
 
 
 def widened(array: Array) -> Array:
@@ -147,7 +159,7 @@ def utf8(value: str | bytes) -> str:
     """
     try:
         return value.decode() if isinstance(value, bytes) else value.encode().decode()
-    except UnicodeError as exc:
+    except (UnicodeDecodeError, UnicodeEncodeError) as exc:
         raise PredictError(
             "A result is not text", expected="UTF-8", got=f"{type(value).__name__}, {exc.reason}"
         ) from exc
@@ -196,7 +208,7 @@ def _convert(value: Any) -> Any:
     if isinstance(value, Mapping):
         is_plain = type(value) is dict and all(type(key) is str for key in value)
         return value if is_plain else text_keys(value)
-    for kind in (str, int, float, bytes):
+    for kind in _SIMPLE:
         if isinstance(value, kind):
             return kind(value)
     if isinstance(value, bytearray | memoryview):
@@ -239,18 +251,9 @@ def _times(array: Array) -> Array:
     unit, _ = np.datetime_data(array.dtype)
     if unit in "YMWDhm":
         array = array.astype("M8[s]")
-    texts = np.datetime_as_string(array).astype(object)
-    return np.where(np.isnat(array), None, texts)
-
-
-def _with_integers(values: list[Any]) -> Array | None:
-    """Return nested lists as they are, of uint64 if that holds all of them; None if there are
-    floats only."""
-    array = np.asarray(values, dtype=object)
-    are_integers = [isinstance(each, int | np.integer) for each in array.flat]
-    if all(are_integers) and min(array.flat) >= 0 and max(array.flat) < 1 << 64:
-        return array.astype(np.uint64)
-    return array if any(are_integers) else None
+    texts: Array = np.array(np.datetime_as_string(array), dtype=object)
+    texts[np.isnat(array)] = None
+    return texts
 
 
 def _no_form(value: Any, reason: str = "") -> PredictError:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rayserve_app.errors import ShapeMismatch
+from rayserve_app.plain_values import with_integers
 from rayserve_app.types import Array, TensorSpec, describe
 
 
@@ -23,7 +24,10 @@ def as_array(value: Any, spec: TensorSpec) -> Array:
             "Not an array of numbers", expected=shape_text(spec), got=odd.__name__, path=spec.name
         )
     try:
-        return np.asarray(value, dtype=object if is_string else None)
+        array = np.asarray(value, dtype=object if is_string else None)
+        # Where integers are wanted, or nobody says what is, they must not be rounded.
+        is_float = spec.dtype != "" and not is_string and np.dtype(spec.dtype).kind not in "iu"
+        return array if is_float else with_integers(array, value)
     except ValueError as exc:
         raise ShapeMismatch(
             "Not a rectangular array", expected=shape_text(spec), path=spec.name

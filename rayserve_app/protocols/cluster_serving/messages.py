@@ -264,7 +264,7 @@ def pick_top_n(tensor: Array, count: int) -> str:
     return f"[{''.join(f'[{text}]' for text in texts)}]"
 
 
-def float_text(value: np.number) -> str:
+def float_text(value: np.floating[Any] | np.integer[Any]) -> str:
     """Write a number as Java's `Float.toString` does: `1.0`, `0.1306194`, `1.0E-5`, `NaN`; an
     integer that is too large for that with all of its digits."""
     if isinstance(value, np.integer):

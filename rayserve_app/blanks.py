@@ -37,6 +37,6 @@ def blank_item(inputs: Inputs, metadata: Metadata) -> Item | None:
 
 
 def _blank_tensor(spec: TensorSpec) -> Array | None:
-    if not spec.shape or -1 in spec.shape[1:] or spec.dtype in ("", "string"):
+    if not spec.is_known or -1 in spec.item_shape or spec.dtype in ("", "string"):
         return None
-    return np.zeros(spec.shape[1:], spec.dtype)
+    return np.zeros(spec.item_shape, spec.dtype)

@@ -13,7 +13,13 @@ from typing import Any, Final
 import numpy as np
 
 from rayserve_app.codecs import csv, json, npy, raw
-from rayserve_app.errors import DecodeError, NotAcceptable, PredictError, ServingError
+from rayserve_app.errors import (
+    DecodeError,
+    InvalidRequest,
+    NotAcceptable,
+    PredictError,
+    ServingError,
+)
 from rayserve_app.plain_values import (
     EXACT_IN_DOUBLE,
     as_numpy,
@@ -24,7 +30,7 @@ from rayserve_app.plain_values import (
     with_text,
 )
 from rayserve_app.settings import OutputCodec
-from rayserve_app.types import Array, Buffer, Reply, Row
+from rayserve_app.types import Array, Buffer, Reply, Row, TensorSpec
 
 MEDIA_TYPES: Final[Mapping[OutputCodec, str]] = {
     "json": "application/json",
@@ -116,6 +122,27 @@ def named_arrays(rows: Sequence[Row]) -> dict[str, Array]:
     for index, value in enumerate(values):
         objects[index] = value
     return {ONLY_OUTPUT: objects}
+
+
+def whole_columns(columns: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Return columns with the outputs that have no batch axis as they are, once for all items.
+
+    Raises:
+        InvalidRequest: such an output is another one for each item.
+    """
+    found = dict(columns)
+    for spec in specs:
+        if spec.has_batch_axis or spec.name not in found:
+            continue
+        column = found[spec.name]
+        is_float = column.dtype.kind in "fc"
+        if not all(np.array_equal(each, column[0], equal_nan=is_float) for each in column[1:]):
+            raise InvalidRequest(
+                f"Output {spec.name!r} has no batch axis, and is not the same for all items",
+                remedy="Send one item in a request.",
+            )
+        found[spec.name] = column[:1].reshape(column.shape[1:])
+    return found
 
 
 def flat_shapes(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -80,11 +80,25 @@ class Row(NamedTuple):
 
 
 class TensorSpec(NamedTuple):
-    """One input or output of a model. Unknown dimensions are -1; axis 0 is the batch."""
+    """One input or output of a model. Unknown dimensions are -1; axis 0 is the batch, and a shape
+    without axes is an unknown one, unless the tensor has no batch axis."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    has_batch_axis: bool = True
+    """False for what holds for a whole call: a scalar like `keep_prob`, a constant list of
+    labels."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the shape says something."""
+        return bool(self.shape) or not self.has_batch_axis
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """The shape of one item's value, if it is known."""
+        return self.shape[1:] if self.has_batch_axis else self.shape
 
 
 class Metadata(NamedTuple):

@@ -43,7 +43,7 @@ from rayserve_app.protocols.open_inference.tensors import (
 )
 from rayserve_app.protocols.protocol import Protocol, Route, listed, rows
 from rayserve_app.protocols.writing import writing_bytes, written
-from rayserve_app.types import Buffer, Row
+from rayserve_app.types import Buffer, Row, TensorSpec
 from rayserve_app.versions import Servable
 
 MAX_COMPRESSED_BYTES: Final = 1 << 23
@@ -246,7 +246,13 @@ class OpenInference(Protocol):
         response = await written(
             model,
             rows(await model.predict(payload.items, servable=servable, timing=request.timing)),
-            partial(self._write, message=message, version=servable.version, coding=coding),
+            partial(
+                self._write,
+                message=message,
+                version=servable.version,
+                specs=servable.metadata.outputs,
+                coding=coding,
+            ),
             work_bytes=partial(_writing_bytes, message=message, coding=coding),
         )
         return response, len(payload.items)
@@ -257,9 +263,15 @@ class OpenInference(Protocol):
         return InferenceRequest((), is_binary=True), await self.model.offload(reading, work)
 
     def _write(
-        self, found: Sequence[Row], *, message: InferenceRequest, version: str, coding: str
+        self,
+        found: Sequence[Row],
+        *,
+        message: InferenceRequest,
+        version: str,
+        specs: Sequence[TensorSpec],
+        coding: str,
     ) -> Response:
-        outputs = output_tensors(found, message.outputs, self.model.name)
+        outputs = output_tensors(found, message.outputs, self.model.name, specs)
         binary = dict.fromkeys((each.name for each in outputs), message.is_binary)
         binary |= {each.name: each.is_binary for each in message.outputs}
         buffers, length = render(

@@ -17,7 +17,7 @@ import numpy as np
 from rayserve_app.codecs import open_inference_tensor as tensor
 from rayserve_app.errors import DecodeError, InvalidRequest, PredictError, ShapeMismatch
 from rayserve_app.inputs import OCTETS, Inputs, Payload
-from rayserve_app.outputs import named_arrays
+from rayserve_app.outputs import named_arrays, whole_columns
 from rayserve_app.plain_values import with_text
 from rayserve_app.protocols.open_inference.messages import (
     InferenceRequest,
@@ -51,8 +51,9 @@ def input_specs(servable: Servable) -> tuple[TensorSpec, ...]:
         dtype = np.dtype(VECTOR_DTYPES[settings.type]).name
         return (TensorSpec(names[0], dtype, (-1, -1)),)
     own = next(iter(servable.metadata.inputs), TensorSpec("", "", ()))
-    shape = own.shape if settings.shape is None else (-1, *settings.shape)
-    return (TensorSpec(names[0], settings.dtype or own.dtype, shape),)
+    if settings.shape is not None:
+        own = TensorSpec("", own.dtype, (-1, *settings.shape))
+    return (own._replace(name=names[0], dtype=settings.dtype or own.dtype),)
 
 
 def read_items(request: InferenceRequest, inputs: Inputs) -> Payload:
@@ -137,15 +138,22 @@ def result_bytes(rows: Sequence[Row]) -> int:
 
 
 def output_tensors(
-    rows: Sequence[Row], requested: Sequence[RequestedOutput], model_name: str
+    rows: Sequence[Row],
+    requested: Sequence[RequestedOutput],
+    model_name: str,
+    specs: Sequence[TensorSpec] = (),
 ) -> list[OutputTensor]:
     """Return the requested outputs in the order in which they were asked for, or all of them.
+
+    Args:
+        specs: what the model says of its outputs.
 
     Raises:
         InvalidRequest: there is no such output, or it is of no type that can be classified.
         PredictError: an output's arrays are not of one shape and type.
     """
     columns = _columns(rows)
+    without_batch = {spec.name for spec in specs if not spec.has_batch_axis}
     wanted = {each.name: each for each in requested} or {n: RequestedOutput(n) for n in columns}
     found = []
     for name, output in wanted.items():
@@ -154,14 +162,18 @@ def output_tensors(
         runs = columns[name]
         if output.classes:
             runs = [_classify(run, output.classes) for run in runs]
+        if name in without_batch:
+            (whole,) = whole_columns({name: np.concatenate(runs)}, specs).values()
+            found.append(_output(name, [whole[None]])._replace(shape=whole.shape))
+            continue
         found.append(_output(name, runs))
     return found
 
 
 def _deduce(spec: TensorSpec, size_bytes: int) -> tuple[str, tuple[int, ...]]:
     """Return the datatype and the shape of one item of so many bytes."""
-    dims = spec.shape[1:]
-    if not spec.shape or not spec.dtype or dims.count(-1) > 1:
+    dims = spec.item_shape
+    if not spec.is_known or not spec.dtype or dims.count(-1) > 1:
         raise DecodeError(
             f"The shape of the raw input '{spec.name}' can not be deduced because there are more "
             "than one variable-sized dimension"
@@ -175,7 +187,8 @@ def _deduce(spec: TensorSpec, size_bytes: int) -> tuple[str, tuple[int, ...]]:
             expected=f"{'a multiple of ' if -1 in dims else ''}{unit} bytes for {list(dims)}",
             got=str(size_bytes),
         )
-    return datatype, (1, *(count if size == -1 else size for size in dims))
+    shape = tuple(count if size == -1 else size for size in dims)
+    return datatype, (1, *shape) if spec.has_batch_axis else shape
 
 
 def _read(each: InputTensor, inputs: Inputs) -> Any:

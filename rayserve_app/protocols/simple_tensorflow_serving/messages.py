@@ -25,7 +25,7 @@ from rayserve_app.errors import (
 )
 from rayserve_app.inputs import JSON, Inputs, media_type
 from rayserve_app.model import Model
-from rayserve_app.outputs import named_arrays
+from rayserve_app.outputs import named_arrays, whole_columns
 from rayserve_app.plain_values import widened
 from rayserve_app.protocols.simple_tensorflow_serving.signature import (
     INTEGERS,
@@ -33,7 +33,7 @@ from rayserve_app.protocols.simple_tensorflow_serving.signature import (
     takes_files,
 )
 from rayserve_app.tensors import as_array, whole
-from rayserve_app.types import Array, Buffer, Row
+from rayserve_app.types import Array, Buffer, Row, TensorSpec
 from rayserve_app.versions import Servable
 
 DEFAULT_NAME: Final = "default"
@@ -201,14 +201,14 @@ def read_items(query: Query, servable: Servable) -> Sequence[Encoded]:
     return items
 
 
-def render(rows: Sequence[Row]) -> bytes:
+def render(rows: Sequence[Row], specs: Sequence[TensorSpec] = ()) -> bytes:
     """Write results as Flask's jsonify does: one list per output, outputs in the order of their
     names, numbers of 32 bits widened to 64, NaN and infinities as tokens, a newline at the end.
 
     Raises:
         PredictError: a result has no form in JSON.
     """
-    arrays = named_arrays(rows)
+    arrays = whole_columns(named_arrays(rows), specs)
     columns = {name: _plain(arrays[name]) for name in sorted(arrays)}
     return json.encode(columns, with_nan=True) + b"\n"
 

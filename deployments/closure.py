@@ -18,7 +18,7 @@ from rayserve_app.backend import Backend
 from rayserve_app.errors import ConfigurationError, LoadError, PredictError, ServingError
 from rayserve_app.importing import import_from_string
 from rayserve_app.packages import Requirements
-from rayserve_app.plain_values import as_numpy, exact_array
+from rayserve_app.plain_values import PLAIN, as_numpy, exact_array
 from rayserve_app.settings import Checksum, ModelSettings, parse_settings
 from rayserve_app.sources import fetch
 from rayserve_app.types import Array, Item, Metadata, Outputs, describe
@@ -150,7 +150,7 @@ def _as_outputs(result: Any) -> Outputs:
             expected="one result per item",
             got=type(result).__name__,
         )
-    return [_item(value) for value in result]
+    return [value if type(value) in PLAIN else _item(value) for value in result]
 
 
 def _column(name: Any, values: Any) -> Array:

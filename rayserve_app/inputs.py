@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from rayserve_app.codecs import base64, csv, image, json, npy
+from rayserve_app.codecs import base64, csv, image, json, lenient_json, npy
 from rayserve_app.codecs.json_metadata import EncodedImage
 from rayserve_app.encoded_inputs import Encoded, EncodedInputs, is_image
 from rayserve_app.errors import (
@@ -278,7 +278,9 @@ class Inputs:
         def from_json(body: Buffer) -> Payload:
             raw = bytes(body)
             items = self._encoded.read_large(raw) if self._carries_bytes else None
-            return self.from_json(json.decode(raw)) if items is None else Payload(items, False)
+            if items is not None:
+                return Payload(items, False)
+            return self.from_json(lenient_json.decode(raw))
 
         if self._carries_bytes:
             readers: dict[str, BodyReader] = {OCTETS: self._from_octets, JSON: from_json}

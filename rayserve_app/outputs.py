@@ -341,16 +341,17 @@ def _common_type(arrays: Sequence[Array]) -> np.dtype[Any]:
     Raises:
         PredictError: there is none; the sentence names theirs.
     """
-    types = sorted({str(array.dtype) for array in arrays})
     try:
         dtype = np.result_type(*arrays)
     except TypeError as exc:
-        raise _no_common_type(types) from exc
+        raise _no_common_type(arrays) from exc
     for array in arrays:
+        if array.dtype == dtype:
+            continue
         if array.dtype.kind in "SU" and dtype.kind == array.dtype.kind:
             continue
         if dtype.kind in "SU" or (dtype.kind in "fc" and not _keeps_integers(array)):
-            raise _no_common_type(types)
+            raise _no_common_type(arrays)
     return dtype
 
 
@@ -360,9 +361,9 @@ def _keeps_integers(array: Array) -> bool:
     return max(abs(int(array.min())), abs(int(array.max()))) <= EXACT_IN_DOUBLE
 
 
-def _no_common_type(types: Sequence[str]) -> PredictError:
+def _no_common_type(arrays: Sequence[Array]) -> PredictError:
     return PredictError(
         "The outputs make no one array without loss",
-        got=", ".join(types),
+        got=", ".join(sorted({str(array.dtype) for array in arrays})),
         remedy="Ask for JSON, or choose among `outputs`.",
     )

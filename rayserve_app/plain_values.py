@@ -73,9 +73,11 @@ def plain(value: Any, depth: int = 0) -> Any:
 def as_numpy(value: Any) -> Any:
     """Return what is an array of another library's, on whatever device, as numpy's; everything
     else as it is."""
+    if type(value) in PLAIN:
+        return value
     if isinstance(value, np.ndarray):
         return _plain_array(value)
-    if type(value) in PLAIN or isinstance(value, np.generic | list | tuple | Mapping | str):
+    if isinstance(value, np.generic | list | tuple | Mapping | str):
         return value
     if hasattr(value, "detach"):  # PyTorch's, which may have a gradient or lie on a GPU
         value = value.detach().cpu()
@@ -96,7 +98,7 @@ def exact_array(values: Any) -> Array:
         ValueError: the lists are not rectangular.
     """
     if isinstance(values, list | tuple):
-        values = [as_numpy(value) for value in values]
+        values = [each if type(each) in PLAIN else as_numpy(each) for each in values]
     array = np.asarray(values)
     if array.dtype.kind in "SUMm" and not isinstance(values, np.ndarray):
         return np.asarray(values, dtype=object)
@@ -111,10 +113,12 @@ def with_integers(array: Array, values: Any) -> Array:
     if not (np.abs(array) >= EXACT_IN_DOUBLE).any():
         return array
     found = np.asarray(values, dtype=object)
-    are_integers = [isinstance(each, int | np.integer) for each in found.flat]
-    if all(are_integers) and min(found.flat) >= 0 and max(found.flat) < 1 << 64:
+    integers = [each for each in found.flat if isinstance(each, int | np.integer)]
+    if not any(abs(each) > EXACT_IN_DOUBLE for each in integers):
+        return array
+    if len(integers) == found.size and min(integers) >= 0 and max(integers) < 1 << 64:
         return found.astype(np.uint64)
-    return found if any(are_integers) else array
+    return found
 
 
 def widened(array: Array) -> Array:

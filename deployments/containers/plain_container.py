@@ -85,4 +85,4 @@ def as_accepted(reply: Reply, accept: str | None) -> Reply:
     accepted = accept.strip().replace(" ", "", 1).split(",")
     if not {"application/jsonlines", "application/json"} & set(accepted):
         return reply
-    return reply._replace(body=str(reply).replace("\n", ""), content_type=accepted[0])
+    return reply._replace(body=(reply.text or "").replace("\n", ""), content_type=accepted[0])

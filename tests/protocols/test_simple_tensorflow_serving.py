@@ -252,7 +252,7 @@ async def test_base64_is_decoded_anywhere_if_the_settings_say_so() -> None:
     ("outputs", "expected"),
     [
         ({"b": np.float32([0.1]), "a": np.float16([0.1])}, b'{"a":[0.0999755859375],"b":['),
-        ({"f": np.array([np.nan, -np.inf], np.float32)}, b'{"f":[NaN,-Infinity]}\n'),
+        ({"f": np.array([[np.nan, -np.inf]], np.float32)}, b'{"f":[[NaN,-Infinity]]}\n'),
         ({"n": np.array([True])}, b'{"n":[true]}\n'),
         (
             {

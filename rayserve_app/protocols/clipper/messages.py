@@ -55,6 +55,9 @@ VECTORS: Final[Mapping[str, tuple[type, str]]] = {
 TEXTS: Final = (("string", "raw"), ("bytes", "raw"))
 """Types and codecs of inputs that are one JSON string in Clipper."""
 
+TEXTUAL: Final = frozenset({str, int, float})
+"""What looks in Python as it looks in the text of a result."""
+
 INT32: Final = range(-(2**31), 2**31)
 INT64: Final = range(-(2**63), 2**63)
 
@@ -177,17 +180,22 @@ def output_value(row: Row) -> Any:
     it is JSON (rpc.py, json_util.cpp), so `1` is a value, `(749, 600)` a string. Mappings, lists
     and arrays, of which `str()` makes what is mostly no JSON, are JSON, named tensors too; bytes
     are the text that they hold, as in upstream on Python 2."""
-    value = as_numpy(json_value(row))
-    if isinstance(row.outputs, Mapping) or isinstance(row.value, Reply | Mapping):
-        return value
-    if isinstance(value, bytes | bytearray | memoryview):
-        value = text_of(bytes(value))
-    if isinstance(value, Mapping | list) or (isinstance(value, np.ndarray) and value.ndim):
-        return value
-    if isinstance(value, np.generic):
-        value = widened(np.asarray(value))[()]
+    value = row.value
+    if type(value) is tuple:
+        value = value if TEXTUAL.issuperset(map(type, value)) else _python_value(value)
+    elif type(value) not in TEXTUAL:
+        is_whole = isinstance(row.outputs, Mapping) or isinstance(value, Reply)
+        value = as_numpy(json_value(row))
+        if is_whole or (isinstance(value, np.ndarray) and value.ndim):
+            return value
+        if isinstance(value, bytes | bytearray | memoryview):
+            value = text_of(bytes(value))
+        if isinstance(value, Mapping | list):
+            return value
+        if isinstance(value, np.generic):
+            value = widened(np.asarray(value))[()]
     try:
-        return reparse(str(_python_value(value) if isinstance(value, tuple) else value))
+        return reparse(str(value))
     except ServingError:
         raise
     except Exception as exc:

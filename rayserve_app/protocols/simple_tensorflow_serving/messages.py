@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from rayserve_app.codecs import base64, form, json
+from rayserve_app.codecs import base64, form, json, lenient_json
 from rayserve_app.codecs.form import Field
 from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
@@ -141,7 +141,7 @@ def decode_object(body: Buffer) -> dict[str, Any]:
         DecodeError: in upstream's words, which repeat the body; of a long one the fault is told.
     """
     try:
-        return json.decode_object(body)
+        return lenient_json.decode_object(body)
     except DecodeError as exc:
         is_short = len(body) <= _MAX_QUOTED
         text = bytes(body).decode("utf-8", "replace") if is_short else str(exc)

@@ -113,7 +113,7 @@ def with_integers(array: Array, values: Any) -> Array:
     if not (np.abs(array) >= EXACT_IN_DOUBLE).any():
         return array
     found = np.asarray(values, dtype=object)
-    integers = [each for each in found.flat if isinstance(each, int | np.integer)]
+    integers = [int(each) for each in found.flat if isinstance(each, int | np.integer)]
     if not any(abs(each) > EXACT_IN_DOUBLE for each in integers):
         return array
     if len(integers) == found.size and min(integers) >= 0 and max(integers) < 1 << 64:

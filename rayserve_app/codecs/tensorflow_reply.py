@@ -16,7 +16,7 @@ import orjson
 
 from rayserve_app.codecs import base64, json, tensorflow_numbers
 from rayserve_app.errors import InvalidRequest, PredictError
-from rayserve_app.plain_values import simplify, with_text
+from rayserve_app.plain_values import simplify, text_of, with_text
 from rayserve_app.types import Array
 
 BYTES_SUFFIX: Final = "_bytes"
@@ -239,7 +239,8 @@ def _text(value: Any, layout: _Layout) -> bytes:
 
 
 def _label(label: str | bytes) -> bytes:
-    return _string(label.decode(errors="replace") if isinstance(label, bytes) else str(label))
+    text = text_of(label) if isinstance(label, bytes) else str(label)
+    return _string(text) if isinstance(text, str) else json.encode(text)
 
 
 def _string(text: str) -> bytes:

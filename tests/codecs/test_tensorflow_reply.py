@@ -217,6 +217,9 @@ def test_classes_and_values() -> None:
     assert render_classifications([["a", b"b\xc3\xbc"], []], [[0.1, 2], []]).decode() == (
         '{\n    "results": [[["a", 0.1], ["bü", 2.0]], []\n    ]\n}'
     )
+    assert render_classifications([[b"\xff"]], [[1]]) == (
+        b'{\n    "results": [[[{"b64":"/w=="}, 1.0]]\n    ]\n}'
+    )
     assert render_regressions(np.array([42.0])) == b'{\n    "results": [42.0]\n}'
     assert render_regressions(np.array([3.5, 4.0])) == b'{\n    "results": [3.5, 4.0]\n}'
 

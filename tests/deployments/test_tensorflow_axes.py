@@ -6,6 +6,7 @@ What they must answer is what TensorFlow answers by hand, in the shape that Tens
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import struct
 from collections.abc import Iterator
@@ -287,4 +288,21 @@ async def test_images_have_labels_beside_their_scores(tmp_path: Path) -> None:
     assert ok
     answer = await call(create_app(model), "POST", "/invocations", content=png.tobytes())
     assert answer.json() == {"mean": 7.0, "labels": LABELS}
+    model.close()
+
+
+async def test_a_scalar_comes_beside_an_image_as_metadata(tmp_path: Path) -> None:
+    path = save(
+        tmp_path,
+        lambda image, keep_prob: {"y": tf.reduce_mean(image, [1, 2, 3]) * keep_prob},
+        tf.TensorSpec((None, 4, 4, 3), tf.float32, "image"),
+        tf.TensorSpec((), tf.float32, "keep_prob"),
+    )
+    declared = {"type": "image", "codec": "json_metadata", "size": [4, 4], "scale": 1.0}
+    model = create(path, input=declared)
+    ok, png = cv2.imencode(".png", np.full((4, 4, 3), 8, np.uint8))
+    assert ok
+    body = {"data": base64.b64encode(png.tobytes()).decode(), "keep_prob": 0.5}
+    answer = await call(create_app(model), "POST", "/invocations", json=body)
+    assert answer.json() == 4.0
     model.close()

@@ -150,25 +150,31 @@ def _objects(values: Sequence[Any]) -> Array:
     return array
 
 
-def _pairs(value: Any) -> list[tuple[str, float]]:
+def _pairs(value: Any) -> list[tuple[str | bytes, float]]:
     """Return one item's classes: objects of `label` and `score`, pairs of them, or scores alone."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
+    if isinstance(value, str | bytes | bytearray | memoryview):
+        raise _no_classifier(type(value).__name__)
     try:
         return [_pair(each) for each in value]
     except (TypeError, ValueError, KeyError) as exc:
         raise _no_classifier(type(value).__name__) from exc
 
 
-def _pair(value: Any) -> tuple[str, float]:
+def _pair(value: Any) -> tuple[str | bytes, float]:
     if isinstance(value, Mapping):
-        return str(value["label"]), float(value["score"])
+        return _label(value["label"]), float(value["score"])
     if isinstance(value, list | tuple):
         label, score = value
-        return str(label), float(score)
-    if isinstance(value, str):
+        return _label(label), float(score)
+    if isinstance(value, str | bytes):
         raise TypeError(value)
     return "", float(value)
+
+
+def _label(value: Any) -> str | bytes:
+    return value if isinstance(value, bytes) else str(value)
 
 
 def _check_classes(array: Array, kinds: str) -> None:

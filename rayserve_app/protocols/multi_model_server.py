@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple
 
-from rayserve_app.codecs import form, json
+from rayserve_app.codecs import form, json, lenient_json
 from rayserve_app.codecs.image_header import evident_format
 from rayserve_app.encoded_inputs import is_image
 from rayserve_app.errors import (
@@ -265,7 +265,7 @@ def _read_part(inputs: Inputs, part: Part, path: str) -> Payload:
 
 def _json(part: Part) -> Any:
     try:
-        return json.decode(part.data)
+        return lenient_json.decode(part.data)
     except DecodeError as exc:
         raise exc.at(part.name) from exc.__cause__
 

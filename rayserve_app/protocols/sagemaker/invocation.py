@@ -35,6 +35,7 @@ from rayserve_app.outputs import (
     json_value,
     negotiate,
 )
+from rayserve_app.plain_values import utf8
 from rayserve_app.preferences import ranked
 from rayserve_app.protocols.protocol import rows, shortened
 from rayserve_app.protocols.sagemaker import documents
@@ -196,14 +197,15 @@ def render(reply: Reply) -> Response:
     """Write a reply as user code gave it.
 
     Raises:
-        PredictError: its content type, or what it calls a header, is none.
+        PredictError: its content type, or what it calls a header, is none, or its text is not
+            UTF-8.
     """
     if re.search(NO_HEADER_VALUE, reply.content_type or ""):
         raise PredictError("Not a Content-Type", got=repr(reply.content_type))
     for name, value in reply.headers:
         if not re.fullmatch(HEADER_NAME, name) or re.search(NO_HEADER_VALUE, value):
             raise PredictError("Not a header", got=repr(f"{name}: {value}"[:200]))
-    body = reply.body.encode() if isinstance(reply.body, str) else reply.body
+    body = utf8(reply.body).encode() if isinstance(reply.body, str) else reply.body
     return Response(
         body,
         status=reply.status,

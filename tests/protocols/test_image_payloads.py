@@ -298,11 +298,32 @@ async def test_where_json_is_wanted_an_image_is_called_one(path: str) -> None:
     assert "It is a JPEG image" in response.text
 
 
-async def test_simple_tensorflow_serving_says_how_files_are_sent() -> None:
-    response = await post(create_sizes("bytes"), "/", JPEG, "image/jpeg")
+@pytest.mark.parametrize(
+    ("body", "content_type", "sentence"),
+    [
+        (JPEG, "image/jpeg", "as curl's -F sends them"),
+        (JPEG, FORM, "as curl's -F sends them"),
+        (b'{"data": {}}', FORM, "say what it is with -H 'Content-Type: "),
+        (b"", None, "The body is empty"),
+    ],
+)
+async def test_simple_tensorflow_serving_says_what_to_send(
+    body: bytes, content_type: str | None, sentence: str
+) -> None:
+    app = create_sizes("bytes", protocols=["simple_tensorflow_serving"])
+    response = await post(app, "/", body, content_type)
     assert response.status_code == 400
     assert response.json()["error"].startswith("Error, unsupported content type")
-    assert "curl's -F" in response.json()["error"]
+    assert sentence in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/predict", "/v1/models/m:predict", "/v2/models/m/infer", "/invocations", "/"]
+)
+async def test_an_empty_body_is_no_riddle_in_json(path: str) -> None:
+    response = await post(create_sizes("bytes"), path, b"", "application/json")
+    assert response.status_code == 400
+    assert "empty" in response.text
 
 
 # What is no image.

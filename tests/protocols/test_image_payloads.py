@@ -538,3 +538,25 @@ async def test_arrays_have_one_answer_in_every_protocol_and_codec(
     assert response.status_code == 200, response.text
     (number,) = re.findall(r"0\.\d+", response.text)
     assert float(number) == pytest.approx(expected, abs=2e-3)
+
+
+# Accept, where a page stands beside JSON.
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind"),
+    [
+        (["text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"], "text/html"),
+        (["application/json, text/html"], "application/json"),
+        (["text/html;q=0.5, application/json"], "application/json"),
+        (["application/json;q=0.5, text/html"], "text/html"),
+        (["text/html;q=0, */*"], "application/json"),
+        (["text/html", "application/json;q=0.5"], "text/html"),
+        (["*/*"], "application/json"),
+        ([], "application/json"),
+    ],
+)
+async def test_a_model_shows_its_page_to_whom_prefers_html(lines: list[str], kind: str) -> None:
+    app = create_sizes()
+    response = await call(app, "GET", "", headers=[("accept", line) for line in lines])
+    assert response.headers["content-type"].partition(";")[0] == kind

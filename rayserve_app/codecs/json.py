@@ -196,7 +196,7 @@ def _decode(raw: bytes) -> Any:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as exc:
         name = image_header.evident_format(raw)
-        remedy = f"It is a {name} image: say so in the Content-Type" if name else None
+        remedy = f"It is a {name} image, which JSON holds in base64" if name else None
         raise DecodeError(f"not JSON: {exc}", remedy=remedy) from exc
 
 

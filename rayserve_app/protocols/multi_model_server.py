@@ -14,8 +14,7 @@ from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple
 
 from rayserve_app.codecs import form, json, lenient_json
-from rayserve_app.codecs.image_header import evident_format
-from rayserve_app.encoded_inputs import is_image
+from rayserve_app.codecs.image_header import evident_format, is_image
 from rayserve_app.errors import (
     BackendError,
     BodyTimeout,

@@ -23,7 +23,7 @@ from deployments.application import ModelDeployment, StockBatcher, build_applica
 from deployments.serve_accounts import find_accounts
 from rayserve_app.backend import Backend
 from rayserve_app.connection import Shortcut
-from rayserve_app.errors import DeadlineExceeded, ModelNotReady
+from rayserve_app.errors import DeadlineExceeded, DecodeError, ModelNotReady
 from rayserve_app.gateway.deadlines import Deadlines
 from rayserve_app.ingress import Ingress
 from rayserve_app.recorder import Recorder
@@ -119,6 +119,20 @@ async def test_what_a_model_raises_fails_the_whole_stock_batch() -> None:
     assert len(results) == 2
     assert backend.batches == [["raise", "a"]]
     assert await submit(batcher, "a", "b") == ["aa", "bb"]
+
+
+class Picky(Doubler):
+    def predict(self, items: Sequence[Any]) -> Any:
+        if "bad" in items:
+            raise DecodeError("The image cannot be read")
+        return super().predict(items)
+
+
+async def test_what_a_client_is_at_fault_for_is_told_to_that_one_alone() -> None:
+    batcher = create_batcher(Picky(), max_batch_size=3, batch_wait_timeout_s=5)
+    first, error, last = await submit(batcher, "a", "bad", "b")
+    assert (first, last) == ("aa", "bb")
+    assert isinstance(error, DecodeError)
 
 
 async def test_two_models_of_one_stock_batcher_never_meet() -> None:

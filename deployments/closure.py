@@ -25,10 +25,11 @@ from rayserve_app.errors import (
     ServingError,
 )
 from rayserve_app.importing import import_from_string
+from rayserve_app.plain_values import PLAIN, as_numpy, exact_array
 from rayserve_app.requirements import Requirements, Strictness
 from rayserve_app.settings import Checksum, ModelSettings, parse_settings
 from rayserve_app.sources import fetch
-from rayserve_app.types import Array, Item, Metadata, Outputs
+from rayserve_app.types import Array, Item, Metadata, Outputs, describe
 
 READERS: Final = {("PIL.Image", "open"), ("PIL.ImageFile", "load")}
 """Where Pillow reads what it was given; what it raises there is of many kinds."""
@@ -164,15 +165,42 @@ def _objects(values: Sequence[Any]) -> Array:
 
 
 def _as_outputs(result: Any) -> Outputs:
+    result = as_numpy(result)
     if isinstance(result, Mapping):
-        return {str(name): np.asarray(values) for name, values in result.items()}
+        return {str(name): _column(name, values) for name, values in result.items()}
     if isinstance(result, str | bytes) or not hasattr(result, "__iter__"):
         raise PredictError(
             "The function returned no list",
             expected="one result per item",
             got=type(result).__name__,
         )
-    return list(result)
+    return [value if type(value) in PLAIN else _item(value) for value in result]
+
+
+def _column(name: Any, values: Any) -> Array:
+    """Return what a function returns for one output, axis 0 being the items; of unlike shapes an
+    array of objects."""
+    try:
+        array = exact_array(as_numpy(values))
+    except ValueError:
+        array = _objects([as_numpy(value) for value in values])
+    if not array.ndim:
+        raise PredictError(
+            "The function returned no list", expected="one per item", got=describe(array), path=name
+        )
+    return array
+
+
+def _item(value: Any) -> Any:
+    """Return one item's result, tensors as arrays already here: the event loop shall not wait for a
+    GPU."""
+    try:
+        return as_numpy(value)
+    except Exception as exc:
+        kind = type(value).__qualname__
+        error = PredictError(f"A result cannot become an array: {exc}", got=kind)
+        error.__cause__ = exc
+        return error
 
 
 def _is_of_an_image(exc: Exception) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from rayserve_app.codecs import base64, csv, image, image_header, json, npy
+from rayserve_app.codecs import base64, csv, image, image_header, json, lenient_json, npy
 from rayserve_app.codecs.form import MULTIPART, URLENCODED
 from rayserve_app.codecs.json_metadata import EncodedImage
 from rayserve_app.encoded_inputs import Encoded, EncodedInputs, is_image
@@ -324,7 +324,9 @@ class Inputs:
         def from_json(body: Buffer) -> Payload:
             raw = bytes(body)
             items = self._encoded.read_large(raw) if self._carries_bytes else None
-            return self.from_json(json.decode(raw)) if items is None else Payload(items, False)
+            if items is not None:
+                return Payload(items, False)
+            return self.from_json(lenient_json.decode(raw))
 
         if self._carries_bytes:
             readers: dict[str, BodyReader] = {OCTETS: self._from_octets, JSON: from_json}

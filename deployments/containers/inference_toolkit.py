@@ -196,7 +196,7 @@ def failure(exc: Exception, context: Context) -> FailedInvocation:
 def _input(invocation: Invocation) -> Buffer:
     """Return what Multi Model Server, which runs the toolkit, hands over as the input `body`: the
     field of a form, of another request the body."""
-    if media_type(invocation.content_type) not in (form.MULTIPART, form.URLENCODED):
+    if invocation.is_field or not form.is_form(media_type(invocation.content_type)):
         return invocation.body
     fields = form.parse(invocation.body, invocation.content_type)
     found = [field.data for field in fields if field.name == BODY]

@@ -252,13 +252,17 @@ async def test_an_image_with_metadata_is_an_instance_of_several_names() -> None:
         ([[1], [2, 3]], "[[1],[2,3]]"),
         (np.float64(0.1), '{"data":[0.1],"shape":[]}'),
         (np.zeros((2, 0)), '{"data":[],"shape":[2,0]}'),
-        (np.array([np.nan, -np.inf, 1e-5]), '{"data":[NaN,-Infinity,1.0E-5],"shape":[3]}'),
-        (1e300, '{"data":[Infinity],"shape":[]}'),
+        (np.array([np.nan, -np.inf, 1e-5]), '{"data":[NaN,-Infinity,0.00001],"shape":[3]}'),
+        (1e300, '{"data":[1e+300],"shape":[]}'),
+        (np.array([2**24, 2**24 + 1]), '{"data":[16777216,16777217],"shape":[2]}'),
+        (np.uint64(2**64 - 1), '{"data":[18446744073709551615],"shape":[]}'),
+        (["a", b"b"], '["a","b"]'),
+        (b"\xff", '{"b64":"/w=="}'),
         (None, "null"),
         ("\ud800", "NaN"),
         (object(), "NaN"),
     ],
-    ids=str,
+    ids=lambda each: "object" if type(each) is object else str(each),
 )
 async def test_results_are_float32_tensors_or_text(result: Any, value: str) -> None:
     app = create_zoo(lambda items: [result], input={"type": "string"})

@@ -83,10 +83,12 @@ class RequestProcessor:
 class Context:
     """What user code may ask of its model and its request, and set for its answer."""
 
-    def __init__(self, model_dir: Path, invocation: Invocation | None = None) -> None:
+    def __init__(
+        self, model_dir: Path, manifest: dict[str, Any], invocation: Invocation | None = None
+    ) -> None:
         """Keep the request, which there is none of while the model is loaded."""
         self.model_name = MODEL_NAME
-        self.manifest = _manifest(model_dir)
+        self.manifest = manifest
         self.system_properties: dict[str, Any] = {
             "model_dir": str(model_dir),
             "gpu_id": 0 if os.environ.get("CUDA_VISIBLE_DEVICES") else None,
@@ -191,7 +193,7 @@ def _customary(name: str) -> str:
     return f"X-Amzn-SageMaker-{written}" if lower.startswith(SAGEMAKER) else written
 
 
-def _manifest(model_dir: Path) -> dict[str, Any]:
+def read_manifest(model_dir: Path) -> dict[str, Any]:
     """Return the manifest of a package that was made by the model archiver; else one that says
     what the toolkit's says."""
     try:

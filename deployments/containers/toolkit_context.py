@@ -10,6 +10,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,11 +48,16 @@ class Headers(dict[str, Any]):
 class RequestProcessor:
     """The headers of one request, and status and headers of its answer."""
 
-    def __init__(self, request_header: Mapping[str, Any]) -> None:
-        self._request_header = request_header
+    def __init__(self, invocation: Invocation) -> None:
+        self._invocation = invocation
         self._status_code: Any = 200
         self._reason_phrase: str | None = None
         self._response_header: dict[str, Any] = {}
+
+    @cached_property
+    def _request_header(self) -> Mapping[str, Any]:
+        """The headers, made for code that asks for them."""
+        return Headers(_headers(self._invocation))
 
     def get_request_property(self, key: str) -> Any:
         return self._request_header.get(key)
@@ -105,7 +111,7 @@ class Context:
         if invocation is not None:
             request_id = str(uuid.uuid4())
             self.request_ids = {0: request_id}
-            self.request_processor = [RequestProcessor(Headers(_headers(invocation)))]
+            self.request_processor = [RequestProcessor(invocation)]
         self.metrics = MetricsStore(request_id, self.model_name)
 
     def get_request_id(self, idx: int = 0) -> str | None:
@@ -147,7 +153,7 @@ class Context:
 
     def reply(self, body: bytes | str) -> Reply:
         """Return an answer with the status and the headers that were set."""
-        (processor,) = self.request_processor or (RequestProcessor({}),)
+        processor = self._of(0)
         # Netty's headers know no case: of two spellings the one that was set last counts.
         headers = {
             str(name).lower(): value for name, value in processor.get_response_headers().items()

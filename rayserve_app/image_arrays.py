@@ -46,8 +46,10 @@ class ImageArrays:
         """Return one image as the model takes it.
 
         Raises:
-            ShapeMismatch: the array is neither of the two.
+            ShapeMismatch: the array is neither of the two, or has no pixels.
         """
+        if not array.size:
+            raise self._mismatch(array)
         if array.dtype == np.uint8:
             return self._preprocess(self._as_rgb(array))
         if self._is_gray and array.ndim == 2:

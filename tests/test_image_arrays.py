@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -230,3 +231,48 @@ def test_integers_that_are_no_pixels_are_refused(number: int) -> None:
     sentence = r"Integers are pixels: expected 0 to 255, got .* decimal point\.$"
     with pytest.raises(ShapeMismatch, match=sentence):
         create_inputs(**DIGITS).from_json([[number] * 8] * 8)
+
+
+SHAPES_OF_INPUTS: list[dict[str, Any]] = [
+    {},
+    DIGITS,
+    {"color": "BGR", "layout": "CHW"},
+    {"size": [8, 8]},
+    {"size": [4, 6], "interpolation": "lanczos", "scale": 0.5},
+    {"size": [8, 8], "resize": "short_side_crop", "short_side": 10},
+]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0, 3), (1, 0, 0), (3, 0, 8), (8, 8, 0)])
+@pytest.mark.parametrize("settings", SHAPES_OF_INPUTS)
+def test_an_array_without_pixels_is_refused(
+    settings: dict[str, Any], shape: tuple[int, ...], dtype: str
+) -> None:
+    inputs = create_inputs(**settings)
+    array = np.zeros(shape, dtype)
+    with pytest.raises(ShapeMismatch):
+        inputs.from_object(array, path="[0]")
+    with pytest.raises(ShapeMismatch):
+        inputs.from_body(npy(array), NPY)
+    with pytest.raises(ShapeMismatch):
+        inputs.from_columns({"image": array[None]})
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float64", "int16", "bool", "c8", "U2", "M8[s]", "O"])
+@pytest.mark.parametrize("settings", SHAPES_OF_INPUTS)
+def test_whatever_array_comes_is_read_or_refused(settings: dict[str, Any], dtype: str) -> None:
+    """OpenCV asserts on sides, channels and types that it does not know; no caller sees that."""
+    inputs = create_inputs(**settings)
+    shapes = [(), (3,), (1, 1), (2, 3, 1), (3, 4, 5), (5, 4, 3), (1, 3, 3, 3), (2, 4, 4, 4, 4)]
+    if dtype == "uint8":
+        shapes += [(1, 300_000), (40_000, 2, 3)]
+    for shape in shapes:
+        plain = np.zeros(shape, dtype)
+        for array in (plain, np.asfortranarray(plain).T, plain[::-1] if shape else plain):
+            with suppress(ShapeMismatch, RequestTooLarge, DecodeError):
+                assert inputs.from_object(array, path="[0]").size
+            with suppress(ShapeMismatch, RequestTooLarge, DecodeError):
+                items = inputs.from_columns({"image": array}).items
+                # One axis of bytes is a file, not pixels.
+                assert array.ndim == 1 or all(np.size(item) for item in items)

@@ -83,4 +83,4 @@ def as_accepted(reply: Reply, accept: str | None) -> Reply:
     kind = accepted_type(accept)
     if kind is None:
         return reply
-    return reply._replace(body=str(reply).replace("\n", ""), content_type=kind)
+    return reply._replace(body=(reply.text or "").replace("\n", ""), content_type=kind)

@@ -113,10 +113,10 @@ def _applications(figures: Sequence[Figure]) -> set[str]:
 
 
 def _by_instance(figures: Sequence[Figure]) -> list[list[Figure]]:
-    """Part those that start instances themselves from those that share a running one."""
-    first = [figure for figure in figures if figure.starts_itself]
-    second = [figure for figure in figures if not figure.starts_itself]
-    return [group for group in (first, second) if group]
+    """Return each that starts its instance itself alone, and those that share a running one."""
+    alone = [[figure] for figure in figures if figure.starts_itself]
+    shared = [figure for figure in figures if not figure.starts_itself]
+    return [*alone, shared] if shared else alone
 
 
 def _run(

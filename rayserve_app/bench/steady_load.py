@@ -82,10 +82,10 @@ class Outcomes(list[Outcome]):
         """By how much the latest answer missed its deadline; 0 if all kept theirs."""
         return max([0.0, *(each.late_s for each in self)])
 
-    def longest_gap_s(self, since: float) -> float:
-        """Return the longest time without a good answer, from a moment on."""
-        ends = [since, *(each.ended_at for each in self if each.is_good)]
-        return max((later - earlier for earlier, later in pairwise(ends)), default=float("inf"))
+    def longest_gap_s(self, since: float, until: float) -> float:
+        """Return the longest time without a good answer between two moments."""
+        ends = [since, *(each.ended_at for each in self if each.is_good), until]
+        return max(later - earlier for earlier, later in pairwise(ends))
 
 
 class SteadyLoad:

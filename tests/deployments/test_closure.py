@@ -185,7 +185,7 @@ def test_a_mapping_is_named_outputs() -> None:
         ([1], "expected 2, one per item of the batch, got 1"),
         ([1, 2, 3], "expected 2, one per item of the batch, got 3"),
         ({"a": [1, 2], "b": [1]}, "from output 'b': expected 2, one per item of the batch, got 1"),
-        ({"a": 5}, "TypeError"),
+        ({"a": 5}, "expected one per item, got int64 () - at `a`"),
         (np.array(5), "TypeError"),
     ],
 )

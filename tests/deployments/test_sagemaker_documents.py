@@ -73,6 +73,7 @@ ROWS = [[1.0, 2.0], [3.0, 5.0]]
         ({"inputs": {"inputs": ROWS}}, {"accept": "*/*"}),
         ({"signature_name": "serving_default", "instances": ROWS}, {"accept": "application/json"}),
         ({"instances": ROWS}, {"accept": "application/jsonlines, text/csv"}),
+        ({"instances": ROWS}, {"content_type": "application/jsonlines"}),
         ({"instances": ROWS}, {ATTRIBUTES: "a=1;tfs-model-name=pairs,tfs-model-version=1"}),
         ({"signature_name": "absent", "instances": ROWS}, {}),
         ({"instances": [["a", "b"]]}, {}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayserve_app.asgi import App, create_app
+from rayserve_app.errors import DeadlineExceeded
+from rayserve_app.protocols.sagemaker.runtime import SageMakerRuntime
 from rayserve_app.types import FailedInvocation, Reply
 from tests.protocols import call, create_model
 
@@ -330,3 +333,13 @@ def test_no_call_of_the_control_plane_gets_an_unexpected_answer() -> None:
             assert isinstance(response.json(), dict)
 
         check()
+
+
+def test_a_deadline_that_passes_before_the_model_is_told_as_the_models_own() -> None:
+    """As a gateway does: AWS tells the container's time-out as a ModelError, which botocore does
+    not repeat."""
+    response = SageMakerRuntime.render_error(DeadlineExceeded("Too late"))
+    assert response.status == 424
+    assert response.headers["x-amzn-errortype"] == "ModelError"
+    fields = json.loads(b"".join(map(bytes, response.buffers)))
+    assert fields["OriginalStatusCode"] == 504

@@ -1,7 +1,8 @@
 """What is measured, one module per figure.
 
 A figure names the applications that it needs and measures them in a running instance. They run in
-the order of `FIGURES`: starts before anything runs, then the memory of idle replicas.
+the order of `FIGURES`: starts and faults before anything else runs, then the memory of idle
+replicas.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ FIGURES: dict[str, Figure] = {
     figure.name: figure
     for figure in (
         start.FIGURE,
+        faults.FIGURE,
         event_loop.FIGURE,
         memory.FIGURE,
         image_example.FIGURE,
@@ -44,6 +46,5 @@ FIGURES: dict[str, Figure] = {
         frameworks.FIGURE,
         neighbours.FIGURE,
         overload.FIGURE,
-        faults.FIGURE,
     )
 }

@@ -14,7 +14,7 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from time import perf_counter
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from rayserve_app.bench import pictures
 from rayserve_app.bench.envelopes import all_envelopes
@@ -38,6 +38,9 @@ RATE_PER_S: Final = 20.0
 
 BEFORE_S: Final = 2.0
 SECONDS_FACTOR: Final = 5
+
+
+Times: TypeAlias = tuple[float, float]
 
 
 class Fault(NamedTuple):
@@ -101,8 +104,9 @@ def _updated(application: dict[str, object]) -> dict[str, object]:
 
 async def meet(
     instance: Instance, strike: Callable[[], None], before_s: float, after_s: float
-) -> tuple[float, dict[str, Outcomes]]:
-    """Return when the fault happened, and what became of the requests by their ways."""
+) -> tuple[Times, dict[str, Outcomes]]:
+    """Return when the fault happened and until when its effects were looked at, and what became of
+    the requests by their ways."""
     loads = {way: SteadyLoad(requests(instance, way), RATE_PER_S) for way in WAYS}
     async with AsyncExitStack() as stack:
         for load in loads.values():
@@ -111,7 +115,8 @@ async def meet(
         moment = perf_counter()
         await asyncio.to_thread(strike)
         await asyncio.sleep(after_s)
-    return moment, {way: load.outcomes.since(moment) for way, load in loads.items()}
+        times = moment, perf_counter()
+    return times, {way: load.outcomes.since(moment) for way, load in loads.items()}
 
 
 def requests(instance: Instance, way: str) -> Sequence[Asked]:
@@ -144,12 +149,12 @@ def requests(instance: Instance, way: str) -> Sequence[Asked]:
     return asked
 
 
-def rows_of(fault: Fault, moment: float, outcomes: dict[str, Outcomes]) -> list[Row]:
+def rows_of(fault: Fault, times: Times, outcomes: dict[str, Outcomes]) -> list[Row]:
     """Return what the fault cost: the requests that were lost, and the longest gap."""
     everything = Outcomes(each for of_way in outcomes.values() for each in of_way)
-    gaps = {way: of.of(fault.models).longest_gap_s(moment) for way, of in outcomes.items()}
+    gaps = {way: of.of(fault.models).longest_gap_s(*times) for way, of in outcomes.items()}
     others = [
-        of.of({model}).longest_gap_s(moment)
+        of.of({model}).longest_gap_s(*times)
         for of in outcomes.values()
         for model in (VICTIM, *OTHERS)
         if model not in fault.models

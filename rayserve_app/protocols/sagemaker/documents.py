@@ -28,6 +28,8 @@ from rayserve_app.versions import Servable
 
 PLATFORM: Final = "tensorflow"
 
+JSON_TYPES: Final = (JSON, "application/jsonlines", "application/jsons")
+
 KEYS: Final = ("instances", "inputs", "examples")
 
 METHODS: Final[Mapping[str, Parse]] = {
@@ -40,7 +42,7 @@ METHODS: Final[Mapping[str, Parse]] = {
 def may_be_document(model: Model, body: Buffer, content_type: str | None) -> bool:
     """Return whether a body to a TensorFlow model could be such a document: a look that takes
     microseconds, and tells most others, which may be large."""
-    if model.metadata.platform != PLATFORM or media_type(content_type) != JSON:
+    if model.metadata.platform != PLATFORM or media_type(content_type) not in JSON_TYPES:
         return False
     if bytes(body[:64]).lstrip()[:1] != b"{":
         return False

@@ -35,6 +35,7 @@ from rayserve_app.outputs import (
     json_value,
     negotiate,
 )
+from rayserve_app.plain_values import utf8
 from rayserve_app.preferences import ranked
 from rayserve_app.protocols.protocol import rows, shortened
 from rayserve_app.protocols.sagemaker import documents
@@ -106,14 +107,16 @@ class Invoker:
         """What reads the items."""
         return self._servable.inputs
 
-    async def answer(self, body: Buffer, timing: Timing) -> Response:
+    async def answer(self, body: Buffer, timing: Timing, *, is_field: bool = False) -> Response:
         """Predict what a body holds.
 
+        Args:
+            is_field: whether it is a field of a form, for a model that takes whole requests.
         Raises:
             ServingError: the body does not fit, or the model fails.
         """
         if self._takes_requests:
-            return await self._hand_over(body, timing)
+            return await self._hand_over(body, timing, is_field)
         if documents.may_be_document(self._model, body, self._content_type):
             answer = await self._answer_document(body, timing)
             if answer is not None:
@@ -180,8 +183,8 @@ class Invoker:
         )
         return documents.as_accepted(answer, self._told[1])
 
-    async def _hand_over(self, body: Buffer, timing: Timing) -> Response:
-        invocation = Invocation(body, *self._told, self._headers)
+    async def _hand_over(self, body: Buffer, timing: Timing, is_field: bool) -> Response:
+        invocation = Invocation(body, *self._told, self._headers, is_field)
         (row,) = rows(await self._model.predict([invocation], timing=timing))
         reply = row.value
         if not isinstance(reply, Reply):
@@ -194,14 +197,15 @@ def render(reply: Reply) -> Response:
     """Write a reply as user code gave it.
 
     Raises:
-        PredictError: its content type, or what it calls a header, is none.
+        PredictError: its content type, or what it calls a header, is none, or its text is not
+            UTF-8.
     """
     if re.search(NO_HEADER_VALUE, reply.content_type or ""):
         raise PredictError("Not a Content-Type", got=repr(reply.content_type))
     for name, value in reply.headers:
         if not re.fullmatch(HEADER_NAME, name) or re.search(NO_HEADER_VALUE, value):
             raise PredictError("Not a header", got=repr(f"{name}: {value}"[:200]))
-    body = reply.body.encode() if isinstance(reply.body, str) else reply.body
+    body = utf8(reply.body).encode() if isinstance(reply.body, str) else reply.body
     return Response(
         body,
         status=reply.status,

@@ -43,8 +43,6 @@ class Handover:
 
     keeper: int
     """Process id; it stops its HAProxy at SIGUSR1."""
-    text: str
-    """The configuration as Serve wrote it."""
     listeners: dict[Place, socket.socket]
 
 
@@ -58,6 +56,11 @@ class Folder:
     @property
     def configuration(self) -> Path:
         return self.path / "launched.cfg"
+
+    @property
+    def known(self) -> Path:
+        """The configuration as Serve wrote it that is being served, until Serve wants no more."""
+        return self.path / "known.cfg"
 
     @property
     def haproxy_socket(self) -> str:
@@ -127,6 +130,7 @@ class Keeper:
         while (status := self._exit_status()) is None:
             if not self._is_up and self._answers():
                 self._is_up = True
+                self.folder.known.write_text(self.text)
                 heirs = listen_unix(self.folder.keeper_socket)
                 poll.register(heirs, select.POLLIN)
                 os.write(ready, b"1")
@@ -143,6 +147,7 @@ class Keeper:
                     poll.unregister(descriptor)
                     self._gone_s[descriptor] = now_s
             if not self._is_needed():
+                self.folder.known.unlink(missing_ok=True)
                 self._pass_on(signal.SIGTERM)
         return status
 
@@ -218,8 +223,7 @@ class Keeper:
         with contextlib.suppress(OSError), heirs.accept()[0] as heir:
             heir.settimeout(ANSWER_TIMEOUT_S)
             descriptors = [listener.fileno() for listener in self.listeners.values()]
-            socket.send_fds(heir, [f"{os.getpid()}\n".encode()], descriptors)
-            heir.sendall(self.text.encode())
+            socket.send_fds(heir, [str(os.getpid()).encode()], descriptors)
 
 
 def exit_status(waited: int) -> int:
@@ -232,15 +236,12 @@ def ask_keeper(path: str) -> Handover | None:
     """Return what the keeper that runs now hands over; None where there is none."""
     try:
         with connect(path) as keeper:
-            data, descriptors, _, _ = socket.recv_fds(keeper, 1 << 16, 16)
-            while piece := keeper.recv(1 << 16):
-                data += piece
+            pid, descriptors, _, _ = socket.recv_fds(keeper, 64, 16)
     except OSError:
         return None
-    pid, _, text = data.decode().partition("\n")
     listeners = [socket.socket(fileno=descriptor) for descriptor in descriptors]
     by_place = {Place(*each.getsockname()[:2]): each for each in listeners}
-    return Handover(int(pid), text, by_place) if pid else None
+    return Handover(int(pid), by_place) if pid else None
 
 
 def ask_haproxy(path: str, command: bytes) -> bytes:

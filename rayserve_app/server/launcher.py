@@ -55,12 +55,11 @@ def launch(binary: str, arguments: Sequence[str]) -> int:
     relatives = _relatives()
     config_path = Path(arguments[arguments.index("-f") + 1])
     folder = Folder(config_path.parent)
-    text = config_path.read_text()
-    before = ask_keeper(folder.keeper_socket)
     is_reload = "-sf" in arguments
-    if before is not None and not is_reload:
-        # Serve's actor is a new one, which does not know the applications yet.
-        text = before.text
+    # A new actor of Serve's does not know the applications yet.
+    is_known = not is_reload and folder.known.exists()
+    text = (folder.known if is_known else config_path).read_text()
+    before = ask_keeper(folder.keeper_socket)
     try:
         listeners = _listeners(text, before, folder, is_shared="-dR" not in arguments)
     except OSError as error:

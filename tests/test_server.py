@@ -136,6 +136,17 @@ def test_ports_follow_the_environment_and_grpc_only_with_servicers(tmp_path: Pat
     assert numbers == [8000, 9000, 8405, 9101, 8500, 9500]
 
 
+def test_ports_are_looked_for_where_they_will_be_bound(tmp_path: Path) -> None:
+    path = tmp_path / "app.yaml"
+    path.write_text("{applications: [{}], http_options: {host: 0.0.0.0}}")
+    config, environment = read_config(path), serve_environment(None, {})
+    hosts = {port.number: port.host for port in serve_ports(config, environment)}
+    assert hosts == {8000: "0.0.0.0", 8404: "127.0.0.1", 9101: "127.0.0.1", 8510: "0.0.0.0"}
+    # Serve's own HAProxy opens them to everybody.
+    environment["RAY_SERVE_HAPROXY_BINARY_PATH"] = "/opt/haproxy"
+    assert {port.host for port in serve_ports(config, environment)} == {"0.0.0.0"}
+
+
 def test_port_variable_that_is_no_port_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "app.yaml"
     path.write_text("applications: [{}]")

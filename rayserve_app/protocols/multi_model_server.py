@@ -169,8 +169,8 @@ class MultiModelServer(Protocol):
         if model.settings.input.type == "request":
             field = None
             if is_form:
-                finding = partial(find_body, body, content_type)
-                field = await model.offload(finding, form.work_bytes(body, content_type))
+                work = form.work_bytes(body, content_type)
+                field = await model.offload(partial(find_body, body, content_type), work)
             # A form of other fields is for the code itself to read.
             data = body if field is None else field
             is_field = field is not None

@@ -214,7 +214,7 @@ class Reluctant(Doubler):
 @pytest.fixture
 def reluctant(replica: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> ModelDeployment:
     """A replica's deployment, not constructed yet, whose model warms up until `go_on` is set."""
-    replica.app_name, replica.deployment = "a", "Model"
+    replica.app_name, replica.deployment, replica.replica_tag = "a", "Model", "x1"
     for name in ("set_up_logs", "bind_threads", "_counter"):
         monkeypatch.setattr(application, name, MagicMock())
     monkeypatch.setattr(application, "_is_served", lambda _: False)

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from rayserve_app.asgi import App, create_app
+from rayserve_app.blanks import BLACK_PNG
 from rayserve_app.importing import import_from_string
+from rayserve_app.inputs import JSON
 from rayserve_app.protocols import PROTOCOLS
 from rayserve_app.protocols.protocol import LISTED_NAMES
 from tests.protocols import call, create_model
@@ -104,3 +106,22 @@ def test_of_many_models_the_nearest_come_first_and_not_all_are_listed(protocol: 
     text = str(kind.unknown_model("digts", names))
     assert "Did you mean 'digits'?" in text
     assert text.count("model-") <= LISTED_NAMES
+
+
+BODIES = [
+    ("image", "/v2/models/m/infer", b"", "The body is empty: expected a JSON object with `inputs`"),
+    ("image", "/v2/models/m/infer", BLACK_PNG, "raw request, with Inference-Header-Content-Length"),
+    ("image", "/invocations", b'{"instances": ["a"]}', "expected an image in base64"),
+    ("floats", "/invocations", b'{"instances": [1]}', "got object with 'instances'"),
+    ("floats", "/invocations", b'"a"', "Not an array of numbers: expected float32 (*), got str"),
+]
+
+
+@pytest.mark.parametrize(("kind", "path", "body", "sentence"), BODIES)
+async def test_a_body_of_another_kind_is_told_in_plain_words(
+    kind: str, path: str, body: bytes, sentence: str
+) -> None:
+    app = create_app(create_model(lambda items: items, input={"type": kind}))
+    response = await call(app, "POST", path, content=body, headers={"content-type": JSON})
+    assert response.status_code == 400
+    assert sentence in response.json()["error"]

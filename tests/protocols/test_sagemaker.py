@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from rayserve_app import batching
 from rayserve_app.asgi import App, create_app
 from rayserve_app.types import FailedInvocation, Invocation, Metadata, Reply, TensorSpec
 from tests.protocols import call, create_model
@@ -58,7 +59,10 @@ async def test_ping_says_unavailable_while_the_model_is_cold() -> None:
     assert int(response.headers["retry-after"]) > 0
 
 
-async def test_ping_says_unavailable_when_the_model_hangs() -> None:
+async def test_ping_says_unavailable_when_the_model_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batching, "HANG_FLOOR_S", 0.0)
     gate = threading.Event()
     model = create_model(
         lambda items: gate.wait(20),
@@ -71,6 +75,7 @@ async def test_ping_says_unavailable_when_the_model_hangs() -> None:
         response = await invoke(app, b"a")
         assert response.status_code == 504
         assert response.json() == {"error": "The model gave no result within its deadline"}
+    await asyncio.sleep(0.06)
     assert (await call(app, "GET", "/ping")).status_code == 503
     gate.set()
 

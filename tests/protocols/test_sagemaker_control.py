@@ -78,7 +78,7 @@ async def test_an_endpoint_that_warms_up_is_being_created() -> None:
 
 
 async def test_an_endpoint_that_hangs_is_out_of_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "HANG_FLOOR_S", 0.0)
+    monkeypatch.setattr(batching, "HANG_FLOOR_S", 0.1)
     gate = threading.Event()
     model = create_model(
         lambda items: gate.wait(20),
@@ -89,7 +89,7 @@ async def test_an_endpoint_that_hangs_is_out_of_service(monkeypatch: pytest.Monk
     app = create_app(model)
     for _ in range(3):
         await call(app, "POST", "/invocations", content=b"a")
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(0.11)
     response = await ask(app, "DescribeEndpoint", EndpointName="m")
     assert response.json()["EndpointStatus"] == "OutOfService"
     gate.set()

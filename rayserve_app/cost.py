@@ -81,15 +81,19 @@ class Cost:
         """Return the seconds that work of a size is expected to take."""
         return self.fixed_s + size * self.each_s
 
+    def of_next(self, size: float) -> float:
+        """Return the same of the work by which more becomes known: as much as usual, as long as
+        nobody knows how costs grow."""
+        return self.of(size) if self.has_slope else self.usual_s
+
     def of_batches(self, count: int, limit: int) -> float:
         """Return the seconds of so many items, in batches that are full but the last."""
         return -(-count // limit) * self.fixed_s + count * self.each_s
 
     def shortest_s(self, limit: int) -> float:
         """Return the seconds of the smallest batches that are worthwhile beside full ones: of one
-        item, if the seconds grow with the size, and of many, if they do not. As long as nobody
-        knows, those of the batches that were seen."""
-        return self.of(self.shortest(limit)) if self.has_slope else self.usual_s
+        item, if the seconds grow with the size, and of many, if they do not."""
+        return self.of_next(self.shortest(limit))
 
     def shortest(self, limit: int) -> float:
         """Return the size of these batches."""

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import model_validator
 
 from deployments.application import Application, build_application
+from deployments.closure_outputs import ClosureOutput, conform
 from rayserve_app import buffers, packages
 from rayserve_app.backend import Backend
 from rayserve_app.errors import (
@@ -24,10 +25,11 @@ from rayserve_app.errors import (
     ServingError,
 )
 from rayserve_app.importing import import_from_string
+from rayserve_app.plain_values import PLAIN, as_numpy, exact_array
 from rayserve_app.requirements import Requirements, Strictness
 from rayserve_app.settings import Checksum, ModelSettings, parse_settings
 from rayserve_app.sources import fetch
-from rayserve_app.types import Array, Item, Metadata, Outputs
+from rayserve_app.types import Array, Item, Metadata, Outputs, describe
 
 READERS: Final = {("PIL.Image", "open"), ("PIL.ImageFile", "load")}
 """Where Pillow reads what it was given; what it raises there is of many kinds."""
@@ -36,6 +38,7 @@ READERS: Final = {("PIL.Image", "open"), ("PIL.ImageFile", "load")}
 class ClosureSettings(ModelSettings):
     """A closure is named by `function`, or lies in the file `pickle`."""
 
+    output: ClosureOutput = ClosureOutput()
     function: str | None = None
     """`package.module:function`, importable in the replica."""
     pickle: str | None = None
@@ -78,6 +81,7 @@ class ClosureBackend(Backend):
 
     def __init__(self, settings: ClosureSettings) -> None:
         self._settings = settings
+        self._outputs = settings.output.specs
         self.is_instant = settings.instant
         self._function: Callable[[Any], Any] | None = None
 
@@ -97,16 +101,17 @@ class ClosureBackend(Backend):
         if self._function is None:
             raise PredictError("The function is not loaded")
         try:
-            return _as_outputs(self._function(self._arguments(items)))
+            outputs = _as_outputs(self._function(self._arguments(items)))
         except Exception as exc:
             if self._settings.input.type in ("bytes", "string") and _is_of_an_image(exc):
                 # Pillow names the object that it reads from, too.
                 problem = str(exc).partition(" <")[0]
                 raise DecodeError(f"The image cannot be read: {problem}") from exc
             raise
+        return conform(outputs, self._outputs)
 
     def metadata(self) -> Metadata:
-        return Metadata(platform="python-closure")
+        return Metadata(platform="python-closure", outputs=self._outputs)
 
     def close(self) -> None:
         self._function = None
@@ -160,15 +165,45 @@ def _objects(values: Sequence[Any]) -> Array:
 
 
 def _as_outputs(result: Any) -> Outputs:
+    result = as_numpy(result)
     if isinstance(result, Mapping):
-        return {str(name): np.asarray(values) for name, values in result.items()}
+        return {str(name): _column(name, values) for name, values in result.items()}
     if isinstance(result, str | bytes) or not hasattr(result, "__iter__"):
         raise PredictError(
             "The function returned no list",
             expected="one result per item",
             got=type(result).__name__,
         )
-    return list(result)
+    return [value if type(value) in PLAIN else _item(value) for value in result]
+
+
+def _column(name: Any, values: Any) -> Array:
+    """Return what a function returns for one output, axis 0 being the items; of unlike shapes an
+    array of objects."""
+    try:
+        array = exact_array(as_numpy(values))
+    except ValueError:
+        array = _objects([as_numpy(value) for value in values])
+    if not array.ndim:
+        raise PredictError(
+            "The function returned no list",
+            expected="one per item",
+            got=describe(array),
+            path=str(name),
+        )
+    return array
+
+
+def _item(value: Any) -> Any:
+    """Return one item's result, tensors as arrays already here: the event loop shall not wait for a
+    GPU."""
+    try:
+        return as_numpy(value)
+    except Exception as exc:
+        kind = type(value).__qualname__
+        error = PredictError(f"A result cannot become an array: {exc}", got=kind)
+        error.__cause__ = exc
+        return error
 
 
 def _is_of_an_image(exc: Exception) -> bool:

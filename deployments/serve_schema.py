@@ -30,7 +30,7 @@ def check_values(document: Mapping[str, Any]) -> None:
     except ValidationError as exc:
         fault = exc.errors(include_url=False, include_context=False)[0]
         raise ConfigurationError(
-            " ".join(fault["msg"].removeprefix("Value error, ").split()),
+            " ".join(fault["msg"].removeprefix("Value error, ").split()).rstrip("."),
             got=None if fault["type"] == "missing" else shown(fault["input"]),
             path=_path(document, fault["loc"]),
         ) from exc

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from rayserve_app import buffers
 from rayserve_app.backend import Predictor
 from rayserve_app.errors import InvalidRequest, LoadError, PredictError, ShapeMismatch
 from rayserve_app.types import Array, Item, Metadata, TensorSpec, describe
+
+Shapes: TypeAlias = Mapping[str, tuple[int, ...] | None]
 
 
 class Function(NamedTuple):
@@ -26,14 +28,50 @@ class Function(NamedTuple):
     """The model: functions only borrow its variables."""
 
 
+class Batching(NamedTuple):
+    """What axis 0 of a signature's tensors is: TensorFlow does not say, but shapes do."""
+
+    size: int
+    """How many items one call takes; 0 for any number."""
+    inputs: frozenset[str]
+    """The inputs without a batch axis, which hold for a whole call."""
+    outputs: frozenset[str]
+    """The outputs without one, which a call answers once."""
+
+    @classmethod
+    def of(cls, inputs: Shapes, outputs: Shapes) -> Batching:
+        """Tell from the shapes of all inputs and outputs, None for unknown ranks."""
+        lengths = {
+            name: -1 if shape is None else shape[0] for name, shape in inputs.items() if shape != ()
+        }
+        answered = {-1 if shape is None else shape[0] for shape in outputs.values() if shape != ()}
+        is_free, fixed = -1 in lengths.values(), set(lengths.values()) - {-1}
+        size = 0
+        if len(fixed) == 1:
+            # It is a batch's length if an output has it too, or may have it.
+            (length,) = fixed
+            is_size = length == 1 or length in answered or (not is_free and -1 in answered)
+            size = length if is_size else 0
+        if not (size or is_free):
+            return cls(1, frozenset(inputs), frozenset(outputs))
+        batched = {name for name, length in lengths.items() if length in (-1, size)}
+        whole = {
+            name
+            for name, shape in outputs.items()
+            if shape is not None and shape[:1] not in ((-1,), (size,))
+        }
+        return cls(size, frozenset(inputs.keys() - batched), frozenset(whole))
+
+
 class Signature(Predictor):
     """Runs batches of items through one function.
 
     An item is a tensor (or, for DT_STRING, a string) where the signature has one input, and a
     mapping of input name to tensor where it has several; none carries the batch axis. Items are
     stacked along axis 0, whatever batch size the signature was traced with: one that fixes it to
-    k runs in pieces of k items, the last one padded with its own last item, and one with a scalar
-    input runs item by item, because a scalar holds for a whole call.
+    k runs in pieces of k items, the last one padded with its own last item. Items share a call only
+    if they have the same values of inputs that hold for a whole call; where an output does, which
+    may depend on all that is in the call, each item has a call of its own.
     """
 
     def __init__(
@@ -44,12 +82,10 @@ class Signature(Predictor):
         Args:
             outputs: which outputs to answer, in this order; empty for all.
         Raises:
-            LoadError: there is no such output, or the inputs cannot be batched.
+            LoadError: there is no such output.
         """
         self._tf = tf
-        self._name = name
         self._function = function
-        self._inputs = {each: _Input.of(each, spec) for each, spec in function.inputs.items()}
         names = outputs or tuple(function.outputs)
         for each in names:
             if each not in function.outputs:
@@ -59,26 +95,39 @@ class Signature(Predictor):
                     got=f"`{each}`",
                     path="outputs",
                 )
+        self._batching = batching = Batching.of(
+            {each: _shape(spec) for each, spec in function.inputs.items()},
+            {each: _shape(function.outputs[each]) for each in names},
+        )
+        self._inputs = {
+            each: _Input.of(each, spec, has_batch_axis=each not in batching.inputs)
+            for each, spec in function.inputs.items()
+        }
         self._metadata = Metadata(
             "tensorflow",
-            inputs=tuple(_tensor_spec(each, spec) for each, spec in function.inputs.items()),
-            outputs=tuple(_tensor_spec(each, function.outputs[each]) for each in names),
+            inputs=tuple(
+                _tensor_spec(each, spec, each not in batching.inputs)
+                for each, spec in function.inputs.items()
+            ),
+            outputs=tuple(
+                _tensor_spec(each, function.outputs[each], each not in batching.outputs)
+                for each in names
+            ),
         )
-        self._call_size = self._fixed_batch_size()
 
     def predict(self, items: Sequence[Item]) -> dict[str, Array]:
         """Run one batch.
 
-        Returns: the chosen outputs by name, in their order, axis 0 being the items. Numbers are
-            TensorFlow's own memory, read-only and not copied; DT_STRING comes as `bytes` in
-            object arrays.
+        Returns: the chosen outputs by name, in their order, axis 0 being the items: each has its
+            own of an output without a batch axis. Numbers are TensorFlow's own memory, read-only
+            and not copied; DT_STRING comes as `bytes` in object arrays.
         Raises:
             ShapeMismatch: an item's inputs, types or shapes are not the signature's; the path is
                 the input's name.
             PredictError: the graph failed, or answered something without the batch axis.
         """
         rows = [self._row(item) for item in items]
-        size = self._call_size or len(rows)
+        size = self._piece_size(rows)
         pieces = [self._call(rows[start : start + size]) for start in range(0, len(rows), size)]
         if len(pieces) == 1:
             return pieces[0]
@@ -105,16 +154,21 @@ class Signature(Predictor):
         """Describe the signature; an input or output of unknown rank has the shape ()."""
         return self._metadata
 
-    def _fixed_batch_size(self) -> int:
-        """Return how many items one call takes; 0 for any number."""
-        sizes = {each.batch_size for each in self._inputs.values()} - {-1}
-        if len(sizes) > 1:
-            raise LoadError(
-                f"Signature `{self._name}` cannot be batched",
-                expected="inputs of one batch size",
-                got=listed(each.describe(batched=True) for each in self._inputs.values()),
-            )
-        return sizes.pop() if sizes else 0
+    def bucket(self, item: Item) -> Hashable:
+        """Return a key of shapes, types and the values of inputs that hold for a whole call."""
+        whole = self._batching.inputs
+        key = super().bucket(item)
+        if not whole or not isinstance(item, Mapping):
+            return key
+        return key, tuple(np.asarray(item.get(name)).tobytes() for name in whole)
+
+    def _piece_size(self, rows: Sequence[Mapping[str, Array]]) -> int:
+        """Return how many items share a call."""
+        size, whole, once = self._batching
+        first = rows[0]
+        if once or any(not np.array_equal(row[n], first[n]) for row in rows[1:] for n in whole):
+            return 1
+        return size or len(rows)
 
     def _row(self, item: Item) -> dict[str, Array]:
         """Return an item's checked value for each input, without the batch axis."""
@@ -149,11 +203,13 @@ class Signature(Predictor):
         return {**known, missing.pop(): item["data"]}
 
     def _call(self, rows: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-        padding = max(self._call_size - len(rows), 0)
+        padding = max(self._batching.size - len(rows), 0)
         padded = [*rows, *[rows[-1]] * padding]
         outputs = self._execute(
             {name: each.stack([row[name] for row in padded]) for name, each in self._inputs.items()}
         )
+        for name in self._batching.outputs:
+            outputs[name] = np.broadcast_to(outputs[name], (len(padded), *outputs[name].shape))
         for name, array in outputs.items():
             if array.shape[:1] != (len(padded),):
                 raise PredictError(
@@ -186,24 +242,24 @@ class _Input(NamedTuple):
 
     name: str
     dtype: np.dtype[Any]  # object for DT_STRING
-    shape: tuple[int, ...] | None  # batch axis first, -1 where unknown; None for an unknown rank
+    shape: tuple[int, ...] | None  # as TensorFlow has it, -1 where unknown; None for unknown rank
+    has_batch_axis: bool  # which comes first
 
     @classmethod
-    def of(cls, name: str, spec: Any) -> _Input:
-        return cls(name, np.dtype(spec.dtype.as_numpy_dtype), _shape(spec))
+    def of(cls, name: str, spec: Any, *, has_batch_axis: bool) -> _Input:
+        return cls(name, np.dtype(spec.dtype.as_numpy_dtype), _shape(spec), has_batch_axis)
 
     @property
-    def batch_size(self) -> int:
-        """How many items one call takes; -1 for any number, 1 for a scalar."""
+    def item_shape(self) -> tuple[int, ...] | None:
         if self.shape is None:
-            return -1
-        return self.shape[0] if self.shape else 1
+            return None
+        return self.shape[1:] if self.has_batch_axis else self.shape
 
     def describe(self, *, batched: bool = False) -> str:
         dtype = "string" if self.dtype == object else self.dtype.name
         if self.shape is None:
             return f"{dtype} of any shape"
-        return f"{dtype} {self.shape if batched else self.shape[1:]}"
+        return f"{dtype} {self.shape if batched else self.item_shape}"
 
     def check(self, value: Any) -> Array:
         """Return one item's value as an array that fits, its type still to be cast."""
@@ -212,8 +268,7 @@ class _Input(NamedTuple):
         is_string = isinstance(value, bytes | str)
         # numpy's own string types lose zero bytes at the end.
         array = np.asarray(value, dtype=object if is_string else None)
-        dims = None if self.shape is None else self.shape[1:]
-        if not (self._takes_type_of(array) and _takes_shape_of(dims, array)):
+        if not (self._takes_type_of(array) and _takes_shape_of(self.item_shape, array)):
             raise self._misfit("a string" if is_string else describe(array))
         return array
 
@@ -224,8 +279,9 @@ class _Input(NamedTuple):
         return tensor.astype(self.dtype, copy=False)
 
     def stack(self, arrays: Sequence[Array]) -> Array:
-        """Return one item's array each as a batch of the input's type; one alone as a view."""
-        if self.shape == ():
+        """Return one item's array each as a batch of the input's type; one alone as a view, and of
+        what holds for all of them the first."""
+        if not self.has_batch_axis:
             return arrays[0].astype(self.dtype, copy=False)
         if len(arrays) == 1:
             return arrays[0].astype(self.dtype, copy=False)[None]
@@ -276,9 +332,9 @@ def _shape(spec: Any) -> tuple[int, ...] | None:
     return tuple(-1 if size is None else int(size) for size in spec.shape)
 
 
-def _tensor_spec(name: str, spec: Any) -> TensorSpec:
+def _tensor_spec(name: str, spec: Any, has_batch_axis: bool) -> TensorSpec:
     shape = _shape(spec)
-    return TensorSpec(name, spec.dtype.name, shape or ())
+    return TensorSpec(name, spec.dtype.name, shape or (), has_batch_axis or shape is None)
 
 
 def listed(names: Iterable[object], prefix: str = "") -> str:

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from deployments import model_files, torch_files
 from deployments.application import Application, build_application
 from deployments.torch_answers import Answers, ResultsAs, replaced
-from deployments.torch_arguments import Argument, read_arguments
+from deployments.torch_arguments import Arguments, BatchAs
 from deployments.torch_devices import Device, choose_device, import_torch, set_threads
 from deployments.torch_files import RUNS_CODE, SUFFIXES, Format, first_line, remedy_of
 from deployments.torch_images import DeviceNormalization, choose_normalization
@@ -54,7 +54,7 @@ class TorchSettings(FileSettings):
     until then; without it, on a GPU only."""
     classes: ClassSettings | None = None
     """Answer the best classes of the model's first output, by name."""
-    batch_as: Literal["tensor", "list"] | None = None
+    batch_as: BatchAs | None = None
     """Whether the module takes a batch as one tensor, or as a list of one tensor for each item,
     which may then be of unlike shapes, as detectors do. Read off TorchScript and annotations if
     not set."""
@@ -104,7 +104,7 @@ class TorchBackend(Backend):
         self._program: Program | None = None
         self._normalize: DeviceNormalization | None = None
         self._labels: tuple[str, ...] = ()
-        self._arguments: Mapping[str, Argument] | None = None
+        self._arguments = Arguments(None)
         self._answers: Answers | None = None
 
     def load(self) -> None:
@@ -139,7 +139,7 @@ class TorchBackend(Backend):
             program = torch_files.load_program(torch, path, device)
             self._program = Program(program, self._answers.named)
             self._module = program.module()
-            self._arguments = {spec.name: Argument(True, False) for spec in self._program.inputs}
+            self._arguments = Arguments.of_tensors([spec.name for spec in self._program.inputs])
             return
         if format == "torchscript":
             module = torch_files.load_torchscript(torch, path, device)
@@ -151,7 +151,7 @@ class TorchBackend(Backend):
             )
         layout = torch.channels_last if settings.channels_last else torch.preserve_format
         self._module = module.to(device, getattr(torch, settings.precision), memory_format=layout)
-        self._arguments = read_arguments(torch, module)
+        self._arguments = Arguments.of_module(torch, module, settings.batch_as)
 
     def predict(self, items: Sequence[Item]) -> Outputs:
         """Run one batch.
@@ -183,17 +183,8 @@ class TorchBackend(Backend):
         return best_classes(scores, self._labels, top_n=classes.top_n, softmax=classes.softmax)
 
     def bucket(self, item: Item) -> Hashable:
-        """Return a key that items must share; of unlike shapes where the module takes a list."""
-        if isinstance(item, np.ndarray):
-            return item.dtype.str if self._takes_list("") else super().bucket(item)
-        if isinstance(item, Mapping):
-            return tuple(
-                (name, value.dtype.str)
-                if self._takes_list(name) and isinstance(value, np.ndarray)
-                else (name, super(TorchBackend, self).bucket(value))
-                for name, value in item.items()
-            )
-        return super().bucket(item)
+        """Return a key that items must share; images of any shape where the module takes lists."""
+        return self._arguments.bucket(item)
 
     def metadata(self) -> Metadata:
         """Describe the loaded model: torch.export archives know their inputs and outputs, of other
@@ -229,13 +220,13 @@ class TorchBackend(Backend):
             item = item["data"]  # of an image with metadata
         program = self._program
         if isinstance(item, Mapping):
-            self._check_names(item)
+            self._arguments.check_names(item)
         elif program is not None and len(program.inputs) == 1:
             item = {program.inputs[0].name: item}
         elif program is not None:
             raise ShapeMismatch(
                 "The program takes several inputs",
-                expected=f"an array for each of {', '.join(self._arguments or ())}",
+                expected=f"an array for each of {', '.join(self._arguments.names)}",
                 got="a single value",
             )
         else:
@@ -246,20 +237,6 @@ class TorchBackend(Backend):
             return program.row(item, is_pixels=is_pixels)
         return {name: _number_array(name, value) for name, value in item.items()}
 
-    def _check_names(self, values: Mapping[str, Any]) -> None:
-        known = self._arguments
-        if known is None:
-            return
-        odd = [name for name in values if name not in known]
-        missing = [name for name in known if known[name].is_required and name not in values]
-        if odd or missing:
-            raise ShapeMismatch(
-                "There is no such input" if odd else "An input is missing",
-                expected=", ".join(known),
-                got=", ".join(values) or "nothing",
-                path=(odd or missing)[0],
-            )
-
     def _call(self, rows: Sequence[Mapping[str, Array]]) -> dict[str, Array] | list[Any]:
         assert self._device is not None
         padding = max(self._program.least_items - len(rows), 0) if self._program else 0
@@ -269,7 +246,7 @@ class TorchBackend(Backend):
             with self._device.stream(), torch.inference_mode():
                 feed = {name: self._send(name, padded) for name in rows[0]}
                 outputs = self._fetch(
-                    self._forward(feed), len(padded), any(map(self._takes_list, feed))
+                    self._forward(feed), len(padded), any(map(self._arguments.takes_list, feed))
                 )
         except (RuntimeError, torch.jit.Error) as exc:
             raise PredictError(
@@ -297,6 +274,7 @@ class TorchBackend(Backend):
                 "The model answered another number of results",
                 expected=f"{count}, one for each item",
                 got=str(len(results)),
+                remedy="If they are outputs of the whole batch: set `results_as: outputs`",
             )
         tensors: list[Any] = []
         replaced(results, self._torch.Tensor, tensors.append)
@@ -306,14 +284,6 @@ class TorchBackend(Backend):
         in_order = iter(arrays.values())
         fetched: list[Any] = replaced(results, self._torch.Tensor, lambda _: next(in_order))
         return fetched
-
-    def _takes_list(self, name: str) -> bool:
-        """Return whether an argument, the first one for no name, is a list of the items."""
-        if self._settings.batch_as is not None:
-            return self._settings.batch_as == "list"
-        arguments = self._arguments or {}
-        argument = arguments.get(name or next(iter(arguments), ""))
-        return argument is not None and argument.is_list
 
     def _forward(self, feed: Mapping[str, Any]) -> Any:
         if self._program is not None:
@@ -325,7 +295,7 @@ class TorchBackend(Backend):
 
     def _send(self, name: str, rows: Sequence[Mapping[str, Array]]) -> Any:
         arrays = [row[name] for row in rows]
-        if self._takes_list(name):
+        if self._arguments.takes_list(name):
             return [self._tensor([array])[0] for array in arrays]
         if len({(array.shape, array.dtype) for array in arrays}) > 1:
             raise ShapeMismatch(

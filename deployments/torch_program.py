@@ -84,7 +84,8 @@ def _spec(name: str, value: Any) -> TensorSpec:
     """Describe a tensor as it is sent and answered: halves as float32, batch axis first."""
     dtype = str(value.dtype).removeprefix("torch.")
     shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
-    return TensorSpec(name, "float32" if dtype in ("bfloat16", "float16") else dtype, shape)
+    dtype = "float32" if dtype in ("bfloat16", "float16") else dtype
+    return TensorSpec(name, dtype, shape, has_batch_axis=bool(shape))
 
 
 def _batch_sizes(inputs: Mapping[str, Any], ranges: Mapping[Any, Any]) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -23,7 +24,8 @@ def blank_item(inputs: Inputs, metadata: Metadata) -> Item | None:
     specs = metadata.inputs
     if settings.type == "image" and settings.size is not None:
         height, width = settings.size
-        return inputs.preprocess(np.zeros((height, width, 3), np.uint8))
+        pixels = inputs.preprocess(np.zeros((height, width, 3), np.uint8))
+        return pixels if len(specs) < 2 else _blank_metadata(pixels, specs)
     if settings.type in ("tensor", "tensors") and specs:
         blanks = {spec.name: _blank_tensor(spec) for spec in specs}
         known = {name: blank for name, blank in blanks.items() if blank is not None}
@@ -36,7 +38,16 @@ def blank_item(inputs: Inputs, metadata: Metadata) -> Item | None:
     return None
 
 
+def _blank_metadata(pixels: Array, specs: Sequence[TensorSpec]) -> Item | None:
+    """Return an image with values for a model's other inputs, which come as metadata."""
+    others = {
+        spec.name: _blank_tensor(spec) for spec in specs if len(spec.item_shape) < pixels.ndim
+    }
+    known = {name: blank for name, blank in others.items() if blank is not None}
+    return {"data": pixels, **known} if len(known) == len(others) == len(specs) - 1 else None
+
+
 def _blank_tensor(spec: TensorSpec) -> Array | None:
-    if not spec.shape or -1 in spec.shape[1:] or spec.dtype in ("", "string"):
+    if not spec.is_known or -1 in spec.item_shape or spec.dtype in ("", "string"):
         return None
-    return np.zeros(spec.shape[1:], spec.dtype)
+    return np.zeros(spec.item_shape, spec.dtype)

@@ -7,6 +7,7 @@ what it needs when it runs, so that `--help` stays quick and nothing else must b
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -67,17 +68,30 @@ def add_check(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("configs", type=Path, nargs="+", metavar="CONFIG", help="a Serve YAML")
     _add_environment(parser)
     parser.add_argument(
-        "--cores", type=Fraction, metavar="N", help="CPUs to place replicas on (default: all here)"
+        "--cores", type=number, metavar="N", help="CPUs to place replicas on (default: all here)"
+    )
+    parser.add_argument(
+        "--gpus", type=number, metavar="N", help="GPUs likewise (default: not looked at)"
     )
 
     def run(arguments: argparse.Namespace) -> int:
         from rayserve_app.configs import check_files
 
         return check_files(
-            arguments.configs, environment_file=arguments.environment, cores=arguments.cores
+            arguments.configs,
+            environment_file=arguments.environment,
+            cores=arguments.cores,
+            gpus=arguments.gpus,
         )
 
     return run
+
+
+def number(text: str) -> Fraction:
+    """Return an amount as it is written, in decimals; ValueError for anything else."""
+    if not re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+        raise ValueError(text)
+    return Fraction(text)
 
 
 def add_manifest(parser: argparse.ArgumentParser) -> Run:

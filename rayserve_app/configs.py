@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -56,7 +56,11 @@ class Demand(NamedTuple):
 
 
 def check_files(
-    paths: Sequence[Path], *, environment_file: Path | None = None, cores: Fraction | None = None
+    paths: Sequence[Path],
+    *,
+    environment_file: Path | None = None,
+    cores: Fraction | None = None,
+    gpus: Fraction | None = None,
 ) -> int:
     """Check Serve YAMLs, and say how each fares.
 
@@ -71,19 +75,26 @@ def check_files(
         try:
             environment = serve_environment(environment_file or file_beside(path), os.environ)
             document = read_document(path)
-            check(document, environment, cores=cores)
+            check(document, environment, cores=cores, gpus=gpus)
         except ConfigurationError as error:
             print(f"{path}: {error}", file=sys.stderr)
             status = 1
         else:
             print(f"{path}: no fault found")
-            if hint := hint_of_updates(document, cores):
+            if hint := hint_of_updates(document, cores, gpus):
                 print(f"{path}: {hint}", file=sys.stderr)
     return status
 
 
-def check(document: Mapping[str, Any], environment: Mapping[str, str], *, cores: Fraction) -> None:
-    """Check a Serve config for this environment and a machine, or a cluster, of so many cores.
+def check(
+    document: Mapping[str, Any],
+    environment: Mapping[str, str],
+    *,
+    cores: Fraction,
+    gpus: Fraction | None = None,
+) -> None:
+    """Check a Serve config for this environment and a machine, or a cluster, of so many cores, and
+    of so many GPUs if that is known.
 
     Raises: ConfigurationError: the first fault found, with the key's path.
     """
@@ -94,38 +105,60 @@ def check(document: Mapping[str, Any], environment: Mapping[str, str], *, cores:
             path = f"applications[{name_of(application, index)}]"
             _check_arguments(application, path)
             _check_deadline(application, environment, path)
-    asked = _asked_at_start(document)
-    if asked > cores:
-        raise ConfigurationError(
-            "The replicas that start first can never all be placed",
-            expected=f"at most {float(cores):g} CPUs in all",
-            got=f"{float(asked):g}",
-            path="applications",
-            remedy="num_cpus is a share for placement, not a number of threads",
-        )
+    for resource in _resources(cores, gpus):
+        asked = resource.asked_by(demands(document))
+        if asked > resource.there:
+            raise ConfigurationError(
+                "The replicas that start first can never all be placed",
+                expected=f"at most {float(resource.there):g} {resource.words} in all",
+                got=f"{float(asked):g}",
+                path="applications",
+                remedy=f"{resource.key} is a share for placement, not a number of threads",
+            )
 
 
-def hint_of_updates(document: Mapping[str, Any], cores: Fraction) -> str | None:
-    """Return what is to be known of updates that would wait for ever for room on so many cores, or
-    None where there is none: Serve starts the new replica first, and says little while it waits."""
-    left = cores - _asked_at_start(document)
-    extra = {
-        demand.application: demand.num_cpus * demand.surge(demand.at_start)
-        for demand in demands(document)
-    }
-    waiting = [name for name, asked in extra.items() if asked > left]
-    if not waiting:
-        return None
-    return (
-        f"there is no room to update {', '.join(waiting)}: new replicas start beside the old ones,"
-        f" which serve on, and would wait for ever for up to {float(max(extra.values())):g} CPUs,"
-        f" of which {float(left):g} are left. Lower num_cpus, or set max_surge_percent to 0, which"
-        " stops old replicas first"
-    )
+def hint_of_updates(
+    document: Mapping[str, Any], cores: Fraction, gpus: Fraction | None = None
+) -> str | None:
+    """Return what is to be known of updates that would wait for ever for room, or None where there
+    is room: Serve starts the new replica first, and says little while it waits."""
+    for resource in _resources(cores, gpus):
+        left = resource.there - resource.asked_by(demands(document))
+        extra = [
+            (resource.of(each) * each.surge(each.at_start), each.application)
+            for each in demands(document)
+        ]
+        waiting = dict.fromkeys(name for asked, name in extra if asked > left)
+        if waiting:
+            return (
+                f"there is no room to update {', '.join(waiting)}: new replicas start beside the"
+                " old ones, which serve on, and would wait for ever for up to"
+                f" {float(max(extra)[0]):g} {resource.words}, of which {float(left):g} are"
+                f" left. Lower {resource.key}, or set max_surge_percent to 0, which stops old"
+                " replicas first"
+            )
+    return None
 
 
-def _asked_at_start(document: Mapping[str, Any]) -> Fraction:
-    return sum((each.num_cpus * each.at_start for each in demands(document)), Fraction())
+class _Resource(NamedTuple):
+    """What replicas share, and how much of it there is."""
+
+    key: str
+    words: str
+    there: Fraction
+
+    def of(self, demand: Demand) -> Fraction:
+        """Return what one replica asks for."""
+        return demand.num_cpus if self.key == "num_cpus" else demand.num_gpus
+
+    def asked_by(self, asking: Iterable[Demand]) -> Fraction:
+        """Return what the replicas ask for that start first."""
+        return sum((self.of(each) * each.at_start for each in asking), Fraction())
+
+
+def _resources(cores: Fraction, gpus: Fraction | None) -> list[_Resource]:
+    found = [_Resource("num_cpus", "CPUs", cores)]
+    return found if gpus is None else [*found, _Resource("num_gpus", "GPUs", gpus)]
 
 
 def _is_own(application: Mapping[str, Any]) -> bool:

@@ -15,6 +15,8 @@ from rayserve_app.totals import METRICS, samples
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPEN: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
+MEDIA_TYPES: Final = (TEXT, OPEN)
+
 _FORMS: Final = {"text/plain": TEXT, "application/openmetrics-text": OPEN}
 
 _JSON: Final = "application/json"

@@ -12,10 +12,10 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from rayserve_app.codecs import base64, csv, image, image_header, json, npy
+from rayserve_app.codecs import base64, csv, image, image_header, json, lenient_json, npy
 from rayserve_app.codecs.form import MULTIPART, URLENCODED
 from rayserve_app.codecs.json_metadata import EncodedImage
-from rayserve_app.encoded_inputs import Encoded, EncodedInputs, is_image
+from rayserve_app.encoded_inputs import Encoded, EncodedInputs
 from rayserve_app.errors import (
     DecodeError,
     RequestTooLarge,
@@ -98,7 +98,7 @@ class Inputs:
         self._tensors = TensorInputs(settings, specs, self.check_count)
         self.preprocess = Preprocessing(settings, normalizes=normalizes_images)
         self._image_arrays = ImageArrays(settings, self.preprocess)
-        self._takes_image_arrays = settings.type == "image" and settings.codec == "raw"
+        self._takes_image_arrays = settings.type == "image"
         self._carries_bytes = settings.type in ("bytes", "image") or settings.codec != "raw"
         self._is_raw = settings.codec not in ("base64", "base64_urlsafe", "json_metadata")
         self.needs_decoding = settings.type == "image"
@@ -165,7 +165,7 @@ class Inputs:
             if isinstance(value, bytes | memoryview) and self._carries_bytes:
                 return self._encoded.read_bytes(value)
             if self._takes_image_arrays and is_array(value):
-                return list(self._from_image_arrays(value, "").items)
+                return [*self._from_image_arrays(value, "").items]
             if self._carries_bytes:
                 return self._encoded.read_json(value)
             if self.settings.type == "string":
@@ -230,7 +230,7 @@ class Inputs:
             return self.from_json_item(value, path=path)[0]
         try:
             if isinstance(value, np.ndarray) and self.settings.type == "image":
-                return self._image_arrays.read(value)
+                return self._with_metadata(self._image_arrays.read(value))
             if isinstance(value, np.ndarray) and not self._carries_bytes:
                 return self._tensors.one(value)
             if isinstance(value, bytes | bytearray | memoryview) and self._carries_bytes:
@@ -262,8 +262,12 @@ class Inputs:
             out=out,
         )
         array = self.preprocess(picture.pixels, out, picture.extent)
+        return self._with_metadata(array, encoded.metadata)
+
+    def _with_metadata(self, array: Array, metadata: Mapping[str, Any] | None = None) -> Item:
+        """Return the item that a decoded image is for this model's codec."""
         if self.settings.codec == "json_metadata":
-            return {**encoded.metadata, "data": array}
+            return {**(metadata or {}), "data": array}
         return array
 
     def check_count(self, count: int) -> None:
@@ -301,7 +305,7 @@ class Inputs:
             return json.work_bytes(body)
         is_octets = kind in ("", OCTETS, PACKED) or kind.startswith("image/")
         if is_octets and self.settings.codec == "packed_jpeg":
-            return 0 if is_image(body) else len(body)
+            return 0 if image_header.is_image(body) else len(body)
         if is_octets and self.settings.type in ("bytes", "image") and self._is_raw:
             return 0
         if self.settings.codec == "json_metadata":
@@ -320,7 +324,9 @@ class Inputs:
         def from_json(body: Buffer) -> Payload:
             raw = bytes(body)
             items = self._encoded.read_large(raw) if self._carries_bytes else None
-            return self.from_json(json.decode(raw)) if items is None else Payload(items, False)
+            if items is not None:
+                return Payload(items, False)
+            return self.from_json(lenient_json.decode(raw))
 
         if self._carries_bytes:
             readers: dict[str, BodyReader] = {OCTETS: self._from_octets, JSON: from_json}
@@ -378,7 +384,7 @@ class Inputs:
         items: list[Encoded] = []
         for index, array in enumerate(arrays):
             try:
-                items.append(self._image_arrays.read(array))
+                items.append(self._with_metadata(self._image_arrays.read(array)))
             except ShapeMismatch as exc:
                 place = f"{path}[{index}]" if is_batch else path
                 raise exc.at(place) if place else exc from exc.__cause__

@@ -14,10 +14,25 @@ from typing import Any, Final
 import numpy as np
 
 from rayserve_app.codecs import csv, json, npy, raw
-from rayserve_app.errors import DecodeError, NotAcceptable, PredictError
+from rayserve_app.errors import (
+    DecodeError,
+    InvalidRequest,
+    NotAcceptable,
+    PredictError,
+    ServingError,
+)
+from rayserve_app.plain_values import (
+    EXACT_IN_DOUBLE,
+    as_numpy,
+    exact_array,
+    simplify,
+    utf8,
+    widened,
+    with_text,
+)
 from rayserve_app.preferences import ranked
 from rayserve_app.settings import OutputCodec
-from rayserve_app.types import Array, Buffer, Reply, Row
+from rayserve_app.types import Array, Buffer, Reply, Row, TensorSpec
 
 MEDIA_TYPES: Final[Mapping[OutputCodec, str]] = {
     "json": "application/json",
@@ -63,8 +78,9 @@ def encode(rows: Sequence[Row], codec: OutputCodec, *, is_batch: bool) -> list[B
     Args:
         rows: one per item, in the request's order.
         codec: `json` writes a value, or a list of them for a batch, where several named outputs
-            make an object; `csv` a line per item; `npy` one array, which for several named outputs
-            is flat: output by output, item by item within each; `raw` the bytes alone.
+            make an object, and NaN and infinities are tokens; `csv` a line per item; `npy` one
+            array, which for several named outputs is flat: output by output, item by item within
+            each; `raw` the bytes alone.
         is_batch: whether one item's result still stands in a list.
 
     Raises:
@@ -72,7 +88,7 @@ def encode(rows: Sequence[Row], codec: OutputCodec, *, is_batch: bool) -> list[B
     """
     if codec == "json":
         values = [json_value(row) for row in rows]
-        return [json.encode(values if is_batch else values[0])]
+        return [json.encode(values if is_batch else values[0], with_nan=True)]
     if codec == "csv":
         return [csv.encode(_flat_values(row) for row in rows).encode()]
     columns = _columns(rows)
@@ -92,16 +108,37 @@ def named_arrays(rows: Sequence[Row]) -> dict[str, Array]:
     """
     if isinstance(rows[0].outputs, Mapping):
         return {name: _joined(name, runs) for name, runs in _columns(rows).items()}
-    values = [json_value(row) for row in rows]
+    values = [as_numpy(json_value(row)) for row in rows]
     if all(isinstance(value, NUMBERS) for value in values):
         try:
-            return {ONLY_OUTPUT: np.asarray(values)}
+            return {ONLY_OUTPUT: exact_array(values)}
         except ValueError:
             pass
     objects = np.empty(len(values), dtype=object)
     for index, value in enumerate(values):
         objects[index] = value
     return {ONLY_OUTPUT: objects}
+
+
+def whole_columns(columns: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Return columns with the outputs that have no batch axis as they are, once for all items.
+
+    Raises:
+        InvalidRequest: such an output is another one for each item.
+    """
+    found = dict(columns)
+    for spec in specs:
+        if spec.has_batch_axis or spec.name not in found:
+            continue
+        column = found[spec.name]
+        is_float = column.dtype.kind in "fc"
+        if not all(np.array_equal(each, column[0], equal_nan=is_float) for each in column[1:]):
+            raise InvalidRequest(
+                f"Output {spec.name!r} has no batch axis, and is not the same for all items",
+                remedy="Send one item in a request.",
+            )
+        found[spec.name] = column[:1].reshape(column.shape[1:])
+    return found
 
 
 def flat_shapes(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -149,22 +186,26 @@ def text_bytes(rows: Sequence[Row], codec: OutputCodec) -> int:
 
 def json_value(row: Row) -> Any:
     """Return what a result is in JSON: an object for several named outputs, else the value; of a
-    whole reply its body, parsed if it is JSON."""
+    whole reply its body, parsed if it is JSON, and bytes if it is not text."""
     value = row.value
     if isinstance(value, Reply):
-        try:
-            return json.decode(str(value))
-        except DecodeError:
-            return str(value)
+        return value.body if value.text is None else _parsed(value.text)
     if isinstance(row.outputs, Mapping) and len(value) == 1:
         return next(iter(value.values()))
     return value
 
 
+def _parsed(text: str) -> Any:
+    try:
+        return json.decode(text)
+    except DecodeError:
+        return text
+
+
 def _flat_values(row: Row) -> list[Any]:
     value = row.value
     parts = value.values() if isinstance(row.outputs, Mapping) else [value]
-    return [element for part in parts for element in _object_array([part]).ravel()]
+    return [element for part in parts for element in with_text(_object_array([part])).ravel()]
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, list[Array]]:
@@ -203,16 +244,18 @@ def _object_array(values: list[Any]) -> Array:
         array[0] = values[0]
         return array
     try:
-        return np.asarray(values)
-    except ValueError as exc:
-        raise PredictError("The result is not an array of one shape") from exc
+        return exact_array(values)
+    except ServingError:
+        raise
+    except Exception as exc:  # what foreign objects raise, and lists that are not rectangular
+        got = f"type {type(values[0]).__qualname__}"
+        raise PredictError("The result is not an array of one shape", got=got) from exc
 
 
 def _npy(columns: Mapping[str, list[Array]], *, is_batch: bool) -> list[Buffer]:
+    columns = {name: [_storable(array) for array in runs] for name, runs in columns.items()}
     arrays = [array for runs in columns.values() for array in runs]
-    dtype = np.result_type(*arrays)
-    if dtype.hasobject:
-        raise PredictError("The results are not arrays of numbers, so `.npy` cannot hold them")
+    dtype = _common_type(arrays)
     shapes = {array.shape[1:] for array in arrays}
     count = sum(len(array) for array in next(iter(columns.values())))
     if len(columns) > 1:
@@ -223,13 +266,77 @@ def _npy(columns: Mapping[str, list[Array]], *, is_batch: bool) -> list[Buffer]:
         raise PredictError(f"Results of unlike shapes {sorted(shapes)} make no one array")
     buffers: list[Buffer] = [npy.header(dtype, shape)]
     for array in arrays:
-        buffers += _raw(array.astype(dtype, copy=False))
+        buffers += _memory(array.astype(dtype, copy=False))
     return buffers
 
 
 def _raw(array: Array) -> list[Buffer]:
-    if array.dtype == object:
-        return [raw.encode(value) for value in array]
+    if array.dtype.kind in "SUO":
+        return [raw.encode(array)]
+    return _memory(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def _memory(array: Array) -> list[Buffer]:
     if not array.size:
         return []
-    return [np.ascontiguousarray(array).data.cast("B")]
+    # As numpy's own view, for not every type of number can be a buffer.
+    return [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data]
+
+
+def _storable(array: Array) -> Array:
+    """Return an array as `.npy` can hold it: bfloat16 as float32, and text as numpy's own.
+
+    Raises:
+        PredictError: it is of other objects, or of text that numpy would cut.
+    """
+    if array.dtype.isbuiltin == 2:
+        return widened(array)
+    if array.dtype != object:
+        return array
+    values = [simplify(each) for each in array.reshape(-1).tolist()]
+    if odd := [each for each in values if not isinstance(each, str | bytes)]:
+        got = f"type {type(odd[0]).__qualname__}"
+        raise PredictError(
+            "The results are not arrays of numbers or text, so `.npy` cannot hold them", got=got
+        )
+    texts = [utf8(each) for each in values]
+    # numpy gives every element the length of the longest one, and drops zeros at the end.
+    if len(texts) * max(map(len, texts), default=0) * 4 > MAX_TEXT_BYTES:
+        raise PredictError("The texts are too long for `.npy`")
+    if any(text.endswith("\0") for text in texts):
+        raise PredictError("`.npy` cannot hold a text that ends in a zero byte")
+    return np.array(texts, dtype=np.str_).reshape(array.shape)
+
+
+def _common_type(arrays: Sequence[Array]) -> np.dtype[Any]:
+    """Return the type of one array that holds what all of these do.
+
+    Raises:
+        PredictError: there is none; the sentence names theirs.
+    """
+    try:
+        dtype = np.result_type(*arrays)
+    except TypeError as exc:
+        raise _no_common_type(arrays) from exc
+    for array in arrays:
+        if array.dtype == dtype:
+            continue
+        if array.dtype.kind in "SU" and dtype.kind == array.dtype.kind:
+            continue
+        if dtype.kind in "SU" or (dtype.kind in "fc" and not _keeps_integers(array)):
+            raise _no_common_type(arrays)
+    return dtype
+
+
+def _keeps_integers(array: Array) -> bool:
+    if array.dtype.kind not in "iu" or array.dtype.itemsize < 8 or not array.size:
+        return True
+    return max(abs(int(array.min())), abs(int(array.max()))) <= EXACT_IN_DOUBLE
+
+
+def _no_common_type(arrays: Sequence[Array]) -> PredictError:
+    return PredictError(
+        "The outputs make no one array without loss",
+        got=", ".join(sorted({str(array.dtype) for array in arrays})),
+        remedy="Ask for JSON, or choose among `outputs`.",
+    )

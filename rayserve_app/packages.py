@@ -48,9 +48,10 @@ _NOTES: Final = "left-out.txt"
 _PYTHON: Final = f"Python {sys.version_info.major}.{sys.version_info.minor}"
 
 OWN_ENVIRONMENT: Final = (
-    "A process holds one version of each package. Give the model an environment of its own, with"
-    " this Python, this project, Ray and these requirements, and start its replicas there:"
-    " `ray_actor_options: {runtime_env: {py_executable: /path/to/it/bin/python}}`"
+    "A process holds one version of each package. Give the model an environment of its own: on each"
+    f" node `{_PYTHON.lower().replace(' ', '')} -m venv /path` and `/path/bin/pip install` of this"
+    " project with its extra `serve`, the framework's, and these requirements; then start its"
+    " replicas there, with `runtime_env: {py_executable: /path/bin/python}` in `ray_actor_options`"
 )
 
 
@@ -287,7 +288,7 @@ def _summary(told: str) -> str:
     starts = [number for number, line in enumerate(lines) if line.strip().startswith(_UV_ERRORS)]
     shown = lines[starts[0] :] if starts else lines[-5:]
     stripped = (line.strip(f" {_UV_ERRORS[1]}│├╰─▶") for line in shown)
-    return " ".join(stripped).removeprefix(_UV_ERRORS[0]).strip()
+    return " ".join(stripped).removeprefix(_UV_ERRORS[0]).strip().removesuffix(".")
 
 
 def _check_not_imported(distribution: Distribution, directory: Path) -> None:

@@ -60,6 +60,8 @@ def _fields_at(section_type: type[BaseModel], keys: list[str]) -> list[str]:
     """Return the known keys of the section that a path of keys leads to."""
     section = section_type
     for key in keys:
+        if key not in section.model_fields:
+            continue  # the key of a mapping of sections
         annotation = section.model_fields[key].annotation
         # An optional section is a union with None.
         kinds = [kind for kind in get_args(annotation) or (annotation,) if isinstance(kind, type)]

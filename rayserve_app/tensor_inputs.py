@@ -44,8 +44,8 @@ class TensorInputs:
     def split(self, array: Array, path: str) -> tuple[list[Array], bool]:
         """Return the items of an array, which is one, or many along an axis more; and whether it
         was many."""
-        rank = len(self.spec.shape) - 1
-        if not self.spec.shape or array.ndim == rank:
+        rank = len(self.spec.item_shape)
+        if not self.spec.is_known or array.ndim == rank:
             return [fit(array, self.spec)], False
         if array.ndim != rank + 1:
             raise ShapeMismatch(
@@ -76,7 +76,7 @@ class TensorInputs:
     def column(self, value: Any, path: str) -> tuple[list[Array], bool]:
         """Return the items of what a protocol with named inputs sends for the one input: as
         `nested` does, but of unknown shape axis 0 counts them."""
-        if self.spec.shape:
+        if self.spec.is_known:
             return self.nested(value, path)
         array = as_array(value, self.spec)
         return (self._rows(array), True) if array.ndim else ([fit(array, self.spec)], False)
@@ -94,16 +94,21 @@ class TensorInputs:
         return {name: self._element(name, element) for name, element in value.items()}
 
     def rows_of(self, columns: Mapping[str, Any], path: str) -> list[dict[str, Array]]:
-        """Return the items of named columns, whose axis 0 counts the items.
+        """Return the items of named columns, whose axis 0 counts the items; those of inputs
+        without a batch axis hold for all of them.
 
         Raises:
             ShapeMismatch: columns of unlike length; otherwise as for `mapping`.
         """
-        arrays = {
-            name: as_array(value, self.specs.get(name, TensorSpec(name, "", ())))
-            for name, value in columns.items()
+        specs = {name: self.specs.get(name, TensorSpec(name, "", ())) for name in columns}
+        arrays = {name: as_array(value, specs[name]) for name, value in columns.items()}
+        lengths = {
+            len(array) if array.ndim else -1
+            for name, array in arrays.items()
+            if specs[name].has_batch_axis
         }
-        lengths = {len(array) if array.ndim else -1 for array in arrays.values()}
+        if arrays and not lengths:
+            lengths = {1}
         if len(lengths) != 1 or lengths == {-1}:
             raise ShapeMismatch(
                 "Inputs of unlike length",
@@ -111,10 +116,14 @@ class TensorInputs:
                 got=", ".join(f"{name} {describe(array)}" for name, array in arrays.items()),
                 path=path,
             )
-        self._check_count(lengths.pop())
+        count = lengths.pop()
+        self._check_count(count)
+        rows = [
+            array if specs[name].has_batch_axis else [array] * count
+            for name, array in arrays.items()
+        ]
         return [
-            self.mapping(dict(zip(arrays, row, strict=True)))
-            for row in zip(*arrays.values(), strict=True)
+            self.mapping(dict(zip(arrays, row, strict=True))) for row in zip(*rows, strict=True)
         ]
 
     def _rows(self, array: Array) -> list[Array]:
@@ -133,5 +142,6 @@ def _only_spec(settings: InputSettings, specs: Sequence[TensorSpec]) -> TensorSp
     if settings.type in VECTOR_DTYPES:
         return TensorSpec("input", np.dtype(VECTOR_DTYPES[settings.type]).name, (-1, -1))
     declared = next(iter(specs), TensorSpec("input", "", ()))
-    shape = declared.shape if settings.shape is None else (-1, *settings.shape)
-    return TensorSpec(declared.name, settings.dtype or declared.dtype, shape)
+    if settings.shape is not None:
+        declared = TensorSpec(declared.name, declared.dtype, (-1, *settings.shape))
+    return declared._replace(dtype=settings.dtype or declared.dtype)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from rayserve_app.errors import ShapeMismatch
+from rayserve_app.plain_values import with_integers
 from rayserve_app.types import Array, TensorSpec, describe
 
 
@@ -17,13 +19,24 @@ def as_array(value: Any, spec: TensorSpec) -> Array:
         ShapeMismatch: the lists are not rectangular, or hold what is no number.
     """
     is_string = spec.dtype == "string"
+    if isinstance(value, Mapping) or (isinstance(value, str) and not is_string):
+        names = ", ".join(map(repr, list(value)[:5])) if isinstance(value, Mapping) else ""
+        raise ShapeMismatch(
+            "Not an array" if is_string else "Not an array of numbers",
+            expected=shape_text(spec),
+            got=f"object with {names or 'nothing'}" if isinstance(value, Mapping) else "str",
+            path=spec.name,
+        )
     if isinstance(value, list) and not is_string and (odd := _find_no_number(value)) is not None:
         # numpy would make every element as long as the longest string.
         raise ShapeMismatch(
             "Not an array of numbers", expected=shape_text(spec), got=odd.__name__, path=spec.name
         )
     try:
-        return np.asarray(value, dtype=object if is_string else None)
+        array = np.asarray(value, dtype=object if is_string else None)
+        # Where integers are wanted, or nobody says what is, they must not be rounded.
+        is_float = spec.dtype != "" and not is_string and np.dtype(spec.dtype).kind not in "iu"
+        return array if is_float else with_integers(array, value)
     except ValueError as exc:
         raise ShapeMismatch(
             "Not a rectangular array", expected=shape_text(spec), path=spec.name
@@ -46,15 +59,18 @@ def fit(array: Array, spec: TensorSpec) -> Array:
     """Check one item against its specification and convert it to the model's type, within a kind
     (integers may become floats, never the reverse)."""
     dtype = np.dtype(spec.dtype) if spec.dtype and spec.dtype != "string" else array.dtype
-    if array.dtype.kind not in "biufc" and spec.dtype != "string":
+    is_number = array.dtype.kind in "biufc" or array.dtype.isbuiltin == 2  # bfloat16
+    if not is_number and spec.dtype != "string":
         raise ShapeMismatch(
             "Not an array of numbers",
             expected=shape_text(spec),
             got=describe(array),
             path=spec.name,
         )
-    shape = spec.shape[1:]
-    fits = not spec.shape or (
+    shape = spec.item_shape
+    if not (shape or spec.has_batch_axis) and array.size == 1:
+        array = array.reshape(())  # a scalar in brackets, for protocols that have no other
+    fits = not spec.is_known or (
         array.ndim == len(shape)
         and all(want in (-1, got) for want, got in zip(shape, array.shape, strict=True))
     )
@@ -92,7 +108,7 @@ def whole(array: Array, spec: TensorSpec) -> Array:
 
 def shape_text(spec: TensorSpec) -> str:
     """Return `float32 (8, *)`: one item's type and shape, `*` for any."""
-    if not spec.shape:
+    if not spec.is_known:
         return spec.dtype or "numbers"
-    dims = ["*" if size == -1 else str(size) for size in spec.shape[1:]]
+    dims = ["*" if size == -1 else str(size) for size in spec.item_shape]
     return f"{spec.dtype or 'numbers'} ({', '.join(dims)})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -27,6 +26,8 @@ class Invocation(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
     """All headers as the client sent them, if it did by HTTP; the three above are the protocol's,
     which may have them elsewhere. Equal requests for a model's `cache` are equal without these."""
+    is_field: bool = False
+    """Whether the body is the field `body` alone of the form that the content type speaks of."""
 
 
 class Reply(NamedTuple):
@@ -38,15 +39,15 @@ class Reply(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
     """Others than the content type, by their names in lower case."""
 
-    def __str__(self) -> str:
-        """Return the body as text, or in base64 where it is none: for protocols that carry only
-        text or JSON."""
+    @property
+    def text(self) -> str | None:
+        """The body as text, None where it is not: for protocols that carry only text or JSON."""
         if isinstance(self.body, str):
             return self.body
         try:
             return self.body.decode()
         except UnicodeDecodeError:
-            return b64encode(self.body).decode()
+            return None
 
 
 class FailedInvocation(PredictError):
@@ -86,11 +87,25 @@ class Row(NamedTuple):
 
 
 class TensorSpec(NamedTuple):
-    """One input or output of a model. Unknown dimensions are -1; axis 0 is the batch."""
+    """One input or output of a model. Unknown dimensions are -1; axis 0 is the batch, and a shape
+    without axes is an unknown one, unless the tensor has no batch axis."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    has_batch_axis: bool = True
+    """False for what holds for a whole call: a scalar like `keep_prob`, a constant list of
+    labels."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the shape says something."""
+        return bool(self.shape) or not self.has_batch_axis
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """The shape of one item's value, if it is known."""
+        return self.shape[1:] if self.has_batch_axis else self.shape
 
 
 class Metadata(NamedTuple):

@@ -114,7 +114,8 @@ def describe_metadata(metadata: Metadata) -> dict[str, Any]:
 
 
 def _describe_spec(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.dtype, "shape": list(spec.shape)}
+    described = {"name": spec.name, "datatype": spec.dtype, "shape": list(spec.shape)}
+    return described if spec.has_batch_axis else described | {"has_batch_axis": False}
 
 
 def _without_shape(settings: InputSettings, specs: Sequence[TensorSpec]) -> InputSettings:

@@ -274,6 +274,38 @@ def test_updates_that_would_wait_for_ever_are_told(
     assert hint_of_updates(others, Fraction(1)) is None
 
 
+def test_gpus_are_looked_at_where_they_are_counted() -> None:
+    config = read_document(CONFIGS / "gpu.yaml")
+    assert hint_of_updates(config, Fraction(2)) is None
+    assert hint_of_updates(config, Fraction(2), Fraction(3)) is None
+    check(config, ENVIRONMENT, cores=Fraction(2), gpus=Fraction(2))
+    hint = hint_of_updates(config, Fraction(2), Fraction(2))
+    assert hint is not None
+    assert hint.startswith("there is no room to update yolov3: ")
+    assert "up to 1 GPUs, of which 0.75 are left. Lower num_gpus" in hint
+    with pytest.raises(ConfigurationError, match=r"at most 1 GPUs in all, got 1\.25"):
+        check(config, ENVIRONMENT, cores=Fraction(2), gpus=Fraction(1))
+
+
+def test_command_tells_of_updates_without_room_and_is_content(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "a.yaml"
+    config.write_text(yaml.safe_dump(example()))
+    assert main(["check", "--cores", "0.9", str(config)]) == 0
+    output = capsys.readouterr()
+    assert output.out == f"{config}: no fault found\n"
+    assert output.err.startswith(f"{config}: there is no room to update a: ")
+    assert main(["check", "--cores", "1", "--gpus", "0", str(config)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "1/0", "1/2", "1e3", "x", "", "\u0661"])
+def test_amounts_are_decimals(text: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["check", "--cores", text, "app.yaml"])
+
+
 @pytest.mark.parametrize("import_path", ["deployments.closures:build", "deployments.closure:make"])
 def test_builder_that_is_not_there_is_refused(import_path: str) -> None:
     with pytest.raises(ConfigurationError) as caught:

@@ -370,9 +370,10 @@ def test_haproxy_outlives_serves_actor_and_its_configuration_the_next_ones_first
 
 
 def test_it_ends_with_serve(node: Node) -> None:
-    """Serve kills the launcher, and then its actor."""
+    """Serve kills the launcher, waits for it, and kills its actor."""
     _, actor, launcher = node.start_below_actor()
     launcher.kill()
+    eventually(lambda: launcher.status() == psutil.STATUS_ZOMBIE)
     actor.kill()
     eventually(lambda: [each for each in node.processes() if each.ppid() != actor.pid] == [])
 

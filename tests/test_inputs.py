@@ -482,13 +482,14 @@ def test_every_fault_in_a_body_names_its_place(
         (
             "image",
             "packed_jpeg",
-            "application/json or application/octet-stream or application/x-packed-jpeg"
-            " or text/plain or image/*",
+            "application/json or application/octet-stream or application/x-npy"
+            " or application/x-packed-jpeg or text/plain or image/*",
         ),
         (
             "image",
             "base64",
-            "application/json or application/octet-stream or text/plain or image/*",
+            "application/json or application/octet-stream or application/x-npy or text/plain"
+            " or image/*",
         ),
         ("string", "raw", "application/json or application/octet-stream or text/plain"),
         ("doubles", "raw", "application/json or application/x-npy or text/csv"),
@@ -808,3 +809,66 @@ def test_an_image_without_a_content_type_is_one_for_models_of_base64_too(
 def test_text_that_is_no_base64_is_refused_without_a_content_type() -> None:
     with pytest.raises(DecodeError):
         columns_of({"type": "string", "codec": "base64"}).from_body(b"no base64!", None)
+
+
+def test_nan_and_infinities_come_as_pythons_json_writes_them() -> None:
+    inputs = create_inputs("doubles")
+    values = [1.5, float("nan"), float("-inf"), 3]
+    for body, kind in (
+        (json.dumps(values), "application/json"),
+        ("1.5,nan,-inf,3", "text/csv"),
+    ):
+        (item,) = inputs.from_body(body.encode(), kind).items
+        np.testing.assert_array_equal(item, values)
+    with pytest.raises(ShapeMismatch):
+        create_inputs("integers").from_body(b"[1, NaN]", "application/json")
+    with pytest.raises(DecodeError, match="not JSON"):
+        inputs.from_body(b"[1, Nan]", "application/json")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        ("uint64", [2**64 - 1, 1]),
+        ("uint64", [2**63, 2**53 + 1]),
+        ("int64", [-(2**63), 2**63 - 1]),
+        (None, [2**64 - 1, 1]),
+        (None, [2**53 + 1, -1]),
+    ],
+)
+def test_large_integers_stay_exact(dtype: str | None, values: list[int]) -> None:
+    inputs = Inputs(
+        InputSettings.model_validate({"type": "tensor", "shape": [2], "dtype": dtype}),
+        LimitSettings(),
+    )
+    for found in (
+        inputs.from_body(json.dumps(values).encode(), "application/json").items[0],
+        inputs.from_columns({"tensor": [values]}).items[0],
+        inputs.from_json_item(values, path="")[0],
+    ):
+        assert found.tolist() == values
+        assert found.dtype.kind in "iu"
+
+
+@pytest.mark.parametrize("values", [[2**64 - 1, -1], [2**53 + 1, 0.5], [2**64, 1]])
+def test_integers_that_no_type_holds_are_refused(values: list[float]) -> None:
+    for dtype in ("uint64", "int64"):
+        inputs = Inputs(
+            InputSettings.model_validate({"type": "tensor", "shape": [2], "dtype": dtype}),
+            LimitSettings(),
+        )
+        with pytest.raises(ShapeMismatch):
+            inputs.from_body(json.dumps(values).encode(), "application/json")
+
+
+def test_a_scalar_input_is_a_number() -> None:
+    specs = (TensorSpec("x", "float32", (-1, 2)), TensorSpec("p", "float32", (), False))
+    inputs = columns_of({"type": "tensors"}, *specs)
+    for value in (0.5, [0.5], [[0.5]], np.array(0.5), np.array([0.5])):
+        items = inputs.from_columns({"x": [[1, 2], [3, 4]], "p": value}).items
+        assert [item["p"].shape for item in items] == [()] * 2  # type: ignore[union-attr,call-overload]
+        (alone,) = inputs.from_json({"x": [1, 2], "p": value}).items
+        assert alone["p"] == 0.5  # type: ignore[call-overload]
+    for value in ([0.5, 0.5], "a", None):
+        with pytest.raises(ShapeMismatch):
+            inputs.from_columns({"x": [[1, 2], [3, 4]], "p": value})

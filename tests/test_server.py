@@ -20,6 +20,7 @@ import pexpect
 import psutil
 import pytest
 
+from rayserve_app.cli import main
 from rayserve_app.errors import ConfigurationError
 from rayserve_app.server.output import ProgressFilter
 from rayserve_app.server.ports import Port, describe_taken, is_taken, serve_ports
@@ -138,9 +139,16 @@ def test_ports_follow_the_environment_and_grpc_only_with_servicers(tmp_path: Pat
 def test_port_variable_that_is_no_port_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "app.yaml"
     path.write_text("applications: [{}]")
-    environment = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_HAPROXY_STATS_PORT": "off"}
-    with pytest.raises(ConfigurationError, match="RAY_SERVE_HAPROXY_STATS_PORT is no port"):
-        serve_ports(read_config(path), environment)
+    for text in ("off", "9" * 5000, "0", ""):
+        environment = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_HAPROXY_STATS_PORT": text}
+        with pytest.raises(ConfigurationError, match="RAY_SERVE_HAPROXY_STATS_PORT is no port"):
+            serve_ports(read_config(path), environment)
+
+
+@pytest.mark.parametrize("host", ["a..b", "a\0b", "no such host", "x" * 300, "\udc80", "1:2"])
+def test_host_that_cannot_be_one_is_refused(host: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"cannot be bound on .*http_options\.host"):
+        is_taken(Port(20_000, "HTTP", "http_options.port", host))
 
 
 def test_taken_port_is_told_with_its_owner() -> None:
@@ -242,6 +250,35 @@ app = Model.bind()
 slow = Slow.bind()
 broken = Broken.bind()
 """
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{http_options: {port: '80'}, applications: [{name: a, import_path: 'a:b'}]}", "port"),
+        ("applications: [{name: a, import_path: 'a:b', args: 5}]", "applications[a].args"),
+        ("applications: [{name: a}]", "Field required - at `applications[a].import_path`"),
+        (
+            "applications: [{name: a, import_path: 'a:b'}, {name: a, import_path: 'a:b'}]",
+            "remove all duplicates: got [{'name': 'a', 'import_path': 'a:b'}, ",
+        ),
+        (
+            "applications: [{import_path: 'a:b', deployments: [{name: M, num_replicas: 0}]}]",
+            "at `applications[0].deployments[M].num_replicas`",
+        ),
+    ],
+)
+def test_what_serve_would_refuse_is_one_line_before_it_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    config = tmp_path / "app.yaml"
+    config.write_text(text)
+    assert main(["serve", str(config)]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("rayserve-app: ")
+    assert message in output.err
+    assert output.err.count("\n") == 1
 
 
 @dataclass
@@ -453,10 +490,14 @@ def test_killed_supervisor_takes_serve_along(server: Server) -> None:
 
 @pytest.mark.serve
 def test_end_of_serve_itself_is_told_with_its_last_lines(server: Server) -> None:
-    server.write_config("{name: echo, route_prefix: /echo}")
     terminal = server.start()
-    terminal.expect(r"`serve run` ended by itself \(exit status 1\)\. Its last lines:")
-    terminal.expect("import_path")
+    terminal.expect("Starting Serve with ")
+    terminal.expect("Waiting for echo")
+    for process in psutil.Process(terminal.pid).children():
+        if "ray.serve.scripts" in process.cmdline():
+            process.kill()
+    terminal.expect(r"`serve run` ended by itself \(signal 9\)\. Its last lines:")
+    terminal.expect("    .+")
     terminal.expect(pexpect.EOF)
     terminal.close()
     assert terminal.exitstatus == 1

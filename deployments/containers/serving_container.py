@@ -19,8 +19,8 @@ import requests
 from deployments.tensorflow_serving.model_server import ModelServer
 from deployments.tensorflow_serving.prediction_rest import PredictionRest, RestServer
 from deployments.tensorflow_serving.prediction_service import PredictionService
-from rayserve_app.custom_attributes import tfs_attributes
 from rayserve_app.errors import LoadError
+from rayserve_app.tensorflow_container import tfs_attributes
 from rayserve_app.types import FailedInvocation, Invocation, Reply
 
 Handler = Callable[[Any, Any], Any]

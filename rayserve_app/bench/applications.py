@@ -22,7 +22,7 @@ TWICE: Final = "{}-twice"
 GATEWAY: Final = "image-gateway"
 """One replica of a gateway, at the server's root, whose default model is `image-example`."""
 
-NUM_CPUS: Final = 0.03
+NUM_CPUS: Final = 0.02
 """For placement only: with the YAML's own, all must fit on one core."""
 
 

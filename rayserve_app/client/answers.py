@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from rayserve_app import errors
 from rayserve_app.client.errors import UnexpectedAnswer
-from rayserve_app.codecs import json, npy
+from rayserve_app.codecs import json, lenient_json, npy
 from rayserve_app.errors import DecodeError, ServingError
 from rayserve_app.inputs import JSON, NPY, OCTETS, media_type
 from rayserve_app.types import Array
@@ -79,7 +79,7 @@ class Answer(NamedTuple):
             if kind == NPY:
                 return self._array()
             if kind == JSON:
-                return json.decode(self.content)
+                return lenient_json.decode(self.content)
             if kind == OCTETS:
                 return bytes(self.content)
             if kind.startswith("text/") and kind != "text/html":

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rayserve_app.errors import DecodeError, PredictError
+from rayserve_app.plain_values import simplify, utf8
 from rayserve_app.types import Buffer
 
 
@@ -39,10 +40,11 @@ def decode(data: Buffer | str) -> list[list[float | str]]:
 def encode(rows: Iterable[Iterable[Any]]) -> str:
     r"""Encode rows of scalars, each line ended by "\n".
 
-    Floats are written in the shortest form that their own type reads back.
+    Floats are written in the shortest form that their own type reads back; those of half precision
+    with the digits of float32, which say exactly what they are. Bytes are the text that they hold.
 
     Raises:
-        PredictError: A row that is not one, or a field that is no scalar.
+        PredictError: A row that is not one, or a field that is no scalar, or is not text.
     """
     lines = _Lines()
     writer = csv.writer(lines)
@@ -51,6 +53,9 @@ def encode(rows: Iterable[Iterable[Any]]) -> str:
     except (TypeError, csv.Error) as exc:
         raise PredictError(f"a result cannot be written as CSV: {exc.__cause__ or exc}") from exc
     return "".join(lines)
+
+
+_NUMBERS = frozenset({int, float, bool, np.float32, np.float64, np.int32, np.int64, np.uint8})
 
 
 class _Lines(list[str]):
@@ -77,6 +82,13 @@ def _scalars(row: Iterable[Any]) -> Iterator[Any]:
     if isinstance(row, str | bytes):
         raise TypeError(f"a row of type {type(row).__name__}")
     for field in row:
-        if not isinstance(field, str | int | float | np.number | np.bool_ | None):
-            raise TypeError(f"a field of type {type(field).__name__}")
-        yield field
+        yield field if type(field) in _NUMBERS else _text_field(field)
+
+
+def _text_field(field: Any) -> Any:
+    field = simplify(field)
+    if isinstance(field, str | bytes):
+        return utf8(field)
+    if not isinstance(field, int | float | np.number | np.bool_ | None):
+        raise TypeError(f"a field of type {type(field).__name__}")
+    return field

@@ -90,6 +90,11 @@ def parse(body: Buffer, content_type: str | None, *, max_fields: int = MAX_FIELD
     )
 
 
+def is_form(kind: str) -> bool:
+    """Return whether a media type, in lower case, is a form's."""
+    return kind in (MULTIPART, URLENCODED)
+
+
 def work_bytes(body: Buffer, content_type: str | None) -> int:
     """Return how much `parse` has to do, as `json.work_bytes` measures it: a file passes as it is,
     but its head is read byte by byte."""

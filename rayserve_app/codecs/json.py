@@ -1,6 +1,7 @@
 """JSON, RFC 8259, through orjson.
 
-NaN and infinities are refused both ways, as JSON has no such numbers.
+JSON has no NaN and no infinities. They are refused, both ways, unless a caller wants to write the
+tokens `NaN`, `Infinity` and `-Infinity`, as Python's `json` does. Bytes are text, or `{"b64"}`.
 """
 
 from __future__ import annotations
@@ -8,8 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import suppress
-from enum import Enum
-from itertools import islice
+from itertools import chain, islice, zip_longest
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,15 @@ import orjson
 
 from rayserve_app.codecs import image_header
 from rayserve_app.errors import DecodeError, PredictError
+from rayserve_app.plain_values import simplify, text_of, with_text
 from rayserve_app.types import Array, Buffer
 
 MAX_DEPTH = 64
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS
+# orjson writes null for NaN and infinities, and NaT as a time.
+_NO_TIME, _NO_TIME_NS = b'"1970-01-01T', b'"1677-09-21T'
+_TOKENS = {"nan": b"NaN", "inf": b"Infinity", "-inf": b"-Infinity"}
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
 
 
@@ -124,22 +128,26 @@ def _count(raw: bytes, character: bytes) -> int:
     return count
 
 
-def encode(value: Any) -> bytes:
-    """Encode compactly: numpy arrays as nested arrays, numpy scalars as their values.
+def encode(value: Any, *, with_nan: bool = False) -> bytes:
+    """Encode compactly: numpy arrays as nested arrays, numpy scalars as their values, and whatever
+    else is returned as `plain_values` says.
+
+    Args:
+        with_nan: Whether NaN and infinities are written, as tokens that JSON lacks.
 
     Raises:
-        PredictError: A float that is not finite (with its path), a type that JSON lacks.
+        PredictError: A float that is not finite, or a type that has no form (with its path).
     """
     try:
         text = _dump(value)
+        if not (b"null" in text or _NO_TIME in text or _NO_TIME_NS in text):
+            return text
+    except TypeError:
+        pass  # what orjson does not write, or where it is, is found below
+    try:
+        return _dump(_spelled(value, with_nan=with_nan))
     except TypeError as exc:
         raise PredictError(f"a result cannot be written as JSON: {exc.__cause__ or exc}") from exc
-    # orjson writes null for NaN and infinities, so without a null there are none.
-    if b"null" in text and (path := _find_non_finite(value)) is not None:
-        raise PredictError(
-            "a result cannot be written as JSON", got="NaN or infinity", path=path.lstrip(".")
-        )
-    return text
 
 
 def _too_deep() -> DecodeError:
@@ -188,7 +196,7 @@ def _decode(raw: bytes) -> Any:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as exc:
         name = image_header.evident_format(raw)
-        remedy = f"It is a {name} image: say so in the Content-Type" if name else None
+        remedy = f"It is a {name} image, which JSON holds in base64" if name else None
         raise DecodeError(f"not JSON: {exc}", remedy=remedy) from exc
 
 
@@ -284,55 +292,75 @@ def _dump_at_once(value: Any) -> bytes:
 
 def _plain(value: Any) -> Any:
     """Return what orjson can write in place of a value that it cannot."""
-    if isinstance(value, np.ndarray):
-        return _plain_array(value)
-    raise TypeError(f"type {type(value).__qualname__}")
+    found = simplify(value)
+    if isinstance(found, np.ndarray):
+        return _plain_array(found)
+    if isinstance(found, bytes):
+        return text_of(found)
+    if found is value:
+        raise TypeError(f"type {type(value).__qualname__}")
+    return found
 
 
 def _plain_array(array: Array) -> Any:
-    kind = array.dtype.kind
-    if kind == "S":
-        return np.char.decode(array, "utf-8").tolist()
-    if kind in "UO" or (array.ndim == 0 and kind in "biuf"):
-        return array.tolist()
-    if _is_plain(array):
-        return np.ascontiguousarray(array)
-    raise TypeError(f"type ndarray of {array.dtype}")
+    array = with_text(array)
+    if array.dtype == object or not array.ndim:
+        return array[()] if not array.ndim else array.tolist()
+    return np.ascontiguousarray(array)
 
 
 def _is_plain(array: Array) -> bool:
     return array.dtype.kind in "biuf" and array.dtype.itemsize <= 8
 
 
-def _find_non_finite(value: Any) -> str | None:
-    """Return the path of the first float in `value` that is not finite."""
-    if isinstance(value, float | np.floating):
-        return None if math.isfinite(value) else ""
+def _spelled(value: Any, *, with_nan: bool, depth: int = 0) -> Any:
+    """Return a value in which there is nothing left that orjson writes wrongly or not at all."""
+    if depth > MAX_DEPTH:
+        raise PredictError("a result is nested too deeply", expected=f"at most {MAX_DEPTH} levels")
+    value = simplify(value)
     if isinstance(value, np.ndarray):
-        return _find_non_finite_element(value)
-    if isinstance(value, Enum):
-        return _find_non_finite(value.value)
+        if value.dtype.kind == "f" and value.dtype.itemsize <= 8:
+            return _spelled_floats(value, with_nan=with_nan)
+        if value.dtype.kind in "biu":
+            return value
+        value = with_text(value).tolist()
+    if isinstance(value, bytes):
+        return text_of(value)
+    if isinstance(value, float | np.floating) and not math.isfinite(value):
+        return _spelled_floats(np.asarray(value), with_nan=with_nan)
+    if type(value) is int and not -(1 << 63) <= value < 1 << 64:
+        return orjson.Fragment(str(value))
     if isinstance(value, dict):
-        steps = ((f".{key}", item) for key, item in value.items())
+        steps = [(str(key), key, each) for key, each in value.items()]
     elif isinstance(value, list | tuple):
-        steps = ((f"[{index}]", item) for index, item in enumerate(value))
+        steps = [(f"[{index}]", index, each) for index, each in enumerate(value)]
     else:
-        return None
-    for step, item in steps:
-        if (path := _find_non_finite(item)) is not None:
-            return step + path
-    return None
+        return value
+    found = []
+    for place, key, each in steps:
+        try:
+            found.append((key, _spelled(each, with_nan=with_nan, depth=depth + 1)))
+        except PredictError as exc:
+            raise exc.at(place) from exc.__cause__
+    return dict(found) if isinstance(value, dict) else [each for _, each in found]
 
 
-def _find_non_finite_element(array: Array) -> str | None:
-    if array.dtype.kind == "O":
-        return _find_non_finite(array.tolist())
-    if array.dtype.kind != "f":
-        return None
-    finite = np.isfinite(array)
-    if finite.all():
-        return None
-    return "".join(f"[{index}]" for index in np.unravel_index(finite.argmin(), array.shape))
+def _spelled_floats(array: Array, *, with_nan: bool) -> Any:
+    is_odd = ~np.isfinite(array)
+    if not is_odd.any():
+        return array
+    if not with_nan:
+        place = np.unravel_index(is_odd.argmax(), array.shape)
+        raise PredictError(
+            "a result cannot be written as JSON",
+            got="NaN or infinity",
+            path="".join(f"[{index}]" for index in place),
+        )
+    native = array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
+    text = b"".join(_blocks(native)) if array.ndim else b"null"
+    tokens = (_TOKENS[str(each)] for each in array[is_odd].tolist())
+    pieces = zip_longest(text.split(b"null"), tokens, fillvalue=b"")
+    return orjson.Fragment(b"".join(chain.from_iterable(pieces)))
 
 
 def _kind(value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from rayserve_app.codecs import json
+from rayserve_app.codecs import json, lenient_json
 from rayserve_app.errors import DecodeError, RequestTooLarge
 from rayserve_app.types import Buffer
 
@@ -34,7 +34,7 @@ def decode(data: Buffer, *, max_items: int) -> list[Any]:
         if not line or line.isspace():
             continue
         try:
-            values.append(json.decode(line))
+            values.append(lenient_json.decode(line))
         except DecodeError as exc:
             raise exc.at(f"lines[{index}]") from exc.__cause__
     return values
@@ -44,6 +44,6 @@ def encode(values: Iterable[Any]) -> bytes:
     r"""Encode one value per line, each ended by "\n".
 
     Raises:
-        PredictError: as for JSON.
+        PredictError: as for JSON, but NaN and infinities are tokens.
     """
-    return b"".join(json.encode(value) + b"\n" for value in values)
+    return b"".join(json.encode(value, with_nan=True) + b"\n" for value in values)

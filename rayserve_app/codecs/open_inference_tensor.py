@@ -15,6 +15,7 @@ import numpy as np
 
 from rayserve_app.codecs import json
 from rayserve_app.errors import DecodeError, NotAcceptable, PredictError
+from rayserve_app.plain_values import simplify, utf8
 from rayserve_app.types import Array, Buffer
 
 DTYPES: Final[Mapping[str, str]] = {
@@ -277,6 +278,7 @@ def _check_kinds(flat: list[Any], datatype: str) -> None:
 
 
 def _as_bytes(value: Any) -> Buffer:
-    if isinstance(value, bytes | bytearray | memoryview):
+    value = simplify(value)
+    if isinstance(value, bytes):
         return value
-    return value.encode() if isinstance(value, str) else json.encode(value)
+    return utf8(value).encode() if isinstance(value, str) else json.encode(value, with_nan=True)

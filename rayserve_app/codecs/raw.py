@@ -7,26 +7,29 @@ from typing import Any
 import numpy as np
 
 from rayserve_app.errors import PredictError
+from rayserve_app.plain_values import simplify, utf8
 
 
 def encode(value: Any) -> bytes:
-    """Return bytes as they are, text as UTF-8, an array as its elements in C order.
+    """Return bytes as they are, text as UTF-8, an array as its elements in C order, those that are
+    bytes or text one after the other.
 
     Raises:
         PredictError: Any other type, an array of objects, text that UTF-8 cannot hold.
     """
-    if isinstance(value, str):
-        try:
-            return value.encode()
-        except UnicodeEncodeError as exc:
-            raise PredictError(f"a text result cannot be written as UTF-8: {exc.reason}") from exc
-    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-        return value.tobytes()
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    got = type(value).__qualname__
+    value = simplify(value)
     if isinstance(value, np.ndarray):
-        got += f" of {value.dtype}"
+        if value.dtype.kind in "SUO":
+            return b"".join(map(encode, value.reshape(-1).tolist()))
+        return value.tobytes()
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return utf8(value).encode()
+    if isinstance(value, np.generic):
+        return value.tobytes()
     raise PredictError(
-        "a result cannot be written as raw bytes", expected="bytes, text or an array", got=got
+        "a result cannot be written as raw bytes",
+        expected="bytes, text or an array",
+        got=f"type {type(value).__qualname__}",
     )

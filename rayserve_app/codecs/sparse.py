@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from rayserve_app.errors import DecodeError, RequestTooLarge, ShapeMismatch
+from rayserve_app.plain_values import with_integers
 from rayserve_app.types import Array
 
 KEYS: Final = {"shape", "data", "indices"}
@@ -26,7 +27,8 @@ def is_sparse(value: Any) -> bool:
 
 
 def decode(value: Mapping[str, Any], *, max_bytes: int) -> Array:
-    """Return the dense array: int64 for integers, else float32; values at one place add up.
+    """Return the dense array: int64 for integers, or uint64 if they need that, else float32; values
+    at one place add up.
 
     Indices may also stand in one list per dimension, (rank, values), as Cluster Serving's Python
     client has them, where that is no square.
@@ -49,7 +51,7 @@ def decode(value: Mapping[str, Any], *, max_bytes: int) -> Array:
             got=f"{indices.shape[1]} of {indices.shape[0]}",
             path="indices",
         )
-    dtype = np.dtype(np.int64 if data.dtype.kind == "i" else np.float32)
+    dtype = data.dtype if data.dtype.kind in "iu" else np.dtype(np.float32)
     if (size := prod(max(1, length) for length in shape) * dtype.itemsize) > max_bytes:
         raise RequestTooLarge(
             "The dense tensor is too large",
@@ -71,7 +73,7 @@ def _numbers(value: Mapping[str, Any], key: str, kinds: str, *, rank: int) -> Ar
     """Return one of the three lists as an array; of an empty one nobody asks the type."""
     numbers = value[key]
     try:
-        array = np.asarray(numbers) if isinstance(numbers, list) else None
+        array = with_integers(np.asarray(numbers), numbers) if isinstance(numbers, list) else None
     except ValueError:
         array = None
     if array is not None and not array.size:

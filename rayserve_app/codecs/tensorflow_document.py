@@ -6,22 +6,15 @@ Source: tensorflow/serving, util/json_tensor.cc, sentences of errors included.
 from __future__ import annotations
 
 import json as standard_json
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rayserve_app.codecs import base64, json
+from rayserve_app.codecs import base64, lenient_json
 from rayserve_app.errors import DecodeError
 from rayserve_app.types import Buffer
 
 MAX_WRITTEN: Final = 1000
 """Characters of a value that a sentence shows; upstream shows all, which may be a whole body."""
-
-# rapidjson/reader.h, kParseNanAndInfFlag. Strings match first, closed or not, so that the search
-# never goes back.
-_TOKENS: Final = re.compile(
-    rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|-?(?:NaN|Inf(?:inity)?)', re.DOTALL | re.ASCII
-)
 
 
 def decode_document(body: Buffer | str) -> dict[str, Any]:
@@ -34,9 +27,12 @@ def decode_document(body: Buffer | str) -> dict[str, Any]:
     if not raw:
         raise DecodeError("JSON Parse error: The document is empty")
     try:
-        document = json.decode(raw)
+        document = lenient_json.decode(raw)
     except DecodeError as exc:
-        document = _decode_special(raw, exc)
+        fault = exc.__cause__
+        if not isinstance(fault, standard_json.JSONDecodeError):
+            raise  # too deep, or too many values
+        raise _parse_error(fault.pos, exc.remedy) from exc
     if not isinstance(document, dict):
         raise DecodeError(f"JSON Value: {written(document)} Is not object")
     return document
@@ -139,42 +135,5 @@ def _as_base64(value: bytes) -> dict[str, str]:
     return {"b64": base64.encode(value)}
 
 
-def _decode_special(raw: bytes, refusal: DecodeError) -> Any:
-    """Read JSON that orjson has refused, if it was for tokens that JSON does not have."""
-    fault = refusal.__cause__
-    if not isinstance(fault, standard_json.JSONDecodeError):
-        raise refusal  # too deep, or too many values
-    if b"NaN" not in raw and b"Inf" not in raw:
-        raise _parse_error(fault.pos, refusal.remedy) from fault
-    try:
-        # Everything else must be JSON as orjson reads it; and offsets stay what they are.
-        json.decode(_TOKENS.sub(_as_zero, raw))
-        return standard_json.loads(_TOKENS.sub(_as_python, raw), parse_int=_integer)
-    except DecodeError as exc:
-        fault = exc.__cause__
-        raise _parse_error(getattr(fault, "pos", 0)) from exc
-    except standard_json.JSONDecodeError as exc:
-        raise _parse_error(exc.pos) from exc
-
-
-def _parse_error(offset: int, remedy: str | None = None) -> DecodeError:
+def _parse_error(offset: int, remedy: str | None) -> DecodeError:
     return DecodeError(f"JSON Parse error: Invalid value. at offset: {offset}", remedy=remedy)
-
-
-def _as_zero(match: re.Match[bytes]) -> bytes:
-    token = match[0]
-    return token if token.startswith(b'"') else b"0".ljust(len(token))
-
-
-def _as_python(match: re.Match[bytes]) -> bytes:
-    token = match[0]
-    if token.startswith(b'"'):
-        return token
-    if token.endswith(b"NaN"):
-        return b"NaN"
-    return b"-Infinity" if token.startswith(b"-") else b"Infinity"
-
-
-def _integer(digits: str) -> int | float:
-    """Read an integer as orjson does, which makes those over 64 bits floats."""
-    return json.decode(digits)  # type: ignore[no-any-return]

@@ -16,6 +16,7 @@ import orjson
 
 from rayserve_app.codecs import base64, json, tensorflow_numbers
 from rayserve_app.errors import InvalidRequest, PredictError
+from rayserve_app.plain_values import simplify, text_of, with_text
 from rayserve_app.types import Array
 
 BYTES_SUFFIX: Final = "_bytes"
@@ -33,6 +34,7 @@ def render_predictions(outputs: Mapping[str, Array]) -> bytes:
         PredictError: what JSON cannot hold.
     """
     _check_rows(outputs)
+    outputs = _told(outputs)
     layout = _Layout(2, is_inline=True)
     if len(outputs) == 1:
         ((name, array),) = outputs.items()
@@ -56,6 +58,7 @@ def render_outputs(outputs: Mapping[str, Array]) -> bytes:
     Raises:
         PredictError: what JSON cannot hold.
     """
+    outputs = _told(outputs)
     layout = _Layout(1, is_inline=False)
     if len(outputs) == 1:
         ((name, array),) = outputs.items()
@@ -187,6 +190,11 @@ def _closing(lines: Sequence[bytes]) -> bytes:
     return b"".join(line + b"]" for line in reversed(lines))
 
 
+def _told(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return outputs with times as text; of everything else it is known how it is written."""
+    return {name: with_text(a) if a.dtype.kind == "M" else a for name, a in outputs.items()}
+
+
 def _is_numbers(array: Array) -> bool:
     return array.dtype.kind not in "SUO" and array.size > 0
 
@@ -196,22 +204,18 @@ def _value(value: Any, layout: _Layout) -> bytes:
     if isinstance(value, str | bytes | bytearray | memoryview):
         return _text(value, layout)
     if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise PredictError(
-                    "A result cannot be written as JSON", expected="strings as keys", got=repr(key)
-                )
-        inner = layout.inner
-        return layout.members({key: _value(member, inner) for key, member in value.items()})
+        inner, members = layout.inner, simplify(value)
+        return layout.members({key: _value(member, inner) for key, member in members.items()})
     if isinstance(value, list | tuple):
         return _list(value, layout)
     if isinstance(value, np.ndarray):
-        return _array(value, layout)
+        (array,) = _told({"": value}).values()
+        return _array(array, layout)
     if isinstance(value, float | np.number | np.bool_):
         return tensorflow_numbers.write(np.asarray(value))
     if value is None or isinstance(value, int):
         return json.encode(value)
-    raise PredictError(f"A result cannot be written as JSON: type {type(value).__qualname__}")
+    return _value(simplify(value), layout)
 
 
 def _list(values: Sequence[Any], layout: _Layout) -> bytes:
@@ -235,7 +239,8 @@ def _text(value: Any, layout: _Layout) -> bytes:
 
 
 def _label(label: str | bytes) -> bytes:
-    return _string(label.decode(errors="replace") if isinstance(label, bytes) else str(label))
+    text = text_of(label) if isinstance(label, bytes) else str(label)
+    return _string(text) if isinstance(text, str) else json.encode(text)
 
 
 def _string(text: str) -> bytes:

@@ -41,9 +41,6 @@ JSON: Final = "application/json"
 
 OWN_PATHS: Final = ("/", "/openapi.json")
 
-PREFLIGHT: Final = b"access-control-request-method"
-"""The header of a browser's question before a request of another origin (Fetch standard)."""
-
 OF_ONE_MODEL: Final = frozenset({b"content-length", b"server-timing", MODEL})
 """Headers that an answer of several models does not have from one of them."""
 
@@ -150,15 +147,11 @@ class Gateway:
                 return None
 
     def _choose(self, claimants: Sequence[Claimant], headers: Mapping[bytes, bytes]) -> Claimant:
-        """Return whose request it is: AWS's JSON protocol and browsers' questions have a header,
-        and of the others the first that knows a model."""
+        """Return whose request it is: AWS's JSON protocol has a header, and of the others the first
+        that knows a model."""
         if len(claimants) == 1:
             return claimants[0]
-        meant = [
-            each
-            for each in those_meant(claimants, headers)
-            if not (each[0].choice is Choice.SERVER and PREFLIGHT in headers)
-        ]
+        meant = those_meant(claimants, headers)
         known = [
             each
             for each in meant

@@ -56,9 +56,9 @@ def merge_answers(answers: Sequence[Answer]) -> Answer:
     form = max(forms, key=lambda form: (forms[form], form))
     alike = [(each, document) for each, document in documents if _form(each, document) == form]
     first, document = alike[0]
-    if first.headers.get("content-type") in (exposition.TEXT, exposition.OPEN):
-        joined = exposition.merge([each.body for each, _ in alike])
-        return Answer(first.status, joined, first.headers)
+    if first.headers.get("content-type") in exposition.MEDIA_TYPES:
+        body = exposition.merge([each.body for each, _ in alike])
+        return Answer(first.status, body, first.headers)
     if document is None:
         return first
     body = json.encode(merge([document for _, document in alike]))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from urllib.parse import parse_qsl
 
-from rayserve_app import custom_attributes
+from rayserve_app import tensorflow_container
 from rayserve_app.codecs import form, json
 from rayserve_app.errors import DecodeError, InvalidRequest
 from rayserve_app.gateway.routes import AWS_TARGET
@@ -26,7 +26,7 @@ TARGET_MODEL: Final = container.TARGET_MODEL.encode()
 
 COMPONENT: Final = b"x-amzn-sagemaker-inference-component"
 
-ATTRIBUTES: Final = custom_attributes.HEADER.encode()
+ATTRIBUTES: Final = tensorflow_container.HEADER.encode()
 
 KEY: Final = "model_name"
 """What simple_tensorflow_serving and Multi Model Server call it in queries, forms and JSON."""

@@ -13,10 +13,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple
 
-from rayserve_app.codecs import form, json
-from rayserve_app.codecs.image_header import evident_format
-from rayserve_app.custom_attributes import HEADER as ATTRIBUTES
-from rayserve_app.encoded_inputs import is_image
+from rayserve_app.codecs import form, json, lenient_json
+from rayserve_app.codecs.image_header import evident_format, is_image
 from rayserve_app.errors import (
     BackendError,
     BodyTimeout,
@@ -33,6 +31,7 @@ from rayserve_app.inputs import Inputs, Payload, media_type
 from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, those_known
 from rayserve_app.protocols.sagemaker.container import render_error
 from rayserve_app.protocols.sagemaker.invocation import Invoker
+from rayserve_app.tensorflow_container import HEADER as ATTRIBUTES
 from rayserve_app.types import Buffer, FailedInvocation
 
 # NettyUtils.java, to the letter.
@@ -56,6 +55,8 @@ CLASSES: Final[Sequence[tuple[type[ServingError], int | None, str]]] = (
 
 FIELDS_WEIGHT: Final = 2
 """Beside parameters of a query, a body is looked through for the number of its values first."""
+
+JSON_STARTS: Final = (b"{", b"[", b'"')
 
 BODY: Final = "body"
 """What a body that is no form is called among the inputs."""
@@ -165,8 +166,16 @@ class MultiModelServer(Protocol):
             headers=request.headers,
         )
         is_form = _is_form(body, content_type)
-        # What takes whole requests reads forms by itself, as deployments/containers do.
-        if model.settings.input.type == "request" or not (is_form or query):
+        if model.settings.input.type == "request":
+            field = None
+            if is_form:
+                work = form.work_bytes(body, content_type)
+                field = await model.offload(partial(find_body, body, content_type), work)
+            # A form of other fields is for the code itself to read.
+            data = body if field is None else field
+            is_field = field is not None
+            return _marked(await invoker.answer(data, request.timing, is_field=is_field))
+        if not (is_form or query):
             return _marked(await invoker.answer(body, request.timing))
         parts = [Part(name, None, value.encode()) for name, value in query]
         reading = partial(read_parts, invoker.inputs, parts, body, content_type)
@@ -175,6 +184,17 @@ class MultiModelServer(Protocol):
         else:
             work = FIELDS_WEIGHT * max(len(body), invoker.inputs.work_bytes(body, content_type))
         return _marked(await invoker.answer_items(reading, work, request.timing))
+
+
+def find_body(body: Buffer, content_type: str | None) -> Buffer | None:
+    """Return the data of a form's field `body`, which is what workers' code takes; of several the
+    last one's, None if there is none.
+
+    Raises:
+        DecodeError: not a form.
+    """
+    fields = form.parse(body, content_type)
+    return next((each.data for each in reversed(fields) if each.name == BODY), None)
 
 
 def read_parts(
@@ -220,9 +240,11 @@ def read_parts(
 
 
 def _is_form(body: Buffer, content_type: str | None) -> bool:
-    """Return whether a body is a form: what curl calls one may be an image."""
+    """Return whether a body is a form: what curl calls one may be an image, or JSON."""
     kind = media_type(content_type)
-    return kind in (form.MULTIPART, form.URLENCODED) and evident_format(body) is None
+    if kind == form.URLENCODED and bytes(body[:1]) in JSON_STARTS:
+        return False
+    return form.is_form(kind) and evident_format(body) is None
 
 
 def _read_part(inputs: Inputs, part: Part, path: str) -> Payload:
@@ -242,7 +264,7 @@ def _read_part(inputs: Inputs, part: Part, path: str) -> Payload:
 
 def _json(part: Part) -> Any:
     try:
-        return json.decode(part.data)
+        return lenient_json.decode(part.data)
     except DecodeError as exc:
         raise exc.at(part.name) from exc.__cause__
 

@@ -8,8 +8,8 @@ from itertools import chain
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 from rayserve_app.batching import Result
-from rayserve_app.codecs.form import URLENCODED
-from rayserve_app.encoded_inputs import is_image
+from rayserve_app.codecs.form import MULTIPART, URLENCODED
+from rayserve_app.codecs.image_header import is_image
 from rayserve_app.errors import ModelNotFound, ServingError
 from rayserve_app.http import Response, did_you_mean, no_such_method
 from rayserve_app.inputs import JSON, media_type
@@ -90,9 +90,16 @@ def disowned(error: ServingError, body: Buffer, content_type: str | None) -> Exc
     kind = media_type(content_type)
     if kind not in ("", JSON, URLENCODED) or is_image(body):
         return Declined(error)
-    # Of no type, or of the one that curl calls any body, it may be a document that went wrong.
-    is_open = kind == JSON or (kind and bytes(body[:HEAD_BYTES]).lstrip()[:1] not in (b"{", b"["))
-    return Declined(error, may_be_mine=True) if is_open else error
+    if kind == JSON or is_form(body, content_type):
+        return Declined(error, may_be_mine=True)
+    # Of no type, or of the one that curl calls any body, it is a document that went wrong.
+    return error
+
+
+def is_form(body: Buffer, content_type: str | None) -> bool:
+    """Return whether a body is an HTML form, as far as its beginning tells: curl calls JSON one."""
+    kind, start = media_type(content_type), bytes(body[:HEAD_BYTES]).lstrip()
+    return kind == MULTIPART or (kind == URLENCODED and start[:1] not in (b"{", b"["))
 
 
 HEAD_BYTES: Final = 64

@@ -34,7 +34,8 @@ CSV_WEIGHT: Final = 4
 
 SAMPLES: Final = 4
 SAMPLED_DEPTH: Final = 3
-"""Of a collection so many elements are looked at, of deeper ones the first."""
+MOST_DEPTH: Final = 64
+"""Of a collection so many elements are looked at, of deeper ones the first, of the deepest none."""
 
 
 async def written(
@@ -109,6 +110,6 @@ def _weight(value: Any, depth: int = 0) -> int:
 
 def _weight_of_all(sample: Sequence[Any], count: int, depth: int) -> int:
     if depth >= SAMPLED_DEPTH:
-        sample = sample[:1]
+        sample = sample[: 1 if depth < MOST_DEPTH else 0]
     weights = [_weight(each, depth + 1) for each in sample]
     return VALUE_BYTES + sum(weights) * count // max(len(weights), 1)

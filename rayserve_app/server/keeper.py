@@ -132,7 +132,10 @@ class Keeper:
                 heirs = listen_unix(self.folder.keeper_socket)
                 poll.register(heirs, select.POLLIN)
                 os.write(ready, b"1")
-            for descriptor, _ in poll.poll(self._patience_ms()):
+            events = poll.poll(self._patience_ms())
+            # One time for all: in which of two orders they ended is not told.
+            now_s = time.monotonic()
+            for descriptor, _ in events:
                 if descriptor == wakeup:
                     with contextlib.suppress(BlockingIOError):
                         os.read(wakeup, 1024)
@@ -140,7 +143,7 @@ class Keeper:
                     self._hand_over(heirs)
                 else:
                     poll.unregister(descriptor)
-                    self._gone_s[descriptor] = time.monotonic()
+                    self._gone_s[descriptor] = now_s
             if not self._is_needed():
                 self._pass_on(signal.SIGTERM)
         return status

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import psutil
 
 from rayserve_app.errors import ConfigurationError
+from rayserve_app.section import shown
 from rayserve_app.server import haproxy
 from rayserve_app.server.settings import ServeConfig
 
@@ -56,10 +57,10 @@ def serve_ports(config: ServeConfig, environment: Mapping[str, str]) -> list[Por
 
 def _port_number(environment: Mapping[str, str], variable: str, default: int) -> int:
     text = environment.get(variable, str(default))
-    if text.isdecimal() and 0 < int(text) < 65536:
+    if text.isdecimal() and len(text) < 6 and 0 < int(text) < 65536:
         return int(text)
     raise ConfigurationError(
-        f"{variable} is no port", expected="a number from 1 to 65535", got=repr(text)
+        f"{variable} is no port", expected="a number from 1 to 65535", got=shown(text)
     )
 
 
@@ -71,13 +72,13 @@ def is_taken(port: Port) -> bool:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((port.host, port.number))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
+        except (OSError, TypeError, ValueError) as error:  # the others: no host can be called so
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
                 return True
             raise ConfigurationError(
-                f"Port {port.number} ({port.purpose}) cannot be bound on {port.host}",
-                got=error.strerror,
-                remedy=f"Set {port.setting}",
+                f"Port {port.number} ({port.purpose}) cannot be bound on {shown(port.host)}",
+                got=getattr(error, "strerror", None) or str(error),
+                remedy=f"Set {port.setting} or http_options.host",
             ) from error
     return False
 

@@ -194,6 +194,7 @@ def test_retry_after_is_waited_for(connect: Connect) -> None:
         (formatdate(time.time() + 1e6, usegmt=True), 9e5, 1e6),
         (formatdate(time.time() - 1e6, usegmt=True), 0, 0),
     ],
+    ids=["seconds", "later", "before"],
 )
 def test_retry_after_is_in_seconds_or_a_date(value: str, least_s: float, most_s: float) -> None:
     asked_s = Answer(503, {"retry-after": value}, bytearray()).retry_after_s

@@ -87,7 +87,9 @@ def test_refuses(data: bytes | str, sentence: str) -> None:
     [
         ([1.5], "float"),
         (["abc"], "a row of type str$"),
-        ([[b"a"]], "a field of type bytes$"),
+        ([[b"\xff"]], "expected UTF-8, got bytes"),
+        ([["\ud800"]], "expected UTF-8, got str"),
+        ([[1j]], "type complex$"),
         ([[[1]]], "a field of type list$"),
         (np.zeros((1, 1, 1)), "a field of type ndarray$"),
         ([[{}]], "a field of type dict$"),

@@ -53,4 +53,8 @@ def test_all_lines_together_hold_no_more_than_one_document_may() -> None:
 
 def test_what_json_cannot_hold_is_the_models_fault() -> None:
     with pytest.raises(PredictError):
-        json_lines.encode([1, float("nan")])
+        json_lines.encode([1, object()])
+
+
+def test_nan_is_a_token() -> None:
+    assert json_lines.encode([1, float("nan")]) == b"1\nNaN\n"

@@ -57,8 +57,8 @@ def test_refuses(value: Any, sentence: str) -> None:
 
 
 def test_metadata_must_fit_json() -> None:
-    with pytest.raises(PredictError, match="type bytes"):
-        json_metadata.encode(EncodedImage(b"", {"icon": b""}))
+    with pytest.raises(PredictError, match="type object"):
+        json_metadata.encode(EncodedImage(b"", {"icon": object()}))
 
 
 @fast

@@ -30,12 +30,11 @@ def test_bytes_text_and_arrays(value: Any, expected: bytes) -> None:
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        (1.5, "expected bytes, text or an array, got float$"),
-        (None, "got NoneType$"),
-        ([b"a"], "got list$"),
-        (np.float32(1), "got float32$"),
-        (np.array([None]), "got ndarray of object$"),
-        ("\ud800", "UTF-8: surrogates not allowed$"),
+        (1.5, "expected bytes, text or an array, got type float$"),
+        (None, "got type NoneType$"),
+        ([b"a"], "got type list$"),
+        (np.array([None]), "got type NoneType$"),
+        ("\ud800", "UTF-8, got str, surrogates not allowed$"),
     ],
 )
 def test_refuses_other_types(value: Any, sentence: str) -> None:

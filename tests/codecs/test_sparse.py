@@ -96,3 +96,9 @@ def test_scipy_makes_the_same_matrix(data: st.DataObject) -> None:
     ).toarray()
     value = {"shape": [rows, columns], "data": values, "indices": [list(p) for p in places]}
     np.testing.assert_array_equal(decode(value, max_bytes=1000), sparse)
+
+
+def test_large_integers_stay_exact() -> None:
+    for data in ([2**24 + 1, -(2**53) - 1], [2**64 - 1, 1]):
+        found = decode({"shape": [3], "data": data, "indices": [[0], [2]]}, max_bytes=1000)
+        assert found.tolist() == [data[0], 0, data[1]]

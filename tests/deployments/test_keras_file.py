@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import subprocess
 import sys
@@ -13,9 +15,13 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 
-from deployments.tensorflow import TensorFlowBackend
+from deployments.tensorflow import TensorFlowBackend, TensorFlowSettings
 from rayserve_app.errors import LoadError, ShapeMismatch
-from rayserve_app.types import TensorSpec
+from rayserve_app.inputs import Inputs
+from rayserve_app.model import Model
+from rayserve_app.outputs import encode
+from rayserve_app.settings import InputSettings, LimitSettings
+from rayserve_app.types import Row, TensorSpec
 
 keras = pytest.importorskip("keras")
 
@@ -240,3 +246,45 @@ print(keras.backend.backend())
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert ran.stdout == "tensorflow\n", ran.stderr
+
+
+def test_a_file_of_mixed_bfloat16_is_answered_in_every_form(tmp_path: Path) -> None:
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="y")])
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    x = np.array([[1.5, -2, 0.25]], np.float32)
+    expected = keras.ops.convert_to_numpy(keras.ops.cast(model(x), "float32"))
+    path = save(model, tmp_path / "mixed.keras")
+    settings = TensorFlowSettings.model_validate({"path": str(path), "input": {"type": "tensor"}})
+    served = Model(settings, TensorFlowBackend(path=str(path)), name="m")
+    served.load()
+    served.warm_up()
+    assert served.metadata.outputs[0].dtype == "bfloat16"
+    results = asyncio.run(served.predict([x[0]]))
+    rows = [row for row in results if isinstance(row, Row)]
+    for codec, read in (
+        ("json", lambda body: json.loads(body)),
+        ("csv", lambda body: np.loadtxt(io.BytesIO(body), delimiter=",", ndmin=2)),
+        ("npy", lambda body: np.load(io.BytesIO(body))),
+    ):
+        body = b"".join(bytes(part) for part in encode(rows, codec, is_batch=True))
+        np.testing.assert_array_equal(np.float32(read(body)), expected, codec)
+    served.close()
+
+
+def test_a_signature_of_bfloat16_takes_what_json_writes(tmp_path: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    spec = tf.TensorSpec((None, 2), tf.bfloat16, "x")
+    function = tf.function(lambda x: {"y": x * 2}, input_signature=[spec])
+    tf.saved_model.save(tf.Module(), str(tmp_path), signatures=function)
+    backend = load(tmp_path)
+    inputs = Inputs(InputSettings(type="tensor"), LimitSettings(), backend.metadata().inputs)
+    for item in inputs.from_json([[1.5, 3e38], [1, 2]]).items:
+        outputs = backend.predict([item])
+        assert outputs["y"].dtype.name == "bfloat16"
+    assert outputs["y"].astype(np.float32).tolist() == [[2.0, 4.0]]
+    with pytest.raises(ShapeMismatch, match="out of range: expected bfloat16"):
+        inputs.from_json([1e39, 0])

@@ -80,7 +80,7 @@ def test_rows_are_answered_to_the_byte(
 ) -> None:
     reply = api.answer("POST", path, body)
     assert (reply.status, reply.content_type) == (200, "application/json")
-    assert str(reply) == f'{{\n    "predictions": {answer}\n}}'
+    assert reply.text == f'{{\n    "predictions": {answer}\n}}'
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -297,11 +298,32 @@ async def test_where_json_is_wanted_an_image_is_called_one(path: str) -> None:
     assert "It is a JPEG image" in response.text
 
 
-async def test_simple_tensorflow_serving_says_how_files_are_sent() -> None:
-    response = await post(create_sizes("bytes"), "/", JPEG, "image/jpeg")
+@pytest.mark.parametrize(
+    ("body", "content_type", "sentence"),
+    [
+        (JPEG, "image/jpeg", "as curl's -F sends them"),
+        (JPEG, FORM, "as curl's -F sends them"),
+        (b'{"data": {}}', FORM, "say what it is with -H 'Content-Type: "),
+        (b"", None, "The body is empty"),
+    ],
+)
+async def test_simple_tensorflow_serving_says_what_to_send(
+    body: bytes, content_type: str | None, sentence: str
+) -> None:
+    app = create_sizes("bytes", protocols=["simple_tensorflow_serving"])
+    response = await post(app, "/", body, content_type)
     assert response.status_code == 400
     assert response.json()["error"].startswith("Error, unsupported content type")
-    assert "curl's -F" in response.json()["error"]
+    assert sentence in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/predict", "/v1/models/m:predict", "/v2/models/m/infer", "/invocations", "/"]
+)
+async def test_an_empty_body_is_no_riddle_in_json(path: str) -> None:
+    response = await post(create_sizes("bytes"), path, b"", "application/json")
+    assert response.status_code == 400
+    assert "empty" in response.text
 
 
 # What is no image.
@@ -446,3 +468,95 @@ async def test_a_query_and_a_field_of_one_name_are_two_items() -> None:
     app = create_app(create_model(list, input={"type": "string"}, protocols=["multi_model_server"]))
     response = await call(app, "POST", "/predict?data=a&data=b", data={"data": "c"})
     assert response.json() == ["a", "b", "c"]
+
+
+# Arrays.
+
+
+def means(items: Sequence[Any]) -> list[float]:
+    return [float(np.mean(item["data"] if isinstance(item, dict) else item)) for item in items]
+
+
+PHOTO = np.asarray(Image.open(io.BytesIO(PNG)))
+
+
+def npy(array: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def tensor_of(array: Any, datatype: str) -> dict[str, Any]:
+    shape, data = array.shape, array.ravel().tolist()
+    return {"inputs": [{"name": "image", "datatype": datatype, "shape": shape, "data": data}]}
+
+
+ARRAY_WAYS: dict[str, Callable[[Any], tuple[str, Any, str]]] = {
+    "npy": lambda array: ("/invocations", npy(array), "application/x-npy"),
+    "nested": lambda array: ("/invocations", array.tolist(), "application/json"),
+    "lines": lambda array: ("/invocations", array.tolist(), "application/jsonlines"),
+    "runtime": lambda array: ("/endpoints/m/invocations", [array.tolist()], "application/json"),
+    "clipper": lambda array: ("/predict", {"input": array.tolist()}, "application/json"),
+    "rows": lambda array: (
+        "/v1/models/m:predict",
+        {"instances": [array.tolist()]},
+        "application/json",
+    ),
+    "columns": lambda array: (
+        "/v1/models/m:predict",
+        {"inputs": [array.tolist()]},
+        "application/json",
+    ),
+    "open inference": lambda array: (
+        "/v2/models/m/infer",
+        tensor_of(array[None], "UINT8" if array.dtype == np.uint8 else "FP32"),
+        "application/json",
+    ),
+    "simple": lambda array: ("/", {"data": {"image": [array.tolist()]}}, "application/json"),
+    "cluster": lambda array: (
+        "/predict",
+        {"instances": [{"image": array.tolist()}]},
+        "application/json",
+    ),
+    "multi model server": lambda array: ("/predictions/m", npy(array), "application/x-npy"),
+}
+
+
+@pytest.mark.parametrize("way", ARRAY_WAYS.values(), ids=list(ARRAY_WAYS))
+@pytest.mark.parametrize("codec", ["raw", "base64", "json_metadata", "packed_jpeg"])
+@pytest.mark.parametrize("kind", ["pixels", "own"])
+async def test_arrays_have_one_answer_in_every_protocol_and_codec(
+    codec: str, way: Callable[[Any], tuple[str, Any, str]], kind: str
+) -> None:
+    declared = {"type": "image", "codec": codec, "size": [16, 24], "scale": 1 / 255}
+    app = create_app(create_model(means, input=declared))
+    array = PHOTO if kind == "pixels" else np.linspace(0.1, 0.9, 16 * 24 * 3).reshape(16, 24, 3)
+    expected = array.mean() / 255 if kind == "pixels" else array.mean()
+    path, body, content_type = way(array)
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    response = await post(app, path, content, content_type)
+    assert response.status_code == 200, response.text
+    (number,) = re.findall(r"0\.\d+", response.text)
+    assert float(number) == pytest.approx(expected, abs=2e-3)
+
+
+# Accept, where a page stands beside JSON.
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind"),
+    [
+        (["text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"], "text/html"),
+        (["application/json, text/html"], "application/json"),
+        (["text/html;q=0.5, application/json"], "application/json"),
+        (["application/json;q=0.5, text/html"], "text/html"),
+        (["text/html;q=0, */*"], "application/json"),
+        (["text/html", "application/json;q=0.5"], "text/html"),
+        (["*/*"], "application/json"),
+        ([], "application/json"),
+    ],
+)
+async def test_a_model_shows_its_page_to_whom_prefers_html(lines: list[str], kind: str) -> None:
+    app = create_sizes()
+    response = await call(app, "GET", "", headers=[("accept", line) for line in lines])
+    assert response.headers["content-type"].partition(";")[0] == kind

@@ -251,6 +251,7 @@ async def test_base64_is_decoded_anywhere_if_the_settings_say_so() -> None:
     ("outputs", "expected"),
     [
         ({"b": np.float32([0.1]), "a": np.float16([0.1])}, b'{"a":[0.0999755859375],"b":['),
+        ({"f": np.array([[np.nan, -np.inf]], np.float32)}, b'{"f":[[NaN,-Infinity]]}\n'),
         ({"n": np.array([True])}, b'{"n":[true]}\n'),
         (
             {
@@ -263,11 +264,11 @@ async def test_base64_is_decoded_anywhere_if_the_settings_say_so() -> None:
             },
             '{"s":["é"]}\n'.encode(),
         ),
-        ({"s": np.array([[b"\xff\xfe"]], object)}, b'{"s":[["__4="]]}\n'),
+        ({"s": np.array([[b"\xff\xfe"]], object)}, b'{"s":[[{"b64":"//4="}]]}\n'),
         ({"s": np.array([b"a"])}, b'{"s":["a"]}\n'),
         ([{"label": "cat"}], b'{"output":[{"label":"cat"}]}\n'),
     ],
-    ids=["floats", "booleans", "strings", "bytes", "fixed-strings", "objects"],
+    ids=["floats", "specials", "booleans", "strings", "bytes", "fixed-strings", "objects"],
 )
 async def test_outputs_are_written_as_flask_does(outputs: Any, expected: bytes) -> None:
     app = create_app(create_model(lambda _: outputs, input={"type": "string"}, protocols=ALONE))

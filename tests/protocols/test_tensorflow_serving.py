@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import httpx
+import ml_dtypes
 import numpy as np
 import pytest
 import yaml
@@ -511,6 +512,9 @@ async def test_the_best_classes_answer_classify() -> None:
         ({"softmax": [[0.5, 0.1]]}, [["", 0.5], ["", 0.1]]),
         ([[0.5, 0.1]], [["", 0.5], ["", 0.1]]),
         ([[["a", 0.5], ("b", 1)]], [["a", 0.5], ["b", 1.0]]),
+        ([[{"label": b"a", "score": 1}]], [["a", 1.0]]),
+        ([[(b"\xff", 1)]], [[{"b64": "/w=="}, 1.0]]),
+        ([np.array([1.5, 2], ml_dtypes.bfloat16)], [["", 1.5], ["", 2.0]]),
         ([[]], []),
     ],
 )
@@ -528,6 +532,7 @@ async def test_other_classifiers_answer_it_too(result: Any, expected: Any) -> No
     [
         ("classify", [5], "Expected classification signature outputs to contain at least one of"),
         ("classify", ["text"], 'at least one of "classes" or "scores"'),
+        ("classify", [b"text"], "got bytes"),
         ("classify", {"a": np.zeros((1, 2)), "b": np.zeros(1)}, "got the outputs 'a', 'b'"),
         ("classify", {"a": np.zeros(1)}, "Expected Tensor shape: [batch_size num_classes] but got"),
         (

@@ -208,7 +208,7 @@ class Server:
         """What a user beside the server has: no variables of Serve's, but those that it told."""
         told = re.search(r"^Scripts:  export ((?:.*\\\n)*.*)$", self.log.read_text(), re.MULTILINE)
         assert told is not None
-        variables = dict(word.split("=", 1) for word in shlex.split(told.group(1)))
+        variables = dict(word.split("=", 1) for word in shlex.split(told[1].replace("\\\n", "")))
         own = {k: v for k, v in self.environment.items() if not k.startswith("RAY_SERVE_")}
         return own | variables
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from json import JSONDecodeError
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 from rayserve_app.codecs import json
 from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
@@ -17,13 +19,15 @@ from rayserve_app.errors import (
     InvalidRequest,
     PredictError,
     RequestTooLarge,
+    ServingError,
     VersionNotFound,
     let_go,
 )
 from rayserve_app.inputs import Inputs
 from rayserve_app.outputs import json_value
+from rayserve_app.plain_values import as_numpy, plain, text_of, widened, with_text
 from rayserve_app.protocols.protocol import Declined
-from rayserve_app.types import Buffer, Row
+from rayserve_app.types import Buffer, Reply, Row
 
 # query_frontend.hpp, PREDICTION_JSON_SCHEMA and UPDATE_JSON_SCHEMA, to the letter.
 SCHEMA: Final = '\n  {\n   "input" := [double] | [int] | [string] | [byte] | [float],\n  }\n'
@@ -51,6 +55,9 @@ VECTORS: Final[Mapping[str, tuple[type, str]]] = {
 
 TEXTS: Final = (("string", "raw"), ("bytes", "raw"))
 """Types and codecs of inputs that are one JSON string in Clipper."""
+
+TEXTUAL: Final = frozenset({str, int, float})
+"""What looks in Python as it looks in the text of a result."""
 
 INT32: Final = range(-(2**31), 2**31)
 INT64: Final = range(-(2**63), 2**63)
@@ -149,7 +156,8 @@ def parse_feedback(body: Buffer, inputs: Inputs) -> None:
 
 
 def render(prediction: Prediction) -> bytes:
-    """Write one prediction as a flat object, its keys in upstream's order."""
+    """Write one prediction as a flat object, its keys in upstream's order. An output with NaN or
+    an infinity is text, for upstream's parser knows none of them either (json_util.cpp)."""
     # `use_default` is the name in the documentation of 2018, `default` the one in every release.
     is_default = prediction.explanation is not None
     fields = {
@@ -160,7 +168,11 @@ def render(prediction: Prediction) -> bytes:
     }
     if is_default:
         fields["default_explanation"] = prediction.explanation
-    return json.encode(fields)
+    try:
+        return json.encode(fields)
+    except PredictError:
+        fields["output"] = str(_python_value(prediction.output))
+        return json.encode(fields)
 
 
 def join(bodies: Sequence[bytes], *, is_batch: bool) -> bytes:
@@ -175,15 +187,29 @@ def explain(error: MalformedQuery, schema: str) -> str:
 
 def output_value(row: Row) -> Any:
     """Return the output in JSON: a closure's result goes through `str()` and is parsed again if
-    it is JSON (rpc.py, json_util.cpp), so `1` and `[1, 2]` are values, `(749, 600)` a string.
-    Named tensors, which Clipper does not know, are lists."""
-    if isinstance(row.outputs, Mapping):
-        return json_value(row)
+    it is JSON (rpc.py, json_util.cpp), so `1` is a value, `(749, 600)` a string. Mappings, lists
+    and arrays, of which `str()` makes what is mostly no JSON, are JSON, named tensors too; bytes
+    are the text that they hold, as in upstream on Python 2."""
+    value = row.value
+    if type(value) is tuple:
+        value = value if TEXTUAL.issuperset(map(type, value)) else _python_value(value)
+    elif type(value) not in TEXTUAL:
+        is_whole = isinstance(row.outputs, Mapping) or isinstance(value, Reply)
+        value = as_numpy(json_value(row))
+        if is_whole or (isinstance(value, np.ndarray) and value.ndim):
+            return value
+        if isinstance(value, bytes | bytearray | memoryview):
+            value = text_of(bytes(value))
+        if isinstance(value, Mapping | list):
+            return value
+        if isinstance(value, np.generic):
+            value = widened(np.asarray(value))[()]
     try:
-        text = str(row.value)
+        return reparse(str(value))
+    except ServingError:
+        raise
     except Exception as exc:
         raise PredictError(f"The result has no text: {type(exc).__name__}: {exc}") from exc
-    return reparse(text)
 
 
 def reparse(text: str) -> Any:
@@ -197,6 +223,22 @@ def reparse(text: str) -> Any:
 def _without_keys(fields: Mapping[str, Any]) -> Exception:
     error = NoQuery("JSON object does not have required keys input or input_batch")
     return Declined(error) if "instances" in fields else error
+
+
+def _python_value(value: Any) -> Any:
+    """Return a result without numpy's scalars, which in numpy 2 no longer look like numbers."""
+    value = plain(value)
+    if isinstance(value, dict):
+        return {key: _python_value(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)([_python_value(each) for each in value])
+    if isinstance(value, np.ndarray):
+        return with_text(value).tolist()
+    if isinstance(value, np.floating):
+        return float(str(value))  # with as many digits as its own type needs
+    if isinstance(value, np.generic):
+        return value.item()
+    return text_of(value) if isinstance(value, bytes) else value
 
 
 def _decode_object(body: Buffer) -> dict[str, Any]:
@@ -267,23 +309,23 @@ def _mismatch(value: Any, key: str, kind: type) -> DecodeError:
 
 
 def _check_number(value: Any, key: str) -> None:
-    """`uid` is an integer, `label` is written with a point or an exponent, whatever the schema
-    says (json_util.cpp, get_long, get_double)."""
+    """`uid` is an integer, whatever the schema says; `label` is a number (json_util.cpp, get_long,
+    get_double, which takes no whole ones)."""
     if type(value) not in (int, float):
         raise _mismatch(value, key, float)
-    if key == "uid":
-        is_right, name = isinstance(value, int) and value in INT64, "long"
-    else:
-        is_right, name = isinstance(value, float), "double"
-    if not is_right:
-        raise DecodeError(f"PredictionData of type {_json_type(value)} is not of type {name}")
+    if key == "uid" and not (isinstance(value, int) and value in INT64):
+        raise DecodeError(f"PredictionData of type {_json_type(value)} is not of type long")
 
 
 def _check_vector(values: list[Any], kind: str) -> None:
-    """Every element must be written as the type is: `5` is no double (json_util.cpp, IsDouble)."""
+    """Integers must be written as such, and fit 32 bits. Whole numbers are floats and doubles too,
+    unlike upstream (json_util.cpp, IsDouble): JavaScript writes 1.0 as `1`."""
     expected, name = VECTORS[kind]
     for value in values:
-        if type(value) is not expected or (expected is int and value not in INT32):
+        is_right = type(value) is int and value in INT32
+        if expected is float:
+            is_right = type(value) in (int, float)
+        if not is_right:
             raise DecodeError(f"Array input of type {_json_type(value)} is not of type {name}")
 
 

@@ -18,6 +18,7 @@ from rayserve_app.codecs import json, sparse
 from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import DecodeError, InvalidRequest, PredictError, ServingError, let_go
 from rayserve_app.outputs import named_arrays
+from rayserve_app.plain_values import exact_array, text_of, widened
 from rayserve_app.protocols.protocol import Declined
 from rayserve_app.tensor_inputs import TensorInputs
 from rayserve_app.tensors import as_array, whole
@@ -31,6 +32,9 @@ NO_INSTANCE: Final = (
 
 FAILED: Final = "NaN"
 """What stands for the result of an instance on which the model failed (FlinkInference.scala)."""
+
+EXACT_IN_FLOAT: Final = 2**24
+"""Not every integer beyond it is a float32."""
 
 TENSORS: Final = ("tensor", "tensors", "integers", "floats", "doubles")
 
@@ -197,11 +201,12 @@ def _text(results: Sequence[Result], post_process: PostProcessing | None) -> str
     outputs = [_instance_array(array, len(rows)) for array in named_arrays(rows).values()]
     if post_process is not None:
         # PostProcessing.scala: of a table, one text after the other.
-        return "".join(post_process(_as_floats(output)) for output in outputs)
-    texts = [_output_text(output) for output in outputs]
+        return "".join(post_process(_as_tensor(output)) for output in outputs)
+    if len(outputs) == 1:
+        return _output_text(outputs[0])
     # ArrowDeserializer.scala writes several outputs without anything between them, which nobody
     # can parse: they are a list here.
-    return texts[0] if len(texts) == 1 else f"[{','.join(texts)}]"
+    return f"[{','.join(_output_text(output, is_quoted=True) for output in outputs)}]"
 
 
 def _instance_array(array: Array, count: int) -> Any:
@@ -210,33 +215,41 @@ def _instance_array(array: Array, count: int) -> Any:
     return array[0] if count == 1 else array
 
 
-def _output_text(output: Any) -> str:
+def _output_text(output: Any, *, is_quoted: bool = False) -> str:
+    if isinstance(output, bytes | bytearray | memoryview):
+        output = text_of(bytes(output))
     try:
-        array = _as_floats(output)
+        array = _as_tensor(output)
     except PredictError:
-        return output if isinstance(output, str) else json.encode(output).decode()
-    flat = array.ravel()
-    if np.isfinite(flat).all():
-        return json.encode({"data": flat, "shape": list(array.shape)}).decode()
-    # Python's json reads NaN and Infinity, as Scala writes them.
-    numbers = ",".join(map(float_text, flat))
-    return f'{{"data":[{numbers}],"shape":{json.encode(list(array.shape)).decode()}}}'
+        # Python's json reads NaN and Infinity, as Scala writes them.
+        if isinstance(output, str) and not is_quoted:
+            return output
+        return json.encode(output, with_nan=True).decode()
+    fields = {"data": array.ravel(), "shape": list(array.shape)}
+    return json.encode(fields, with_nan=True).decode()
 
 
-def _as_floats(output: Any) -> Array:
-    """Return an output as Cluster Serving has all tensors: float32.
+def _as_tensor(output: Any) -> Array:
+    """Return an output as Cluster Serving has all tensors, float32; integers and large numbers that
+    it would change as they are.
 
     Raises:
         PredictError: it holds no numbers.
     """
     try:
-        array = np.asarray(output)
+        array = widened(exact_array(output))
     except ValueError:
         array = np.empty(0, object)
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise PredictError("The result is no tensor", got=type(output).__name__)
     with np.errstate(over="ignore"):
-        return array.astype(np.float32, copy=False)
+        floats = array.astype(np.float32, copy=False)
+    if array.dtype.kind == "f":
+        is_same = bool((np.isinf(floats) == np.isinf(array)).all())
+    else:
+        extremes = [int(array.min()), int(array.max())] if array.size else []
+        is_same = all(abs(each) <= EXACT_IN_FLOAT for each in extremes)
+    return floats if is_same else array
 
 
 def create_post_processing(declared: str | None) -> PostProcessing | None:
@@ -253,7 +266,9 @@ def top_n(tensor: Array, count: int) -> str:
     There is no comma between the pairs. Of equals the first comes first.
     """
     flat = tensor.ravel()
-    places = np.argsort(-flat, kind="stable")[:count]
+    # Integers have no negative that is always there, but a complement.
+    keys = -flat if flat.dtype.kind == "f" else ~flat
+    places = np.argsort(keys, kind="stable")[:count]
     return f"[{''.join(f'[{place},{float_text(flat[place])}]' for place in places)}]"
 
 
@@ -272,8 +287,11 @@ def pick_top_n(tensor: Array, count: int) -> str:
     return f"[{''.join(f'[{text}]' for text in texts)}]"
 
 
-def float_text(value: np.float32) -> str:
-    """Write a number as Java's `Float.toString` does: `1.0`, `0.1306194`, `1.0E-5`, `NaN`."""
+def float_text(value: np.floating[Any] | np.integer[Any]) -> str:
+    """Write a number as Java's `Float.toString` does: `1.0`, `0.1306194`, `1.0E-5`, `NaN`; an
+    integer that is too large for that with all of its digits."""
+    if isinstance(value, np.integer):
+        return str(value)
     if np.isnan(value):
         return "NaN"
     if np.isinf(value):

@@ -145,7 +145,11 @@ def _datatype(spec: TensorSpec) -> str:
 
 
 def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": _datatype(spec), "shape": list(spec.shape) or [-1]}
+    return {"name": spec.name, "datatype": _datatype(spec), "shape": _shape(spec)}
+
+
+def _shape(spec: TensorSpec) -> list[int]:
+    return list(spec.shape) if spec.is_known else [-1]
 
 
 def _tensor_config(spec: TensorSpec) -> dict[str, Any]:
@@ -154,5 +158,5 @@ def _tensor_config(spec: TensorSpec) -> dict[str, Any]:
         "name": spec.name,
         "data_type": "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}",
         # Without the batch axis (model_config.proto); a scalar per item has one of length 1.
-        "dims": list(spec.shape[1:]) or [1 if spec.shape else -1],
+        "dims": list(spec.item_shape) or [1 if spec.is_known else -1],
     }

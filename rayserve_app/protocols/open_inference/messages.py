@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
-from rayserve_app.codecs import json
+from rayserve_app.codecs import image_header, json
 from rayserve_app.codecs import open_inference_tensor as tensor
 from rayserve_app.errors import DecodeError, InvalidRequest, NotAcceptable, PredictError
 from rayserve_app.types import Array, Buffer
@@ -109,15 +109,17 @@ def parse(body: Buffer, length: int | None) -> InferenceRequest:
     """
     view = memoryview(body)
     document = view if length is None else view[:length]
+    if not len(view):
+        raise DecodeError("The body is empty", expected="a JSON object with `inputs`")
     try:
         fields = present(json.decode_object(document))
     except DecodeError as exc:
         if length is not None:
             raise
         # Triton's issue 4244: binary data after the JSON, and no header to tell where it starts.
-        remedy = exc.remedy or (
-            f"With binary data after the JSON, {LENGTH_HEADER} must say the JSON's length."
-        )
+        remedy = f"With binary data after the JSON, {LENGTH_HEADER} must say the JSON's length."
+        if name := image_header.evident_format(view):
+            remedy = f"It is a {name} image, which alone is a raw request, with {LENGTH_HEADER}: 0"
         raise DecodeError(exc.problem, expected=exc.expected, got=exc.got, remedy=remedy) from exc
     parameters = _parameters(fields)
     _check_parameters(parameters)

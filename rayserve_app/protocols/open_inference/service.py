@@ -250,7 +250,9 @@ class OpenInference(Protocol):
     ) -> Response:
         columns = columns_of(found)
         self.model.observed_outputs.add(servable, columns)
-        outputs = output_tensors(columns, message.outputs, self.model.name)
+        outputs = output_tensors(
+            columns, message.outputs, self.model.name, servable.metadata.outputs
+        )
         binary = dict.fromkeys((each.name for each in outputs), message.is_binary)
         binary |= {each.name: each.is_binary for each in message.outputs}
         buffers, length = render(

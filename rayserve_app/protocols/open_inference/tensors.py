@@ -17,7 +17,8 @@ import numpy as np
 from rayserve_app.codecs import open_inference_tensor as tensor
 from rayserve_app.errors import DecodeError, InvalidRequest, PredictError, ShapeMismatch
 from rayserve_app.inputs import OCTETS, Inputs, Payload
-from rayserve_app.outputs import ONLY_OUTPUT, named_arrays
+from rayserve_app.outputs import ONLY_OUTPUT, named_arrays, whole_columns
+from rayserve_app.plain_values import with_text
 from rayserve_app.protocols.open_inference.messages import (
     InferenceRequest,
     InputTensor,
@@ -50,8 +51,9 @@ def input_specs(servable: Servable) -> tuple[TensorSpec, ...]:
         dtype = np.dtype(VECTOR_DTYPES[settings.type]).name
         return (TensorSpec(names[0], dtype, (-1, -1)),)
     own = next(iter(servable.metadata.inputs), TensorSpec("", "", ()))
-    shape = own.shape if settings.shape is None else (-1, *settings.shape)
-    return (TensorSpec(names[0], settings.dtype or own.dtype, shape),)
+    if settings.shape is not None:
+        own = TensorSpec("", own.dtype, (-1, *settings.shape))
+    return (own._replace(name=names[0], dtype=settings.dtype or own.dtype),)
 
 
 def read_items(request: InferenceRequest, servable: Servable, model_name: str) -> Payload:
@@ -155,18 +157,22 @@ def columns_of(rows: Sequence[Row]) -> dict[str, list[Array]]:
 
 
 def output_tensors(
-    columns: Mapping[str, Sequence[Array]], requested: Sequence[RequestedOutput], model_name: str
+    columns: Mapping[str, Sequence[Array]],
+    requested: Sequence[RequestedOutput],
+    model_name: str,
+    specs: Sequence[TensorSpec] = (),
 ) -> list[OutputTensor]:
     """Return the requested outputs in the order in which they were asked for, or all of them. The
     only output also answers to the name that is told before it is known.
 
     Args:
         columns: what `columns_of` returned.
-
+        specs: what the model says of its outputs.
     Raises:
         InvalidRequest: there is no such output, or it is of no type that can be classified.
         PredictError: an output's arrays are not of one shape and type.
     """
+    without_batch = {spec.name for spec in specs if not spec.has_batch_axis}
     wanted = {each.name: each for each in requested} or {n: RequestedOutput(n) for n in columns}
     found = []
     for name, output in wanted.items():
@@ -177,14 +183,18 @@ def output_tensors(
             raise _no_such_output(name, columns.keys(), model_name)
         if output.classes:
             runs = [_classify(run, output.classes) for run in runs]
+        if name in without_batch:
+            (whole,) = whole_columns({name: np.concatenate(runs)}, specs).values()
+            found.append(_output(name, [whole[None]])._replace(shape=whole.shape))
+            continue
         found.append(_output(name, runs))
     return found
 
 
 def _deduce(spec: TensorSpec, size_bytes: int) -> tuple[str, tuple[int, ...]]:
     """Return the datatype and the shape of one item of so many bytes."""
-    dims = spec.shape[1:]
-    if not spec.shape or not spec.dtype or dims.count(-1) > 1:
+    dims = spec.item_shape
+    if not spec.is_known or not spec.dtype or dims.count(-1) > 1:
         raise DecodeError(
             f"The shape of the raw input '{spec.name}' can not be deduced because there are more "
             "than one variable-sized dimension"
@@ -198,7 +208,8 @@ def _deduce(spec: TensorSpec, size_bytes: int) -> tuple[str, tuple[int, ...]]:
             expected=f"{'a multiple of ' if -1 in dims else ''}{unit} bytes for {list(dims)}",
             got=str(size_bytes),
         )
-    return datatype, (1, *(count if size == -1 else size for size in dims))
+    shape = tuple(count if size == -1 else size for size in dims)
+    return datatype, (1, *shape) if spec.has_batch_axis else shape
 
 
 def _specs_by_name(servable: Servable) -> dict[str, TensorSpec]:
@@ -281,6 +292,7 @@ def _invocations(columns: Mapping[str, Any], inputs: Inputs) -> Payload:
 
 
 def _output(name: str, runs: Sequence[Array]) -> OutputTensor:
+    runs = [with_text(run) if run.dtype.kind == "M" else run for run in runs]
     datatypes = {tensor.datatype_of(run) for run in runs}
     shapes = {run.shape[1:] for run in runs}
     if len(datatypes) > 1 or len(shapes) > 1:

@@ -13,7 +13,6 @@ from functools import partial
 from typing import ClassVar, Final
 
 from rayserve_app.codecs import json
-from rayserve_app.custom_attributes import HEADER as ATTRIBUTES
 from rayserve_app.errors import (
     InvalidRequest,
     PredictError,
@@ -23,7 +22,7 @@ from rayserve_app.errors import (
 )
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import Model
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference
+from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, is_form
 from rayserve_app.protocols.sagemaker.invocation import Invoker, render
 from rayserve_app.protocols.sagemaker.names import (
     AlreadyLoaded,
@@ -33,6 +32,7 @@ from rayserve_app.protocols.sagemaker.names import (
     check_target,
     read_registration,
 )
+from rayserve_app.tensorflow_container import HEADER as ATTRIBUTES
 from rayserve_app.types import FailedInvocation
 
 TARGET_MODEL: Final = "x-amzn-sagemaker-target-model"
@@ -85,11 +85,13 @@ class SageMaker(Protocol):
             custom_attributes=request.header(ATTRIBUTES),
             headers=request.headers,
         )
+        body = await request.body()
         try:
-            return await invoker.answer(await request.body(), request.timing)
+            return await invoker.answer(body, request.timing)
         except UnsupportedContentType as exc:
-            # Multi Model Server takes forms here.
-            raise Declined(exc, may_be_mine=True) from exc
+            if is_form(body, request.header("content-type")):  # Multi Model Server takes those
+                raise Declined(exc, may_be_mine=True) from exc
+            raise
 
     async def list_models(self, request: Request) -> Response:
         token = dict(request.query()).get("next_page_token", "0")

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from rayserve_app.codecs import json
 from rayserve_app.errors import DecodeError, InvalidRequest, ModelNotFound, ServingError
+from rayserve_app.http import did_you_mean
 from rayserve_app.model import Model
 from rayserve_app.types import Buffer
 
@@ -56,7 +57,12 @@ class ModelNames:
         """Raise ModelNotFound unless the model goes by this name."""
         if name != self._own and name not in self._given:
             known = ", ".join(map(repr, self.known[:10]))
-            raise ModelNotFound("No such model is loaded", expected=known, got=repr(name[:200]))
+            raise ModelNotFound(
+                "No such model is loaded",
+                expected=known,
+                got=repr(name[:200]),
+                remedy=did_you_mean(name, self.known) or None,
+            )
 
     def add(self, name: str, url: str) -> None:
         """Let the model go by a further name.
@@ -133,6 +139,7 @@ def check_target(model: Model, target: str | None) -> None:
             "No such TargetModel here",
             expected=f"{model.name!r} or {f'{model.name}.tar.gz'!r}",
             got=repr(target[:200]),
+            remedy=did_you_mean(target, known) or None,
         )
 
 

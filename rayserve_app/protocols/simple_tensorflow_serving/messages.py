@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from rayserve_app.codecs import base64, form, json
+from rayserve_app.codecs import base64, form, json, lenient_json
 from rayserve_app.codecs.form import Field
+from rayserve_app.codecs.image_header import evident_format
 from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
     DecodeError,
@@ -24,16 +25,18 @@ from rayserve_app.errors import (
     VersionNotFound,
 )
 from rayserve_app.http import did_you_mean
-from rayserve_app.inputs import JSON, OCTETS, Inputs, media_type
+from rayserve_app.inputs import JSON, OCTETS, REMEDIES, Inputs, media_type
 from rayserve_app.model import Model
-from rayserve_app.outputs import named_arrays
+from rayserve_app.outputs import named_arrays, whole_columns
+from rayserve_app.plain_values import widened
+from rayserve_app.protocols.protocol import LISTED_NAMES
 from rayserve_app.protocols.simple_tensorflow_serving.signature import (
     INTEGERS,
     input_specs,
     takes_files,
 )
 from rayserve_app.tensors import as_array, whole
-from rayserve_app.types import Array, Buffer, Invocation, Row
+from rayserve_app.types import Array, Buffer, Invocation, Row, TensorSpec
 from rayserve_app.versions import Servable
 
 DEFAULT_NAME: Final = "default"
@@ -85,8 +88,17 @@ def parse(
         "Error, unsupported content type",
         expected=f"{JSON} or {form.MULTIPART}",
         got=repr(content_type),
-        remedy="Files are fields `image` or `images` of a form, as curl's -F sends them",
+        remedy=_remedy(body, kind),
     )
+
+
+def _remedy(body: Buffer, kind: str) -> str:
+    """Return what to do about a body of another type."""
+    if not len(body):
+        return "The body is empty"
+    if kind in REMEDIES and evident_format(body) is None:
+        return REMEDIES[kind]
+    return "Files are fields `image` or `images` of a form, as curl's -F sends them"
 
 
 def work_bytes(body: Buffer, content_type: str | None) -> int:
@@ -151,7 +163,7 @@ def decode_object(body: Buffer) -> dict[str, Any]:
         DecodeError: in upstream's words, which repeat the body; of a long one the fault is told.
     """
     try:
-        return json.decode_object(body)
+        return lenient_json.decode_object(body)
     except DecodeError as exc:
         is_short = 0 < len(body) <= _MAX_QUOTED
         text = bytes(body).decode("utf-8", "replace") if is_short else str(exc)
@@ -167,8 +179,9 @@ def check_model_name(name: Any, own: str) -> None:
 def unknown_model(name: Any, known: Sequence[str]) -> InvalidRequest:
     """Return the error for a model that is not there; status 400."""
     # A list, as on Python 2; on Python 3 it is `dict_keys([...])`.
+    listed = list(known[:LISTED_NAMES])
     return InvalidRequest(
-        f"Invalid model name: {str(name)[:_MAX_QUOTED]}, available models: {list(known)}",
+        f"Invalid model name: {str(name)[:_MAX_QUOTED]}, available models: {listed}",
         remedy=did_you_mean(str(name), known) or None,
     )
 
@@ -215,15 +228,16 @@ def read_items(query: Query, servable: Servable) -> Sequence[Encoded]:
     return items
 
 
-def render(rows: Sequence[Row]) -> bytes:
+def render(rows: Sequence[Row], specs: Sequence[TensorSpec] = ()) -> bytes:
     """Write results as Flask's jsonify does: one list per output, outputs in the order of their
-    names, numbers of 32 bits widened to 64, a newline at the end.
+    names, numbers of 32 bits widened to 64, NaN and infinities as tokens, a newline at the end.
 
     Raises:
         PredictError: a result has no form in JSON.
     """
-    arrays = named_arrays(rows)
-    return json.encode({name: _plain(arrays[name]) for name in sorted(arrays)}) + b"\n"
+    arrays = whole_columns(named_arrays(rows), specs)
+    columns = {name: _plain(arrays[name]) for name in sorted(arrays)}
+    return json.encode(columns, with_nan=True) + b"\n"
 
 
 def autoconverted(value: Any) -> Any:
@@ -330,19 +344,8 @@ def _with_integers(columns: Mapping[str, Any], servable: Servable) -> dict[str, 
 
 
 def _plain(array: Array) -> Any:
+    array = widened(array)
     if array.dtype.kind == "f" and array.dtype.itemsize < 8:
         # jsonify writes the list that `tolist` makes, whose numbers are Python's.
         return array.astype(np.float64)
-    return _texts(array.tolist()) if array.dtype.kind in "OS" else array
-
-
-def _texts(value: Any) -> Any:
-    """Return a string tensor's values as text; of what is no text urlsafe base64."""
-    if isinstance(value, list):
-        return [_texts(element) for element in value]
-    if not isinstance(value, bytes):
-        return value
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return base64.encode(value, urlsafe=True)
+    return array

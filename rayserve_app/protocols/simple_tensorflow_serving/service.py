@@ -192,7 +192,7 @@ class SimpleTensorFlowServing(Protocol):
         return await written(
             model,
             rows(await model.predict(items, servable=servable, timing=request.timing)),
-            messages.render,
+            partial(messages.render, specs=servable.metadata.outputs),
         )
 
     async def _generate(self, request: Request, query: Mapping[str, str], language: str) -> bytes:

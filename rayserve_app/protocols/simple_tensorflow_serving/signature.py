@@ -73,8 +73,9 @@ def input_specs(servable: Servable) -> Sequence[TensorSpec]:
     if settings.type != "tensor":
         return [TensorSpec(name, "string", (-1,))]
     spec = next(iter(declared), TensorSpec(name, "", ()))
-    shape = spec.shape if settings.shape is None else (-1, *settings.shape)
-    return [TensorSpec(name, settings.dtype or spec.dtype, shape or (-1,))]
+    if settings.shape is not None or not spec.is_known:
+        spec = TensorSpec("", spec.dtype, (-1, *(settings.shape or ())))
+    return [spec._replace(name=name, dtype=settings.dtype or spec.dtype)]
 
 
 def example_data(servable: Servable, *, max_items: int) -> dict[str, Any]:
@@ -114,7 +115,9 @@ def _describe(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
 
 
 def _sizes(spec: TensorSpec, count: int) -> tuple[int, ...]:
-    rest = (UNKNOWN_SIZE if size == -1 else size for size in spec.shape[1:])
+    rest = (UNKNOWN_SIZE if size == -1 else size for size in spec.item_shape)
+    if not spec.has_batch_axis:
+        return tuple(rest)
     return (count if spec.shape[:1] == (-1,) else spec.shape[0], *rest) if spec.shape else ()
 
 

@@ -121,8 +121,14 @@ def _only(tensors: Mapping[str, Array]) -> Array:
 
 def _rows_of(tensors: Mapping[str, Array], servable: Servable) -> tuple[list[Any], bool]:
     """Return the values of each item, and whether there was an axis of items at all. A scalar
-    among others holds for all items."""
-    lengths = {len(array) for array in tensors.values() if array.ndim}
+    among others holds for all items, and so does what has no batch axis; rows have one each."""
+    specs = {spec.name: spec for spec in servable.metadata.inputs}
+    whole = {
+        name
+        for name, array in tensors.items()
+        if not array.ndim or (name in specs and _holds_for_all(array, specs[name]))
+    }
+    lengths = {len(array) for name, array in tensors.items() if name not in whole}
     if len(lengths) > 1:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in tensors.items())
         raise ShapeMismatch(
@@ -130,14 +136,19 @@ def _rows_of(tensors: Mapping[str, Array], servable: Servable) -> tuple[list[Any
         )
     count = lengths.pop() if lengths else 1
     servable.inputs.check_count(count)
-    is_batch = any(array.ndim for array in tensors.values())
     rows: list[Any] = [
-        {name: array[index] if array.ndim else array for name, array in tensors.items()}
+        {name: array if name in whole else array[index] for name, array in tensors.items()}
         for index in range(count)
     ]
     if servable.inputs.settings.type == "tensor":
         rows = [_only(row) for row in rows]
-    return rows, is_batch
+    return rows, len(whole) < len(tensors)
+
+
+def _holds_for_all(array: Array, spec: TensorSpec) -> bool:
+    if spec.has_batch_axis:
+        return False
+    return array.ndim <= len(spec.shape) or (not spec.shape and array.size == 1)
 
 
 def _as_named(
@@ -199,10 +210,10 @@ def _feature(features: Features, name: str, spec: TensorSpec | None) -> Any:
             raise DecodeError("Not one value", expected="one", got=str(len(values)), path=name)
         return values[0]
     array = read_tensor(values, spec)
-    shape = spec.shape[1:]
+    shape = spec.item_shape
     size = int(np.prod(shape))
     fits = array.size == size or (shape.count(-1) == 1 and size and array.size % size == 0)
-    return array.reshape(shape) if spec.shape and fits else array
+    return array.reshape(shape) if spec.is_known and fits else array
 
 
 def _missing(name: str) -> DecodeError:

@@ -95,7 +95,7 @@ def _tensor_info(spec: TensorSpec) -> dict[str, Any]:
         "dtype": _TYPES.get(spec.dtype, "DT_INVALID"),
         "tensor_shape": {
             "dim": [{"size": str(size), "name": ""} for size in spec.shape],
-            "unknown_rank": not spec.shape,
+            "unknown_rank": not spec.is_known,
         },
         "name": f"{spec.name}:0",
     }

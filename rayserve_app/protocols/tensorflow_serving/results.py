@@ -15,9 +15,10 @@ from rayserve_app.codecs.tensorflow_reply import (
 )
 from rayserve_app.codecs.tensorflow_tensors import shape_text
 from rayserve_app.errors import InvalidRequest, NotAcceptable, PredictError, RequestTooLarge
-from rayserve_app.outputs import MAX_TEXT_BYTES, named_arrays
+from rayserve_app.outputs import MAX_TEXT_BYTES, named_arrays, whole_columns
+from rayserve_app.plain_values import widened
 from rayserve_app.protocols.writing import writing_bytes
-from rayserve_app.types import Array, Row
+from rayserve_app.types import Array, Row, TensorSpec
 
 # tensorflow/cc/saved_model/signature_constants.h
 CLASSES: Final = "classes"
@@ -42,17 +43,39 @@ def written_bytes(rows: Sequence[Row]) -> int:
         ) from exc
 
 
-def predictions(rows: Sequence[Row]) -> bytes:
-    """Return the answer to a predict request in row form."""
-    return render_predictions(_columns(rows))
+def predictions(rows: Sequence[Row], specs: Sequence[TensorSpec] = ()) -> bytes:
+    """Return the answer to a predict request in row form.
 
-
-def outputs(rows: Sequence[Row], *, is_batch: bool) -> bytes:
-    """Return the answer to a predict request in columnar form, one item's without an axis of
-    items unless it was sent with one."""
+    Args:
+        specs: what the model says of its outputs.
+    Raises:
+        InvalidRequest: an output has no batch axis, of which no row has its own.
+    """
     columns = _columns(rows)
+    for spec in specs:
+        if spec.has_batch_axis or spec.name not in columns:
+            continue
+        shape = columns[spec.name].shape[1:]
+        if shape and shape[0] != len(rows):
+            problem = f"inconsistent batch size: {shape[0]} expecting: {len(rows)}"
+        else:
+            problem = "no batch axis" if shape else "no shape information "
+        raise InvalidRequest(
+            f"Tensor name: {spec.name} has {problem}", remedy="Ask with `inputs`, in columns."
+        )
+    return render_predictions(columns)
+
+
+def outputs(rows: Sequence[Row], specs: Sequence[TensorSpec] = (), *, is_batch: bool) -> bytes:
+    """Return the answer to a predict request in columnar form, one item's without an axis of
+    items unless it was sent with one; outputs without a batch axis as they are."""
+    columns = whole_columns(_columns(rows), specs)
+    without_batch = {spec.name for spec in specs if not spec.has_batch_axis}
     if not is_batch:
-        columns = {name: column[:1].reshape(column.shape[1:]) for name, column in columns.items()}
+        columns = {
+            name: column if name in without_batch else column[:1].reshape(column.shape[1:])
+            for name, column in columns.items()
+        }
     return render_outputs(columns)
 
 
@@ -70,7 +93,7 @@ def classifications(rows: Sequence[Row]) -> bytes:
         pairs = [_pairs(row.value) for row in rows]
         labels = [[label for label, _ in each] for each in pairs]
         return render_classifications(labels, [[score for _, score in each] for each in pairs])
-    columns = named_arrays(rows)
+    columns = {name: widened(column) for name, column in named_arrays(rows).items()}
     names, scores = columns.get(CLASSES), columns.get(SCORES)
     if names is None and scores is None:
         if len(columns) > 1:
@@ -98,7 +121,7 @@ def regressions(rows: Sequence[Row]) -> bytes:
     Raises:
         InvalidRequest: the model's answer is not one number for each item.
     """
-    columns = named_arrays(rows)
+    columns = {name: widened(column) for name, column in named_arrays(rows).items()}
     if OUTPUTS not in columns and len(columns) > 1:
         raise InvalidRequest("Expected one output Tensor.", got=", ".join(map(repr, columns)))
     values = columns.get(OUTPUTS, next(iter(columns.values())))
@@ -127,25 +150,31 @@ def _objects(values: Sequence[Any]) -> Array:
     return array
 
 
-def _pairs(value: Any) -> list[tuple[str, float]]:
+def _pairs(value: Any) -> list[tuple[str | bytes, float]]:
     """Return one item's classes: objects of `label` and `score`, pairs of them, or scores alone."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
+    if isinstance(value, str | bytes | bytearray | memoryview):
+        raise _no_classifier(type(value).__name__)
     try:
         return [_pair(each) for each in value]
     except (TypeError, ValueError, KeyError) as exc:
         raise _no_classifier(type(value).__name__) from exc
 
 
-def _pair(value: Any) -> tuple[str, float]:
+def _pair(value: Any) -> tuple[str | bytes, float]:
     if isinstance(value, Mapping):
-        return str(value["label"]), float(value["score"])
+        return _label(value["label"]), float(value["score"])
     if isinstance(value, list | tuple):
         label, score = value
-        return str(label), float(score)
-    if isinstance(value, str):
+        return _label(label), float(score)
+    if isinstance(value, str | bytes):
         raise TypeError(value)
     return "", float(value)
+
+
+def _label(value: Any) -> str | bytes:
+    return value if isinstance(value, bytes) else str(value)
 
 
 def _check_classes(array: Array, kinds: str) -> None:

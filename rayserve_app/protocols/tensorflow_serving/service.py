@@ -75,11 +75,14 @@ def parse_predict(document: dict[str, Any], select: Select) -> Query:
         InvalidRequest: the request does not fit the signature, or there is none.
     """
     servable = select(signature_name(document))
+    specs = servable.metadata.outputs
     instances = instances_of(document)
     if instances is not None:
-        return Query(servable, read_instances(instances, servable), predictions)
+        render = partial(predictions, specs=specs)
+        return Query(servable, read_instances(instances, servable), render)
     payload = read_inputs(document["inputs"], servable)
-    return Query(servable, payload.items, partial(outputs, is_batch=payload.is_batch))
+    render = partial(outputs, specs=specs, is_batch=payload.is_batch)
+    return Query(servable, payload.items, render)
 
 
 def parse_examples(document: dict[str, Any], select: Select, *, render: Render) -> Query:

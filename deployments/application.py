@@ -24,13 +24,14 @@ from deployments.serve_accounts import find_accounts
 from deployments.serve_sockets import hold_to_loopback
 from rayserve_app.asgi import App, create_app
 from rayserve_app.backend import Backend
-from rayserve_app.batching import Predict, Result, Target, as_error, check_outputs
+from rayserve_app.batching import Predict, Result, Target, as_error, check_outputs, run_batch
 from rayserve_app.connection import use_connections
 from rayserve_app.cores import available_cores
 from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
     ConfigurationError,
     DeadlineExceeded,
+    InvalidRequest,
     ModelNotReady,
     ServingError,
 )
@@ -243,6 +244,8 @@ class StockBatcher:
         self._recorder.batch_items.observe(len(items))
         try:
             outputs = await asyncio.to_thread(predict, items)
+        except InvalidRequest:  # of one of them, and nobody is to be told of another's
+            return await asyncio.to_thread(run_batch, predict, items)
         except Exception as exc:
             return [as_error(exc)] * len(items)
         return check_outputs(outputs, len(items))

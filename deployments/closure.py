@@ -186,7 +186,10 @@ def _column(name: Any, values: Any) -> Array:
         array = _objects([as_numpy(value) for value in values])
     if not array.ndim:
         raise PredictError(
-            "The function returned no list", expected="one per item", got=describe(array), path=name
+            "The function returned no list",
+            expected="one per item",
+            got=describe(array),
+            path=str(name),
         )
     return array
 

@@ -274,6 +274,7 @@ class TorchBackend(Backend):
                 "The model answered another number of results",
                 expected=f"{count}, one for each item",
                 got=str(len(results)),
+                remedy="If they are outputs of the whole batch: set `results_as: outputs`",
             )
         tensors: list[Any] = []
         replaced(results, self._torch.Tensor, tensors.append)

@@ -73,13 +73,11 @@ class Admission:
 
     def check(self) -> None:
         """Raise Overloaded if a request like others were refused now."""
-        if self._items:
-            self._check(TYPICAL, self._image_cost.usual_s, self._deadline_s)
+        self._check(TYPICAL, self._image_cost.usual_s, self._deadline_s)
 
     def begin(self, work: Work, timeout_s: float) -> None:
         """Take a request, of whose deadline so much is left, or raise Overloaded."""
-        if self._items:  # else it is taken however much it is: there will never be less
-            self._check(work, self._decode_s(work), timeout_s)
+        self._check(work, self._decode_s(work), timeout_s)
         self._items += work.items
         self._bytes += work.size_bytes
 
@@ -105,6 +103,8 @@ class Admission:
 
     def _check(self, work: Work, decode_s: float, timeout_s: float) -> None:
         self._check_room(work)
+        if not self._items:  # however long it takes: there will never be less to do
+            return
         if self._batcher.is_free and self._decoding_items < self._decode_threads:
             return
         end_s = self._end_s(work.items, decode_s)
@@ -124,7 +124,7 @@ class Admission:
         if items + work.items > most:
             raise self._refusal(
                 f"The queue of model {self._name!r} is full: {items} of {most} items",
-                (items + work.items - most) / items,
+                (items + work.items - most) / (items or 1),
             )
         size, most = self._bytes, self._most_bytes
         if size and size + work.size_bytes > most:

@@ -8,11 +8,11 @@ from typing import Any, Final, TypeAlias
 from rayserve_app.codecs import (
     base64,
     image,
-    image_header,
     json,
     json_metadata,
     packed_jpeg,
 )
+from rayserve_app.codecs.image_header import is_image
 from rayserve_app.codecs.json_metadata import EncodedImage
 from rayserve_app.errors import DecodeError, RequestTooLarge
 from rayserve_app.settings import InputSettings, LimitSettings
@@ -120,7 +120,8 @@ class EncodedInputs:
         return base64.encode(encoded.data, urlsafe=settings.codec == "base64_urlsafe")
 
     def is_stream(self, data: Buffer) -> bool:
-        """Return whether the bytes are a packed stream for this model."""
+        """Return whether the bytes are a packed stream for this model, which takes single images
+        too: as these begin, a stream's first length is over 1 GiB, the largest `max_body_mb`."""
         return self._settings.codec == "packed_jpeg" and not is_image(data)
 
     def _with_metadata(self, value: str | Mapping[str, Any]) -> list[Encoded]:
@@ -140,25 +141,16 @@ class EncodedInputs:
 
     def _check_pixels(self, data: Buffer) -> None:
         size = image.check_size(data, max_pixels=self._limits.max_pixels)
-        if not is_image(data):
-            return
-        if _is_stripped(data):
+        if _is_stripped(data) and is_image(data):
             raise DecodeError("The image has lost bytes", remedy=LOST_BYTES)
-        if size is None and self._settings.type != "bytes":
+        if size is None and self._settings.type != "bytes" and is_image(data):
             # A decoder might read what we cannot, at any size.
             raise DecodeError("The image's header cannot be read")
 
 
-def is_image(data: Buffer) -> bool:
-    """Return whether the bytes begin as an image file does.
-
-    A packed stream cannot begin so: read as a length it is over 1 GiB, the largest `max_body_mb`.
-    So a model of packed streams takes single images too.
-    """
-    return image_header.format_of(data) is not None
-
-
 def _is_stripped(data: Buffer) -> bool:
     """Return whether `curl -d @file` has sent the bytes, which leaves some out."""
+    if 0 in bytes(data[:MIN_HEAD_BYTES]):
+        return False
     head = bytes(data[:HEAD_BYTES])
     return len(head) >= MIN_HEAD_BYTES and not (0 in head or 10 in head or 13 in head)

@@ -15,7 +15,7 @@ import numpy as np
 from rayserve_app.codecs import base64, csv, image, image_header, json, lenient_json, npy
 from rayserve_app.codecs.form import MULTIPART, URLENCODED
 from rayserve_app.codecs.json_metadata import EncodedImage
-from rayserve_app.encoded_inputs import Encoded, EncodedInputs, is_image
+from rayserve_app.encoded_inputs import Encoded, EncodedInputs
 from rayserve_app.errors import (
     DecodeError,
     RequestTooLarge,
@@ -305,7 +305,7 @@ class Inputs:
             return json.work_bytes(body)
         is_octets = kind in ("", OCTETS, PACKED) or kind.startswith("image/")
         if is_octets and self.settings.codec == "packed_jpeg":
-            return 0 if is_image(body) else len(body)
+            return 0 if image_header.is_image(body) else len(body)
         if is_octets and self.settings.type in ("bytes", "image") and self._is_raw:
             return 0
         if self.settings.codec == "json_metadata":

@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 from pydantic import AfterValidator
 
 
@@ -83,10 +84,13 @@ class Replica:
         for distribution in distributions():
             name = distribution.metadata["Name"]
             key = canonicalize_name(name or "")
-            if name and key not in self._found:  # a failed installation leaves some without one
-                self._found[key] = Installed(name, distribution.version)
-                if Path(str(distribution.locate_file(""))).resolve() not in own:
-                    self._elsewhere.add(key)
+            # A failed installation leaves some without a name; old ones are of no version that
+            # can be compared.
+            if key in self._found or not name or not _is_version(distribution.version):
+                continue
+            self._found[key] = Installed(name, distribution.version)
+            if Path(str(distribution.locate_file(""))).resolve() not in own:
+                self._elsewhere.add(key)
 
     @property
     def names(self) -> frozenset[str]:
@@ -167,6 +171,14 @@ class Wanted:
             self.unmet.append(Unmet(requirement, there))
         elif requirement.extras:
             self.is_met = False
+
+
+def _is_version(text: str | None) -> bool:
+    try:
+        Version(text or "")
+    except InvalidVersion:
+        return False
+    return True
 
 
 def _lines(text: str) -> Iterator[str]:

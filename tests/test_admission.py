@@ -157,13 +157,15 @@ def test_an_image_of_unknown_size_says_nothing_of_what_pixels_take() -> None:
     assert admission.begin_decoding(known) == pytest.approx(0.1)
 
 
-def test_bytes_and_items_have_their_bounds_but_for_what_is_alone() -> None:
+def test_items_have_their_bound_and_bytes_as_well_but_for_what_is_alone() -> None:
     batcher = Batcher(0.0)
     admission = create(batcher, limits={"max_queued_items": 3, "max_queued_mb": 0.001})
-    admission.begin(Work(4, 5000), DEADLINE_S)
-    with pytest.raises(Overloaded, match="is full: 4 of 3 items"):
+    with pytest.raises(Overloaded, match="is full: 0 of 3 items"):
+        admission.begin(Work(4, 0), DEADLINE_S)
+    admission.begin(Work(3, 5000), DEADLINE_S)
+    with pytest.raises(Overloaded, match="is full: 3 of 3 items"):
         admission.begin(Work(1, 0), DEADLINE_S)
-    admission.end(Work(4, 5000))
+    admission.end(Work(3, 5000))
     admission.begin(Work(1, 900), DEADLINE_S)
     with pytest.raises(Overloaded, match=r"is full: 0\.0009 of 0\.001 MB") as refused:
         admission.begin(Work(1, 200), DEADLINE_S)

@@ -244,7 +244,7 @@ SHAPES_OF_INPUTS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-@pytest.mark.parametrize("shape", [(0, 5), (5, 0, 3), (0, 0, 1), (3, 0, 8), (8, 8, 0)])
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0, 3), (1, 0, 0), (3, 0, 8), (8, 8, 0)])
 @pytest.mark.parametrize("settings", SHAPES_OF_INPUTS)
 def test_an_array_without_pixels_is_refused(
     settings: dict[str, Any], shape: tuple[int, ...], dtype: str
@@ -269,7 +269,7 @@ def test_whatever_array_comes_is_read_or_refused(settings: dict[str, Any], dtype
         shapes += [(1, 300_000), (40_000, 2, 3)]
     for shape in shapes:
         plain = np.zeros(shape, dtype)
-        for array in (plain, np.asfortranarray(plain).T, np.flip(plain)):
+        for array in (plain, np.asfortranarray(plain).T, plain[::-1] if shape else plain):
             with suppress(ShapeMismatch, RequestTooLarge, DecodeError):
                 assert inputs.from_object(array, path="[0]").size
             with suppress(ShapeMismatch, RequestTooLarge, DecodeError):

@@ -163,6 +163,25 @@ def test_worker_is_as_large_as_the_largest_replica() -> None:
     assert size == {"workers": (3, 3), "cpu": "6", "memory": "2Gi", "nvidia.com/gpu": "2"}
 
 
+@pytest.mark.parametrize(
+    ("deployment", "workers"),
+    [
+        ({"ray_actor_options": {"num_cpus": 1}}, (1, 1)),
+        ({"ray_actor_options": {"num_cpus": 1.5}}, (1, 2)),
+        ({"ray_actor_options": {"num_cpus": 1.5}, "max_surge_percent": 0}, (1, 1)),
+        ({"num_replicas": 8, "ray_actor_options": {"num_cpus": 1, "num_gpus": 1}}, (8, 9)),
+    ],
+)
+def test_there_may_be_one_more_worker_where_an_update_needs_it(
+    deployment: dict[str, Any], workers: tuple[int, int]
+) -> None:
+    """Models start a new replica before an old one stops; KubeRay's autoscaler adds the worker."""
+    own = {"name": "a", "import_path": "deployments.closure:build", "deployments": [deployment]}
+    spec = render({"applications": [own]}, {}, DEFAULT_IMAGE)["spec"]
+    (group,) = spec["rayClusterConfig"]["workerGroupSpecs"]
+    assert (group["minReplicas"], group["maxReplicas"]) == workers
+
+
 def test_shares_of_a_gpu_do_not_span_two() -> None:
     size, _ = sized({"num_replicas": 5, "ray_actor_options": {"num_cpus": 0, "num_gpus": 0.4}})
     assert size["workers"] == (3, 3)

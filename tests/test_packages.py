@@ -189,6 +189,19 @@ def test_a_pin_that_no_index_has_for_this_python_is_left_out(
         install([], requirements_file=file, strictness="strict")
 
 
+def test_what_has_no_version_is_not_counted(
+    tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old distributions have versions that nobody can compare, broken ones none."""
+    for name, metadata in (("old", "Name: old\nVersion: 1.0-odd build\n"), ("broken", "")):
+        info = tmp_path / "there" / f"{name}-1.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(metadata)
+    monkeypatch.syspath_prepend(tmp_path / "there")
+    wheel(index, "old", "2.0")
+    assert names(install(["old", "requests"])) == {"old"}
+
+
 def test_strict_takes_what_satisfies(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uv", None)
     assert names(install(["requests"], strictness="strict")) == set()

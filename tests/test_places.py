@@ -198,6 +198,8 @@ def test_a_result_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 def test_googles_storage_keeps_the_content_type(monkeypatch: pytest.MonkeyPatch) -> None:
     fsspec = pytest.importorskip("fsspec")
+    # As open_filesystem has it imported.
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     with serve_gs(monkeypatch) as options:
         monkeypatch.setitem(fsspec.config.conf, "gs", options)
         files = open_filesystem("gs", "gs://bucket")

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from deployments.containers import toolkit_formats as formats
-from deployments.containers.toolkit_context import Context
+from deployments.containers.toolkit_context import Context, read_manifest
 from deployments.containers.user_code import import_remedy
 from rayserve_app.codecs import form
 from rayserve_app.errors import InvalidRequest, LoadError
@@ -69,6 +69,7 @@ class InferenceToolkit:
             name: function for name in FUNCTIONS if (function := getattr(module, name, None))
         }
         self._model_dir = model_dir
+        self._manifest = read_manifest(model_dir)
         self._check_combination()
         self._model: Any = None
         self._model = self._load(defaults)
@@ -85,7 +86,7 @@ class InferenceToolkit:
         accept = invocation.accept
         if not accept or accept == "*/*":
             accept = os.environ.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", formats.JSON)
-        context = Context(self._model_dir, invocation)
+        context = Context(self._model_dir, self._manifest, invocation)
         data = bytearray(_input(invocation))
         try:
             body = data.decode() if invocation.content_type in formats.UTF8_TYPES else data
@@ -154,7 +155,7 @@ class InferenceToolkit:
 
     def _run_at_load(self, name: str, *arguments: Any) -> Any:
         try:
-            return self._call(name, Context(self._model_dir), *arguments)
+            return self._call(name, Context(self._model_dir, self._manifest), *arguments)
         except Exception as exc:
             raise LoadError(
                 f"`{name}` of `{self._file}` failed",

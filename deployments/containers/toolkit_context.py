@@ -10,6 +10,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,11 +48,16 @@ class Headers(dict[str, Any]):
 class RequestProcessor:
     """The headers of one request, and status and headers of its answer."""
 
-    def __init__(self, request_header: Mapping[str, Any]) -> None:
-        self._request_header = request_header
+    def __init__(self, invocation: Invocation) -> None:
+        self._invocation = invocation
         self._status_code: Any = 200
         self._reason_phrase: str | None = None
         self._response_header: dict[str, Any] = {}
+
+    @cached_property
+    def _request_header(self) -> Mapping[str, Any]:
+        """The headers, made for code that asks for them."""
+        return Headers(_headers(self._invocation))
 
     def get_request_property(self, key: str) -> Any:
         return self._request_header.get(key)
@@ -83,10 +89,12 @@ class RequestProcessor:
 class Context:
     """What user code may ask of its model and its request, and set for its answer."""
 
-    def __init__(self, model_dir: Path, invocation: Invocation | None = None) -> None:
+    def __init__(
+        self, model_dir: Path, manifest: dict[str, Any], invocation: Invocation | None = None
+    ) -> None:
         """Keep the request, which there is none of while the model is loaded."""
         self.model_name = MODEL_NAME
-        self.manifest = _manifest(model_dir)
+        self.manifest = manifest
         self.system_properties: dict[str, Any] = {
             "model_dir": str(model_dir),
             "gpu_id": 0 if os.environ.get("CUDA_VISIBLE_DEVICES") else None,
@@ -103,7 +111,7 @@ class Context:
         if invocation is not None:
             request_id = str(uuid.uuid4())
             self.request_ids = {0: request_id}
-            self.request_processor = [RequestProcessor(Headers(_headers(invocation)))]
+            self.request_processor = [RequestProcessor(invocation)]
         self.metrics = MetricsStore(request_id, self.model_name)
 
     def get_request_id(self, idx: int = 0) -> str | None:
@@ -145,7 +153,7 @@ class Context:
 
     def reply(self, body: bytes | str) -> Reply:
         """Return an answer with the status and the headers that were set."""
-        (processor,) = self.request_processor or (RequestProcessor({}),)
+        processor = self._of(0)
         # Netty's headers know no case: of two spellings the one that was set last counts.
         headers = {
             str(name).lower(): value for name, value in processor.get_response_headers().items()
@@ -191,7 +199,7 @@ def _customary(name: str) -> str:
     return f"X-Amzn-SageMaker-{written}" if lower.startswith(SAGEMAKER) else written
 
 
-def _manifest(model_dir: Path) -> dict[str, Any]:
+def read_manifest(model_dir: Path) -> dict[str, Any]:
     """Return the manifest of a package that was made by the model archiver; else one that says
     what the toolkit's says."""
     try:

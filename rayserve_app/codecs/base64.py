@@ -32,6 +32,8 @@ _DIGITS = {
     "any": _ALPHANUMERIC + b"+/-_",
 }
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
+_BREAKS = b"\t\n\v\f\r"
+_MIN_LINES = 1000
 _URL_HEAD = re.compile(rb"\s*data:[^,]{0,200};base64,", re.IGNORECASE)
 
 
@@ -79,7 +81,12 @@ def _without_frame(characters: bytes) -> bytes:
     """Return a text without line breaks and the head of a `data:` URL."""
     if head := _URL_HEAD.match(characters):
         characters = characters[head.end() :]
-    return b"".join(map(bytes.strip, characters.splitlines()))
+    if b" " not in characters:
+        return characters.translate(None, _BREAKS)
+    characters = characters.strip()
+    if characters.count(b"\n") > _MIN_LINES + len(characters) // 32:
+        return characters  # refused: it would take a step of Python for each
+    return b"".join(line.strip().translate(None, _BREAKS) for line in characters.split(b"\n"))
 
 
 def _diagnose(text: str | Buffer, characters: bytes, alphabet: Alphabet) -> DecodeError:

@@ -70,15 +70,17 @@ class Header(NamedTuple):
     progressive: bool = False
 
 
-def format_of(data: Buffer) -> Format | None:
-    """Return what the bytes begin as, however they go on."""
-    head = bytes(data[:4])
-    return next((name for mark, name in _SIGNATURES.items() if head.startswith(mark)), None)
+def is_image(data: Buffer) -> bool:
+    """Return whether the bytes begin as an image file does, however they go on."""
+    return bytes(data[:4]).startswith(_MARKS)
 
 
 def evident_format(data: Buffer) -> Format | None:
     """Return the format of what can be nothing but an image: text may begin with `BM` too."""
-    return None if is_text(data) else format_of(data)
+    if not is_image(data) or is_text(data):
+        return None
+    head = bytes(data[:4])
+    return next(name for mark, name in _SIGNATURES.items() if head.startswith(mark))
 
 
 def is_text(data: Buffer) -> bool:
@@ -336,6 +338,7 @@ _SIGNATURES: dict[bytes, Format] = {
     b"MM\0+": "TIFF",
     b"MM*": "TIFF",  # as `curl -d` leaves it
 }
+_MARKS = tuple(_SIGNATURES)
 
 _READERS: dict[bytes, Callable[[memoryview], Header | None]] = {
     b"\xff\xd8": _read_jpeg,

@@ -23,6 +23,8 @@ from rayserve_app.types import Array, Buffer
 MAX_DEPTH = 64
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATACLASS
+# orjson writes null for NaN and infinities, and NaT as a time.
+_NO_TIME, _NO_TIME_NS = b'"1970-01-01T', b'"1677-09-21T'
 _TOKENS = {"nan": b"NaN", "inf": b"Infinity", "-inf": b"-Infinity"}
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
 
@@ -138,8 +140,7 @@ def encode(value: Any, *, with_nan: bool = False) -> bytes:
     """
     try:
         text = _dump(value)
-        # orjson writes null for NaN and infinities, and NaT as a time of 1970.
-        if b"null" not in text and b'"1970-01-01T' not in text:
+        if not (b"null" in text or _NO_TIME in text or _NO_TIME_NS in text):
             return text
     except TypeError:
         pass  # what orjson does not write, or where it is, is found below
@@ -195,7 +196,7 @@ def _decode(raw: bytes) -> Any:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as exc:
         name = image_header.evident_format(raw)
-        remedy = f"It is a {name} image: say so in the Content-Type" if name else None
+        remedy = f"It is a {name} image, which JSON holds in base64" if name else None
         raise DecodeError(f"not JSON: {exc}", remedy=remedy) from exc
 
 

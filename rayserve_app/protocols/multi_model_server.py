@@ -14,8 +14,7 @@ from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple
 
 from rayserve_app.codecs import form, json, lenient_json
-from rayserve_app.codecs.image_header import evident_format
-from rayserve_app.encoded_inputs import is_image
+from rayserve_app.codecs.image_header import evident_format, is_image
 from rayserve_app.errors import (
     BackendError,
     BodyTimeout,
@@ -170,8 +169,8 @@ class MultiModelServer(Protocol):
         if model.settings.input.type == "request":
             field = None
             if is_form:
-                finding = partial(find_body, body, content_type)
-                field = await model.offload(finding, form.work_bytes(body, content_type))
+                work = form.work_bytes(body, content_type)
+                field = await model.offload(partial(find_body, body, content_type), work)
             # A form of other fields is for the code itself to read.
             data = body if field is None else field
             is_field = field is not None

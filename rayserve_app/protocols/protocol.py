@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 from rayserve_app.batching import Result
 from rayserve_app.codecs.form import MULTIPART, URLENCODED
-from rayserve_app.encoded_inputs import is_image
+from rayserve_app.codecs.image_header import is_image
 from rayserve_app.errors import ModelNotFound, ServingError
 from rayserve_app.http import Response, did_you_mean, no_such_method
 from rayserve_app.inputs import JSON, media_type

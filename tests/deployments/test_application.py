@@ -23,7 +23,7 @@ from deployments.application import ModelDeployment, StockBatcher, build_applica
 from deployments.serve_accounts import find_accounts
 from rayserve_app.backend import Backend
 from rayserve_app.connection import Shortcut
-from rayserve_app.errors import DeadlineExceeded, ModelNotReady
+from rayserve_app.errors import DeadlineExceeded, DecodeError, ModelNotReady
 from rayserve_app.gateway.deadlines import Deadlines
 from rayserve_app.ingress import Ingress
 from rayserve_app.recorder import Recorder
@@ -121,6 +121,20 @@ async def test_what_a_model_raises_fails_the_whole_stock_batch() -> None:
     assert await submit(batcher, "a", "b") == ["aa", "bb"]
 
 
+class Picky(Doubler):
+    def predict(self, items: Sequence[Any]) -> Any:
+        if "bad" in items:
+            raise DecodeError("The image cannot be read")
+        return super().predict(items)
+
+
+async def test_what_a_client_is_at_fault_for_is_told_to_that_one_alone() -> None:
+    batcher = create_batcher(Picky(), max_batch_size=3, batch_wait_timeout_s=5)
+    first, error, last = await submit(batcher, "a", "bad", "b")
+    assert (first, last) == ("aa", "bb")
+    assert isinstance(error, DecodeError)
+
+
 async def test_two_models_of_one_stock_batcher_never_meet() -> None:
     first, second = Doubler(), Doubler()
     bound = create_batcher(first, max_batch_size=2, batch_wait_timeout_s=0.05)
@@ -200,7 +214,7 @@ class Reluctant(Doubler):
 @pytest.fixture
 def reluctant(replica: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> ModelDeployment:
     """A replica's deployment, not constructed yet, whose model warms up until `go_on` is set."""
-    replica.app_name, replica.deployment = "a", "Model"
+    replica.app_name, replica.deployment, replica.replica_tag = "a", "Model", "x1"
     for name in ("set_up_logs", "bind_threads", "_counter"):
         monkeypatch.setattr(application, name, MagicMock())
     monkeypatch.setattr(application, "_is_served", lambda _: False)

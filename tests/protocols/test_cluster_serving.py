@@ -270,13 +270,13 @@ async def test_results_are_float32_tensors_or_text(result: Any, value: str) -> N
 
 
 async def test_several_outputs_are_a_list() -> None:
-    app = create_zoo(
-        lambda items: {"a": np.ones((1, 2)), "b": np.array([3])}, input={"type": "string"}
-    )
+    outputs = {"a": np.ones((1, 2)), "b": np.array([3]), "c": np.array([b'"'], object)}
+    app = create_zoo(lambda items: outputs, input={"type": "string"})
     (value,) = values(await post(app, {"instances": [{"s": "a"}]}))
     assert json.loads(value) == [
         {"data": [1, 1], "shape": [2]},
         {"data": [3], "shape": []},
+        '"',
     ]
 
 
@@ -329,6 +329,9 @@ def test_upstreams_own_cases_of_post_processing() -> None:
 def test_post_processing_of_other_shapes() -> None:
     assert top_n(np.float32([[1, 2], [0.5, 2]]), 3) == "[[1,2.0][3,2.0][0,1.0]]"
     assert top_n(np.float32([1]), 9) == "[[0,1.0]]"
+    large = np.array([1, 2**64 - 1, 2**63], np.uint64)
+    assert top_n(large, 2) == f"[[1,{2**64 - 1}][2,{2**63}]]"
+    assert top_n(np.array([-(2**63), 5]), 2) == f"[[1,5][0,{-(2**63)}]]"
     assert pick_top_n(np.float32([[[2, 1e-5], [3, 3]]]), 2) == "[[2.0,1.0E-5][3.0,3.0]]"
     assert create_post_processing(None) is None
 

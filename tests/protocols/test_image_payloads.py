@@ -298,11 +298,32 @@ async def test_where_json_is_wanted_an_image_is_called_one(path: str) -> None:
     assert "It is a JPEG image" in response.text
 
 
-async def test_simple_tensorflow_serving_says_how_files_are_sent() -> None:
-    response = await post(create_sizes("bytes"), "/", JPEG, "image/jpeg")
+@pytest.mark.parametrize(
+    ("body", "content_type", "sentence"),
+    [
+        (JPEG, "image/jpeg", "as curl's -F sends them"),
+        (JPEG, FORM, "as curl's -F sends them"),
+        (b'{"data": {}}', FORM, "say what it is with -H 'Content-Type: "),
+        (b"", None, "The body is empty"),
+    ],
+)
+async def test_simple_tensorflow_serving_says_what_to_send(
+    body: bytes, content_type: str | None, sentence: str
+) -> None:
+    app = create_sizes("bytes", protocols=["simple_tensorflow_serving"])
+    response = await post(app, "/", body, content_type)
     assert response.status_code == 400
     assert response.json()["error"].startswith("Error, unsupported content type")
-    assert "curl's -F" in response.json()["error"]
+    assert sentence in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/predict", "/v1/models/m:predict", "/v2/models/m/infer", "/invocations", "/"]
+)
+async def test_an_empty_body_is_no_riddle_in_json(path: str) -> None:
+    response = await post(create_sizes("bytes"), path, b"", "application/json")
+    assert response.status_code == 400
+    assert "empty" in response.text
 
 
 # What is no image.
@@ -517,3 +538,25 @@ async def test_arrays_have_one_answer_in_every_protocol_and_codec(
     assert response.status_code == 200, response.text
     (number,) = re.findall(r"0\.\d+", response.text)
     assert float(number) == pytest.approx(expected, abs=2e-3)
+
+
+# Accept, where a page stands beside JSON.
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind"),
+    [
+        (["text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"], "text/html"),
+        (["application/json, text/html"], "application/json"),
+        (["text/html;q=0.5, application/json"], "application/json"),
+        (["application/json;q=0.5, text/html"], "text/html"),
+        (["text/html;q=0, */*"], "application/json"),
+        (["text/html", "application/json;q=0.5"], "text/html"),
+        (["*/*"], "application/json"),
+        ([], "application/json"),
+    ],
+)
+async def test_a_model_shows_its_page_to_whom_prefers_html(lines: list[str], kind: str) -> None:
+    app = create_sizes()
+    response = await call(app, "GET", "", headers=[("accept", line) for line in lines])
+    assert response.headers["content-type"].partition(";")[0] == kind

@@ -202,10 +202,11 @@ def _text(results: Sequence[Result], post_process: PostProcessing | None) -> str
     if post_process is not None:
         # PostProcessing.scala: of a table, one text after the other.
         return "".join(post_process(_as_tensor(output)) for output in outputs)
-    texts = [_output_text(output) for output in outputs]
+    if len(outputs) == 1:
+        return _output_text(outputs[0])
     # ArrowDeserializer.scala writes several outputs without anything between them, which nobody
     # can parse: they are a list here.
-    return texts[0] if len(texts) == 1 else f"[{','.join(texts)}]"
+    return f"[{','.join(_output_text(output, is_quoted=True) for output in outputs)}]"
 
 
 def _instance_array(array: Array, count: int) -> Any:
@@ -214,14 +215,14 @@ def _instance_array(array: Array, count: int) -> Any:
     return array[0] if count == 1 else array
 
 
-def _output_text(output: Any) -> str:
+def _output_text(output: Any, *, is_quoted: bool = False) -> str:
     if isinstance(output, bytes | bytearray | memoryview):
         output = text_of(bytes(output))
     try:
         array = _as_tensor(output)
     except PredictError:
         # Python's json reads NaN and Infinity, as Scala writes them.
-        if isinstance(output, str):
+        if isinstance(output, str) and not is_quoted:
             return output
         return json.encode(output, with_nan=True).decode()
     fields = {"data": array.ravel(), "shape": list(array.shape)}

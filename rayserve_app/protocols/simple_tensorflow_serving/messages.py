@@ -15,6 +15,7 @@ import numpy as np
 
 from rayserve_app.codecs import base64, form, json, lenient_json
 from rayserve_app.codecs.form import Field
+from rayserve_app.codecs.image_header import evident_format
 from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
     DecodeError,
@@ -24,7 +25,7 @@ from rayserve_app.errors import (
     VersionNotFound,
 )
 from rayserve_app.http import did_you_mean
-from rayserve_app.inputs import JSON, OCTETS, Inputs, media_type
+from rayserve_app.inputs import JSON, OCTETS, REMEDIES, Inputs, media_type
 from rayserve_app.model import Model
 from rayserve_app.outputs import named_arrays, whole_columns
 from rayserve_app.plain_values import widened
@@ -87,8 +88,17 @@ def parse(
         "Error, unsupported content type",
         expected=f"{JSON} or {form.MULTIPART}",
         got=repr(content_type),
-        remedy="Files are fields `image` or `images` of a form, as curl's -F sends them",
+        remedy=_remedy(body, kind),
     )
+
+
+def _remedy(body: Buffer, kind: str) -> str:
+    """Return what to do about a body of another type."""
+    if not len(body):
+        return "The body is empty"
+    if kind in REMEDIES and evident_format(body) is None:
+        return REMEDIES[kind]
+    return "Files are fields `image` or `images` of a form, as curl's -F sends them"
 
 
 def work_bytes(body: Buffer, content_type: str | None) -> int:

@@ -141,7 +141,7 @@ class Model:
         timing = timing or Timing()
         servable = servable or self.versions.default
         timeout_s = self.settings.deadline.latency_ms / 1e3
-        if self._answers is not None and items:
+        if self._answers is not None and items and not servable.is_apart:
             return await self._recall(self._answers, items, servable, timing, timeout_s)
         return await self._predict(items, servable, timing, timeout_s)
 
@@ -260,6 +260,7 @@ class Model:
         """
         started_at = perf_counter()
         inputs = servable.inputs
+        target = servable.apart() if servable.is_apart else servable
         work = len(items) * ITEM_BYTES
         if work <= INLINE_BYTES:
             size = items_bytes(inputs, items)
@@ -274,7 +275,7 @@ class Model:
             if not inputs.needs_decoding:
                 return await self.batcher.submit(
                     items,  # type: ignore[arg-type]  # nothing is encoded that needs no decoding
-                    servable,
+                    target,
                     timeout_s=timeout_s,
                     timing=timing,
                 )
@@ -284,7 +285,7 @@ class Model:
                 items, inputs, self._decoders, timeout_s=left_s, timing=timing, places=places
             )
             left_s = max(0.0, timeout_s - (perf_counter() - started_at))
-            return await self.batcher.submit(decoded, servable, timeout_s=left_s, timing=timing)
+            return await self.batcher.submit(decoded, target, timeout_s=left_s, timing=timing)
         finally:
             timing.predicted_at = perf_counter()
             self._pending_items -= len(items)

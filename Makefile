@@ -31,10 +31,11 @@ install = .venv/bin/uv pip install -q --compile-bytecode --python $(1)/bin/pytho
 serve: models/.built
 	@.venv/bin/rayserve-app serve $(CONFIG)
 
+# The tests that need no Serve run side by side, a file at a time; then those of one Serve instance.
 # Ray leaves a token under the home directory that later runs would find, hence one of its own.
 test: models/.built
 	@mkdir -p .venv/home
-	@HOME=$(CURDIR)/.venv/home .venv/bin/python -m pytest $(ARGS)
+	@HOME=$(CURDIR)/.venv/home .venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 lint: .venv/.installed
 	@.venv/bin/ruff check .

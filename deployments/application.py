@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
@@ -22,23 +21,25 @@ from starlette.types import ASGIApp, Scope
 from deployments.logs import set_up_logs
 from deployments.metrics import MetricsExporter
 from deployments.serve_accounts import find_accounts
+from deployments.serve_sockets import hold_to_loopback
 from rayserve_app.asgi import App, create_app
 from rayserve_app.backend import Backend
-from rayserve_app.batching import Predict, Result, Target, as_error, check_outputs
+from rayserve_app.batching import Predict, Result, Target, as_error, check_outputs, run_batch
 from rayserve_app.connection import use_connections
 from rayserve_app.cores import available_cores
 from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
     ConfigurationError,
     DeadlineExceeded,
+    InvalidRequest,
     ModelNotReady,
     ServingError,
 )
-from rayserve_app.ingress import Ingress
+from rayserve_app.ingress import CLIENT_HEADERS, Ingress
 from rayserve_app.inputs import OCTETS, Inputs
 from rayserve_app.model import INLINE_BYTES, ITEM_BYTES, Model
 from rayserve_app.recorder import Recorder
-from rayserve_app.settings import BatchingSettings, ModelSettings
+from rayserve_app.settings import MAX_SURGE_PERCENT, BatchingSettings, ModelSettings
 from rayserve_app.threads import bind_threads
 from rayserve_app.timing import Timing
 from rayserve_app.types import Item
@@ -51,14 +52,11 @@ HEALTH_CHECK_TIMEOUT_S = 10
 WARM_UP_DEADLINES = 20
 """How many times a request's deadline a model may take to warm up."""
 
+LEAST_WARM_UP_S = 60
+"""What it may take at least: a deadline is of a warm model, and may be tight."""
+
 SHUTDOWN_MARGIN_S = 10
 """What a replica may take to stop beyond its deadline."""
-
-OWN_PORTS = (
-    int(os.environ.get("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "30000")),
-    int(os.environ.get("RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT", "31000")),
-)
-"""Where replicas' own HTTP servers listen (ray/serve/_private/constants.py)."""
 
 
 def build_application(
@@ -77,6 +75,7 @@ def build_application(
     most = settings.max_queued_items + batching.max_batch_size * batching.max_concurrent_batches
     deploy = serve.deployment(
         name="Model",
+        max_surge_percent=MAX_SURGE_PERCENT,
         max_ongoing_requests=most,
         max_queued_requests=most,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
@@ -105,7 +104,7 @@ class ModelDeployment(IngressDeployment):
         context = serve.get_replica_context()
         _check_ongoing_requests(context, settings.batching)
         set_up_logs(context)
-        recorder = Recorder()
+        recorder = Recorder(context.replica_tag)
         self.model = Model(
             settings,
             backend,
@@ -115,12 +114,13 @@ class ModelDeployment(IngressDeployment):
         )
         await asyncio.to_thread(load, self.model)
         self._metrics = asyncio.create_task(MetricsExporter(recorder, _counter).run())
-        self._warm_by = perf_counter() + WARM_UP_DEADLINES * settings.deadline.latency_ms / 1e3
+        self._warm_by = perf_counter() + _longest_warm_up_s(settings)
         self._warm_up = asyncio.create_task(asyncio.to_thread(warm_up, self.model))
         # Replacing or joining replicas that serve, it becomes ready only when it is warm. The
         # first one answers at once, 503 in the client's protocol until it is.
         if await asyncio.to_thread(_is_served, context):
-            await self._warm_up
+            await asyncio.wait([self._warm_up], timeout=self._warm_by - perf_counter())
+            self._check_warm_up()
 
     def __serve_build_asgi_app__(self) -> App:
         app = create_app(self.model, takes_views=_is_own_server)
@@ -141,6 +141,7 @@ class ModelDeployment(IngressDeployment):
         Raises:
             ServingError: the first fault; its path is the item's index.
         """
+        self.model.check_admission()
         servable = self.model.select(version, signature)
         reading = partial(_read, servable.inputs, items)
         work = sum(_work_bytes(servable.inputs, item) for item in items)
@@ -149,12 +150,15 @@ class ModelDeployment(IngressDeployment):
         return [_value(result, index) for index, result in enumerate(results)]
 
     async def check_health(self) -> None:
-        if self._warm_up.done():
-            self._warm_up.result()
-        elif perf_counter() > self._warm_by:
-            raise ModelNotReady(f"Model {self.model.name!r} hangs in its warm-up")
+        self._check_warm_up()
         if self.model.is_stalled:
             raise ModelNotReady(f"Model {self.model.name!r} hangs: its deadlines pass unanswered")
+
+    def _check_warm_up(self) -> None:
+        if self._warm_up.done():
+            self._warm_up.result()
+        elif perf_counter() >= self._warm_by:
+            raise ModelNotReady(f"Model {self.model.name!r} hangs in its warm-up")
 
     async def __del__(self) -> None:
         if hasattr(self, "_metrics"):
@@ -178,12 +182,17 @@ def warm_up(model: Model) -> None:
 
 
 def http_middlewares() -> list[Middleware]:
-    """Return what stands before a replica's HTTP server; the environment names this function
-    (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH). Serve calls it in its proxies and in the replicas
-    of other applications too, where nothing is to be added."""
+    """Return what stands before the HTTP server of a replica, or of one of Serve's proxies; the
+    environment names this function (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH). Serve calls it in
+    the replicas of other applications too, where what is for its proxies finds no model."""
+    hold_to_loopback()
     own = IngressDeployment.app
     if own is None:
-        return []
+        # Here, for a model's replica needs neither.
+        from deployments.served_models import ModelsByPath
+        from rayserve_app.gateway.deadlines import Deadlines
+
+        return [Middleware(Deadlines, find=ModelsByPath().find)]
     use_connections(own, find_accounts)
     return [Middleware(Ingress)]
 
@@ -192,6 +201,8 @@ class StockBatcher:
     """`@serve.batch` itself, for comparison: `batching.mode: serve_batch`."""
 
     is_stalled = False
+    is_free = False
+    shortest_s = 0.0
 
     def __init__(self, settings: BatchingSettings, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -213,6 +224,10 @@ class StockBatcher:
         except TimeoutError as exc:
             raise DeadlineExceeded("The model gave no result within its deadline") from exc
 
+    def end_s(self, coming: int) -> float:
+        """Return 0: nobody knows."""
+        return 0.0
+
     def close(self) -> None:
         return
 
@@ -229,6 +244,8 @@ class StockBatcher:
         self._recorder.batch_items.observe(len(items))
         try:
             outputs = await asyncio.to_thread(predict, items)
+        except InvalidRequest:  # of one of them, and nobody is to be told of another's
+            return await asyncio.to_thread(run_batch, predict, items)
         except Exception as exc:
             return [as_error(exc)] * len(items)
         return check_outputs(outputs, len(items))
@@ -269,6 +286,10 @@ def _check_ongoing_requests(context: ReplicaContext, batching: BatchingSettings)
         )
 
 
+def _longest_warm_up_s(settings: ModelSettings) -> float:
+    return max(LEAST_WARM_UP_S, WARM_UP_DEADLINES * settings.deadline.latency_ms / 1e3)
+
+
 def _is_served(context: ReplicaContext) -> bool:
     """Return whether another replica of this deployment serves at the moment."""
     application = serve.status().applications.get(context.app_name)
@@ -281,11 +302,10 @@ def _is_served(context: ReplicaContext) -> bool:
 def _is_own_server(scope: Scope) -> bool:
     """Return whether the replica's own HTTP server took the connection, not Serve's Python proxy.
 
-    The proxy pickles messages between processes. The port tells: replicas listen on ports of a
-    range of their own (ray/serve/_private/constants.py, RAY_SERVE_DIRECT_INGRESS_*).
+    The proxy pickles messages between processes. Of the replica's own connections each request is
+    marked, by the shorter way past Serve or by `Ingress` on the way through it.
     """
-    _, port = scope.get("server") or (None, None)
-    return port is not None and OWN_PORTS[0] <= port <= OWN_PORTS[1]
+    return CLIENT_HEADERS in scope
 
 
 def _value(result: Result, index: int) -> Any:

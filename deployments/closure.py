@@ -5,28 +5,40 @@ Source: ucbrise/clipper, containers/python/rpc.py and python_closure_container.p
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from pydantic import model_validator
 
 from deployments.application import Application, build_application
+from deployments.closure_outputs import ClosureOutput, conform
 from rayserve_app import buffers, packages
 from rayserve_app.backend import Backend
-from rayserve_app.errors import ConfigurationError, LoadError, PredictError, ServingError
+from rayserve_app.errors import (
+    ConfigurationError,
+    DecodeError,
+    LoadError,
+    PredictError,
+    ServingError,
+)
 from rayserve_app.importing import import_from_string
-from rayserve_app.packages import Requirements
 from rayserve_app.plain_values import PLAIN, as_numpy, exact_array
+from rayserve_app.requirements import Requirements, Strictness
 from rayserve_app.settings import Checksum, ModelSettings, parse_settings
 from rayserve_app.sources import fetch
 from rayserve_app.types import Array, Item, Metadata, Outputs, describe
+
+READERS: Final = {("PIL.Image", "open"), ("PIL.ImageFile", "load")}
+"""Where Pillow reads what it was given; what it raises there is of many kinds."""
 
 
 class ClosureSettings(ModelSettings):
     """A closure is named by `function`, or lies in the file `pickle`."""
 
+    output: ClosureOutput = ClosureOutput()
     function: str | None = None
     """`package.module:function`, importable in the replica."""
     pickle: str | None = None
@@ -38,7 +50,10 @@ class ClosureSettings(ModelSettings):
     """Allows `pickle` for this model."""
     packages: Requirements = ()
     """pip requirements of the function's own, e.g. `humanize==4.9.0`: installed once per machine,
-    seen by this model's replicas alone, and before what is installed for all."""
+    seen by this model's replicas alone, and before what is installed for all. What is installed
+    for all and satisfies them is left alone."""
+    requirements: Strictness = "lenient"
+    """Whether a version in `packages` that no index has for this Python may be another one."""
     instant: bool = False
     """Calls the function in the event loop, which saves the way to a thread and back: for one that
     takes microseconds. Should it hang, its callers get no default output at their deadline; Serve
@@ -66,13 +81,14 @@ class ClosureBackend(Backend):
 
     def __init__(self, settings: ClosureSettings) -> None:
         self._settings = settings
+        self._outputs = settings.output.specs
         self.is_instant = settings.instant
         self._function: Callable[[Any], Any] | None = None
 
     def load(self) -> None:
         settings = self._settings
         if settings.packages:
-            _add_packages(settings.packages)
+            _add_packages(settings.packages, settings.requirements)
         if settings.pickle is not None:
             function = _unpickle(settings.pickle, settings.sha256)
         else:
@@ -84,10 +100,18 @@ class ClosureBackend(Backend):
     def predict(self, items: Sequence[Item]) -> Outputs:
         if self._function is None:
             raise PredictError("The function is not loaded")
-        return _as_outputs(self._function(self._arguments(items)))
+        try:
+            outputs = _as_outputs(self._function(self._arguments(items)))
+        except Exception as exc:
+            if self._settings.input.type in ("bytes", "string") and _is_of_an_image(exc):
+                # Pillow names the object that it reads from, too.
+                problem = str(exc).partition(" <")[0]
+                raise DecodeError(f"The image cannot be read: {problem}") from exc
+            raise
+        return conform(outputs, self._outputs)
 
     def metadata(self) -> Metadata:
-        return Metadata(platform="python-closure")
+        return Metadata(platform="python-closure", outputs=self._outputs)
 
     def close(self) -> None:
         self._function = None
@@ -182,6 +206,16 @@ def _item(value: Any) -> Any:
         return error
 
 
+def _is_of_an_image(exc: Exception) -> bool:
+    """Return whether Pillow raised this as it opened or loaded an image, which is then the
+    caller's: not for a file that the function has named itself."""
+    if getattr(exc, "errno", None) is not None:
+        return False
+    frames = traceback.walk_tb(exc.__traceback__)
+    places = {(frame.f_globals.get("__name__"), frame.f_code.co_name) for frame, _ in frames}
+    return not places.isdisjoint(READERS)
+
+
 def _import(import_string: str) -> Any:
     try:
         return import_from_string(import_string, path="args.model.function")
@@ -194,9 +228,9 @@ def _import(import_string: str) -> Any:
         ) from exc
 
 
-def _add_packages(requirements: Requirements) -> None:
+def _add_packages(requirements: Requirements, strictness: Strictness) -> None:
     try:
-        packages.activate(packages.install(requirements))
+        packages.activate(packages.install(requirements, strictness=strictness))
     except ServingError as exc:
         raise exc.at("args.model.packages") from exc
 

@@ -1,45 +1,41 @@
 """A gateway as a Serve application: `import_path: deployments.gateway:build`.
 
-It learns from Serve's controller once a second which models there are and where their replicas
-listen, and forwards to the replicas themselves; where they do not listen, as without HAProxy, to
-Serve's own proxy on this node.
+It learns from Serve's controller which models there are and where their replicas listen: once a
+second, and when the controller says that something has changed. It forwards to the replicas
+themselves; where they do not listen, as without HAProxy, or a model is scaled to zero, to Serve's
+own proxy on this node. What it knows of a model stays until something better is known: while the
+controller is away, or does not know the replicas again yet.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
-import ray
 from ray import serve
 from ray.serve import Application, Deployment
-from ray.serve._private.common import RequestProtocol
-from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
-from ray.serve.schema import TargetGroup
+from ray.serve._private.long_poll import LongPollNamespace
 
 from deployments.application import IngressDeployment
 from deployments.logs import set_up_logs
+from deployments.served_models import GATEWAY_DEPLOYMENT, ask, find_controller, served_models
 from rayserve_app.gateway.app import Gateway
-from rayserve_app.gateway.replicas import Address, Directory, ServedModel
+from rayserve_app.gateway.replicas import Directory, ServedModel
 from rayserve_app.gateway.settings import GatewaySettings
 from rayserve_app.section import parse_section
+from rayserve_app.settings import MAX_SURGE_PERCENT
 
 logger = logging.getLogger(__name__)
 
 PERIOD_S: Final = 1.0
 
-CONTROLLER_TIMEOUT_S: Final = 10.0
+LEAST_PERIOD_S: Final = 0.05
+"""However often something changes."""
 
 MAX_REQUESTS: Final = 1024
-
-LOOPBACK: Final = "127.0.0.1"
-
-ANY_HOST: Final = ("0.0.0.0", "::", "")
-
-MODEL_DEPLOYMENT: Final = "Model"
-"""What the deployment of every model is named."""
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -52,7 +48,10 @@ def build(args: dict[str, Any]) -> Application:
     """
     settings = parse_section(GatewaySettings, args, "gateway")
     deploy = serve.deployment(
-        name="Gateway", max_ongoing_requests=MAX_REQUESTS, max_queued_requests=MAX_REQUESTS
+        name=GATEWAY_DEPLOYMENT,
+        max_surge_percent=MAX_SURGE_PERCENT,
+        max_ongoing_requests=MAX_REQUESTS,
+        max_queued_requests=MAX_REQUESTS,
     )
     deployment: Deployment = deploy(serve.ingress()(GatewayDeployment))
     return deployment.bind(settings)
@@ -63,11 +62,16 @@ class GatewayDeployment(IngressDeployment):
 
     async def __init__(self, settings: GatewaySettings) -> None:  # type: ignore[misc]
         set_up_logs(serve.get_replica_context())
-        self._controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
+        self._controller = find_controller()
         self._directory = Directory()
         self._gateway = Gateway(settings, self._directory)
+        self._known: Mapping[str, ServedModel] = {}
+        self._has_changed = asyncio.Event()
         await self._learn()
-        self._learning = asyncio.create_task(self._keep_learning())
+        self._tasks = [
+            asyncio.create_task(self._keep_learning()),
+            asyncio.create_task(self._listen()),
+        ]
 
     def __serve_build_asgi_app__(self) -> Gateway:
         IngressDeployment.app = self._gateway
@@ -75,81 +79,40 @@ class GatewayDeployment(IngressDeployment):
 
     async def _keep_learning(self) -> None:
         while True:
-            await asyncio.sleep(PERIOD_S)
+            await asyncio.sleep(LEAST_PERIOD_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PERIOD_S):
+                    await self._has_changed.wait()
+            self._has_changed.clear()
             try:
                 await self._learn()
             except Exception:
                 # The controller may be away for a while; what is known stays.
                 logger.exception("Serve's controller could not be asked for the models")
 
+    async def _listen(self) -> None:
+        """Hear of it when HAProxy does that replicas have come or gone."""
+        key = LongPollNamespace.TARGET_GROUPS
+        seen = -1
+        while True:
+            try:
+                update: Any = await self._controller.listen_for_change.remote({key: seen})
+                if isinstance(update, dict):  # else nothing has changed for some time
+                    seen = update[key].snapshot_id
+                    self._has_changed.set()
+            except Exception as exc:
+                logger.debug("Serve's controller could not be listened to: %s", exc)
+            await asyncio.sleep(LEAST_PERIOD_S)
+
     async def _learn(self) -> None:
-        async with asyncio.timeout(CONTROLLER_TIMEOUT_S):
-            answers: Any = await asyncio.gather(
-                self._controller.get_serve_instance_details.remote(),
-                self._controller.get_target_groups.remote(from_proxy_manager=True),
-                self._controller.get_target_groups.remote(),
-            )
-        details, groups, proxies = answers
-        host = details["http_options"].get("host", LOOPBACK)
-        here = {ray.util.get_node_ip_address(): LOOPBACK if host in ANY_HOST else host}
-        models = served_models(details["applications"], groups, proxies, here)
-        self._directory.update(models)
+        self._known = served_models(await ask(self._controller), self._known)
+        self._directory.update(self._known.values())
         self._gateway.connections.keep_only(
-            [address for model in models for address in model.replicas]
+            [address for model in self._known.values() for address in model.replicas]
         )
 
     async def __del__(self) -> None:
-        if hasattr(self, "_learning"):
-            self._learning.cancel()
+        for task in getattr(self, "_tasks", ()):
+            task.cancel()
+        if hasattr(self, "_gateway"):
             self._gateway.connections.close()
-
-
-def served_models(
-    applications: Mapping[str, Any],
-    groups: Sequence[TargetGroup],
-    proxies: Sequence[TargetGroup],
-    hosts: Mapping[str, str],
-) -> list[ServedModel]:
-    """Return the models among Serve's applications.
-
-    Args:
-        applications: by name, as `ServeInstanceDetails` has them.
-        groups: where the replicas of each application listen, if they do themselves.
-        proxies: where Serve's proxies listen, for models that have no such replica.
-        hosts: under which address a node's own can be reached from here, if not that: Serve names
-            nodes, but on the loopback of this one its servers may listen alone.
-    """
-    fallback = _addresses(proxies, hosts)
-    listening = {group.app_name: _addresses([group], hosts) for group in groups if group.app_name}
-    return [
-        ServedModel(
-            name=_model_name(application) or name,
-            prefix=application["route_prefix"].rstrip("/"),
-            replicas=listening.get(name) or fallback,
-            # Serve tells of a replica's address before it calls it running.
-            is_ready=bool(listening.get(name))
-            or _is_running(application["deployments"][MODEL_DEPLOYMENT]),
-        )
-        for name, application in applications.items()
-        if application["route_prefix"] and MODEL_DEPLOYMENT in application["deployments"]
-    ]
-
-
-def _addresses(groups: Sequence[TargetGroup], hosts: Mapping[str, str]) -> tuple[Address, ...]:
-    return tuple(
-        Address(hosts.get(target.ip, target.ip), target.port)
-        for group in groups
-        if group.protocol == RequestProtocol.HTTP
-        for target in group.targets
-    )
-
-
-def _model_name(application: Mapping[str, Any]) -> str | None:
-    """Return the name that the YAML gives the model, if it does."""
-    args = (application.get("deployed_app_config") or {}).get("args") or {}
-    name: str | None = (args.get("model") or {}).get("name")
-    return name
-
-
-def _is_running(deployment: Mapping[str, Any]) -> bool:
-    return any(replica["state"] == "RUNNING" for replica in deployment["replicas"])

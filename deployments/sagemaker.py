@@ -26,7 +26,8 @@ from deployments.containers.user_code import UserCode
 from deployments.tensorflow_serving.model_server import ModelServer, find_versions
 from rayserve_app import packages
 from rayserve_app.backend import Backend
-from rayserve_app.errors import LoadError, PredictError
+from rayserve_app.errors import InvalidRequest, LoadError, PredictError
+from rayserve_app.requirements import Strictness
 from rayserve_app.settings import BatchingSettings, FileSettings, InputSettings, parse_settings
 from rayserve_app.sources import fetch
 from rayserve_app.types import FailedInvocation, Invocation, Item, Metadata, Reply
@@ -60,6 +61,9 @@ class SageMakerSettings(FileSettings):
     """Whose default functions stand in for those that a `toolkit` package lacks."""
     environment: dict[str, str] = Field(default_factory=dict)
     """The environment of the model's definition: `SAGEMAKER_PROGRAM` and what user code reads."""
+    requirements: Strictness = "lenient"
+    """Whether a version in `code/requirements.txt` that no index has for this Python may be another
+    one, with a warning."""
     input: WholeRequest = WholeRequest(type="request")
     batching: OneByOne = OneByOne()
 
@@ -97,7 +101,7 @@ class SageMakerBackend(Backend):
             self.close()
             raise
 
-    def predict(self, items: Sequence[Item]) -> list[Reply | FailedInvocation]:
+    def predict(self, items: Sequence[Item]) -> list[Reply | FailedInvocation | InvalidRequest]:
         if self._container is None:
             raise PredictError("The package is not loaded")
         return [_invoke(self._container, item) for item in items]
@@ -120,7 +124,7 @@ class SageMakerBackend(Backend):
         if program is None:
             self._check_plain(directory)
             return PlainContainer(self._serve(directory))
-        _install_requirements(directory / "code")
+        _install_requirements(directory / "code", self._settings.requirements)
         # Before the code, which may import the framework itself.
         defaults = self._defaults()
         module = self._code.load(program)
@@ -177,17 +181,18 @@ class SageMakerBackend(Backend):
         )
 
 
-def _install_requirements(code: Path) -> None:
+def _install_requirements(code: Path, strictness: Strictness) -> None:
     requirements = code / "requirements.txt"
     # serve.py: what the package brings along in lib/ stands for its requirements.
     if requirements.is_file() and not (code / "lib").is_dir():
-        packages.activate(packages.install((), requirements_file=requirements))
+        installed = packages.install((), requirements_file=requirements, strictness=strictness)
+        packages.activate(installed)
 
 
-def _invoke(container: Container, item: Item) -> Reply | FailedInvocation:
+def _invoke(container: Container, item: Item) -> Reply | FailedInvocation | InvalidRequest:
     if not isinstance(item, Invocation):
         raise PredictError("Not a request", expected="Invocation", got=type(item).__name__)
     try:
         return container.invoke(item)
-    except FailedInvocation as exc:
+    except (FailedInvocation, InvalidRequest) as exc:
         return exc

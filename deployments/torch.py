@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
-from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,6 +12,8 @@ from pydantic import Field, model_validator
 
 from deployments import model_files, torch_files
 from deployments.application import Application, build_application
+from deployments.torch_answers import Answers, ResultsAs, replaced
+from deployments.torch_arguments import Arguments, BatchAs
 from deployments.torch_devices import Device, choose_device, import_torch, set_threads
 from deployments.torch_files import RUNS_CODE, SUFFIXES, Format, first_line, remedy_of
 from deployments.torch_images import DeviceNormalization, choose_normalization
@@ -53,6 +54,13 @@ class TorchSettings(FileSettings):
     until then; without it, on a GPU only."""
     classes: ClassSettings | None = None
     """Answer the best classes of the model's first output, by name."""
+    batch_as: BatchAs | None = None
+    """Whether the module takes a batch as one tensor, or as a list of one tensor for each item,
+    which may then be of unlike shapes, as detectors do. Read off TorchScript and annotations if
+    not set."""
+    results_as: ResultsAs | None = None
+    """What a list is that the module answers: its `outputs`, or the results of the `items`. If not
+    set, the results where it is a list of mappings."""
 
     @model_validator(mode="after")
     def _is_safe_and_whole(self) -> Self:
@@ -85,8 +93,7 @@ class TorchBackend(Backend):
     normalised as a batch where it `normalizes_images`. On a CPU, a module that writes into its
     arguments writes into the items, which are used again if their batch fails.
 
-    A tensor is answered as `output`, a tuple as `output_0`, `output_1` and so on or as
-    `output.outputs` says, a mapping or a named tuple by its own names.
+    Answers are as torch_answers.py says.
     """
 
     def __init__(self, settings: TorchSettings) -> None:
@@ -97,14 +104,18 @@ class TorchBackend(Backend):
         self._program: Program | None = None
         self._normalize: DeviceNormalization | None = None
         self._labels: tuple[str, ...] = ()
-        self._arguments: dict[str, bool] | None = None
+        self._arguments = Arguments(None)
+        self._answers: Answers | None = None
 
     def load(self) -> None:
         settings = self._settings
         path = model_files.find_file(fetch(settings.path, sha256=settings.sha256), *SUFFIXES)
-        format = settings.format or torch_files.detect_format(path)
+        format = settings.format or torch_files.detect_format(
+            path, is_whole=settings.trusted and settings.module is None
+        )
         torch_files.check_trust(path, format, trusted=settings.trusted)
         self._torch = torch = import_torch()
+        self._answers = Answers(torch.Tensor, settings.output.outputs, settings.results_as)
         set_threads(torch, settings.threads.compute or available_cores())
         self._device = choose_device(torch)
         if settings.classes is not None:
@@ -124,10 +135,11 @@ class TorchBackend(Backend):
         torch, settings = self._torch, self._settings
         if format == "export":
             self._check_precision()
+            assert self._answers is not None
             program = torch_files.load_program(torch, path, device)
-            self._program = Program(program, self._named)
+            self._program = Program(program, self._answers.named)
             self._module = program.module()
-            self._arguments = {spec.name: True for spec in self._program.inputs}
+            self._arguments = Arguments.of_tensors([spec.name for spec in self._program.inputs])
             return
         if format == "torchscript":
             module = torch_files.load_torchscript(torch, path, device)
@@ -135,17 +147,18 @@ class TorchBackend(Backend):
             module = torch_files.load_pickle(torch, path, device)
         else:
             module = torch_files.load_weights(
-                torch, path, format, settings.module, settings.arguments
+                torch, path, format, settings.module, settings.arguments, trusted=settings.trusted
             )
         layout = torch.channels_last if settings.channels_last else torch.preserve_format
         self._module = module.to(device, getattr(torch, settings.precision), memory_format=layout)
-        self._arguments = _arguments(torch, module)
+        self._arguments = Arguments.of_module(torch, module, settings.batch_as)
 
     def predict(self, items: Sequence[Item]) -> Outputs:
         """Run one batch.
 
-        Returns: the outputs by name, axis 0 being the items, float32 where the model answers half
-            precision, otherwise of its own types; with `classes` a list of the best per item.
+        Returns: the outputs by name, axis 0 being the items, or a list of each item's result, such
+            as a detector's mapping of arrays; float32 where the model answers half precision,
+            otherwise of its own types; with `classes` a list of the best per item.
         Raises:
             ShapeMismatch: an item's arguments, types or shapes are not the model's.
             PredictError: the model failed, or answered something without the batch axis.
@@ -155,14 +168,23 @@ class TorchBackend(Backend):
         rows = [self._row(item) for item in items]
         most = (self._program and self._program.most_items) or len(rows)
         pieces = [self._call(rows[start : start + most]) for start in range(0, len(rows), most)]
-        outputs = pieces[0]
-        if len(pieces) > 1:
-            outputs = {name: np.concatenate([each[name] for each in pieces]) for name in outputs}
+        outputs = _joined(pieces)
         classes = self._settings.classes
         if classes is None:
             return outputs
+        if not isinstance(outputs, Mapping):
+            raise PredictError(
+                "The model answers no table of scores",
+                expected="a score for each label",
+                got="a result of its own for each item",
+                path="args.model.classes",
+            )
         scores = next(iter(outputs.values()))
         return best_classes(scores, self._labels, top_n=classes.top_n, softmax=classes.softmax)
+
+    def bucket(self, item: Item) -> Hashable:
+        """Return a key that items must share; images of any shape where the module takes lists."""
+        return self._arguments.bucket(item)
 
     def metadata(self) -> Metadata:
         """Describe the loaded model: torch.export archives know their inputs and outputs, of other
@@ -198,13 +220,13 @@ class TorchBackend(Backend):
             item = item["data"]  # of an image with metadata
         program = self._program
         if isinstance(item, Mapping):
-            self._check_names(item)
+            self._arguments.check_names(item)
         elif program is not None and len(program.inputs) == 1:
             item = {program.inputs[0].name: item}
         elif program is not None:
             raise ShapeMismatch(
                 "The program takes several inputs",
-                expected=f"an array for each of {', '.join(self._arguments or ())}",
+                expected=f"an array for each of {', '.join(self._arguments.names)}",
                 got="a single value",
             )
         else:
@@ -215,21 +237,7 @@ class TorchBackend(Backend):
             return program.row(item, is_pixels=is_pixels)
         return {name: _number_array(name, value) for name, value in item.items()}
 
-    def _check_names(self, values: Mapping[str, Any]) -> None:
-        known = self._arguments
-        if known is None:
-            return
-        odd = [name for name in values if name not in known]
-        missing = [name for name, needed in known.items() if needed and name not in values]
-        if odd or missing:
-            raise ShapeMismatch(
-                "There is no such input" if odd else "An input is missing",
-                expected=", ".join(known),
-                got=", ".join(values) or "nothing",
-                path=(odd or missing)[0],
-            )
-
-    def _call(self, rows: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    def _call(self, rows: Sequence[Mapping[str, Array]]) -> dict[str, Array] | list[Any]:
         assert self._device is not None
         padding = max(self._program.least_items - len(rows), 0) if self._program else 0
         padded = [*rows, *[rows[-1]] * padding]
@@ -237,10 +245,8 @@ class TorchBackend(Backend):
         try:
             with self._device.stream(), torch.inference_mode():
                 feed = {name: self._send(name, padded) for name in rows[0]}
-                answers = self._named(self._forward(feed))
-                self._check_batch_axis(answers, len(padded))
-                outputs = self._device.fetch(
-                    {name: self._answerable(tensor) for name, tensor in answers.items()}
+                outputs = self._fetch(
+                    self._forward(feed), len(padded), any(map(self._arguments.takes_list, feed))
                 )
         except (RuntimeError, torch.jit.Error) as exc:
             raise PredictError(
@@ -248,7 +254,36 @@ class TorchBackend(Backend):
                 got=f"{type(exc).__name__}: {first_line(exc)}",
                 remedy=remedy_of(exc, self._settings.input),
             ) from exc
+        if isinstance(outputs, list):
+            return outputs[: len(rows)]
         return {name: array[: len(rows)] for name, array in outputs.items()}
+
+    def _fetch(self, answer: Any, count: int, takes_list: bool) -> dict[str, Array] | list[Any]:
+        """Return what the module answered to `count` items, as arrays."""
+        assert self._device is not None
+        assert self._answers is not None
+        results = self._answers.items(answer, takes_list=takes_list)
+        if results is None:
+            outputs = self._answers.named(answer)
+            self._check_batch_axis(outputs, count)
+            return self._device.fetch(
+                {name: self._answerable(tensor) for name, tensor in outputs.items()}
+            )
+        if len(results) != count:
+            raise PredictError(
+                "The model answered another number of results",
+                expected=f"{count}, one for each item",
+                got=str(len(results)),
+                remedy="If they are outputs of the whole batch: set `results_as: outputs`",
+            )
+        tensors: list[Any] = []
+        replaced(results, self._torch.Tensor, tensors.append)
+        arrays = self._device.fetch(
+            {str(index): self._answerable(tensor) for index, tensor in enumerate(tensors)}
+        )
+        in_order = iter(arrays.values())
+        fetched: list[Any] = replaced(results, self._torch.Tensor, lambda _: next(in_order))
+        return fetched
 
     def _forward(self, feed: Mapping[str, Any]) -> Any:
         if self._program is not None:
@@ -259,8 +294,9 @@ class TorchBackend(Backend):
         return self._module(**feed)
 
     def _send(self, name: str, rows: Sequence[Mapping[str, Array]]) -> Any:
-        assert self._device is not None
         arrays = [row[name] for row in rows]
+        if self._arguments.takes_list(name):
+            return [self._tensor([array])[0] for array in arrays]
         if len({(array.shape, array.dtype) for array in arrays}) > 1:
             raise ShapeMismatch(
                 "The items of one batch are unlike",
@@ -268,6 +304,11 @@ class TorchBackend(Backend):
                 got=", ".join(sorted({describe(array) for array in arrays})),
                 path=name,
             )
+        return self._tensor(arrays)
+
+    def _tensor(self, arrays: Sequence[Array]) -> Any:
+        """Return arrays of one shape and type as one tensor of the module's type."""
+        assert self._device is not None
         tensor = self._device.send(arrays)
         if self._settings.channels_last and tensor.ndim == 4:
             tensor = tensor.contiguous(memory_format=self._torch.channels_last)
@@ -281,33 +322,6 @@ class TorchBackend(Backend):
         is_half = tensor.dtype in (self._torch.bfloat16, self._torch.float16)
         return (tensor.float() if is_half else tensor).detach()
 
-    def _named(self, result: Any) -> dict[str, Any]:
-        """Return what the module answered as tensors by name, those that are wanted."""
-        tensor_type, names = self._torch.Tensor, self._settings.output.outputs
-        if isinstance(result, tensor_type):
-            result = {names[0] if len(names) == 1 else "output": result}
-        elif isinstance(result, tuple | list):
-            own = getattr(result, "_fields", None)
-            if own is None:
-                own = [f"output_{index}" for index in range(len(result))]
-                if len(names) == len(result):
-                    own = names
-            result = dict(zip(own, result, strict=True))
-        if not isinstance(result, Mapping):
-            raise _no_tensors(type(result).__name__)
-        if lacking := [name for name in names if name not in result]:
-            raise PredictError(
-                "The model has no such output",
-                expected=f"one of {', '.join(result)}",
-                got=lacking[0],
-                path="args.model.output.outputs",
-            )
-        chosen = {name: result[name] for name in names or result}
-        for name, value in chosen.items():
-            if not isinstance(value, tensor_type):
-                raise _no_tensors(f"{type(value).__name__} as `{name}`")
-        return chosen
-
     def _check_batch_axis(self, answers: Mapping[str, Any], count: int) -> None:
         for name, tensor in answers.items():
             if tuple(tensor.shape[:1]) != (count,):
@@ -315,19 +329,22 @@ class TorchBackend(Backend):
                     "An output lacks the batch axis",
                     expected=f"{count} along axis 0",
                     got=str(tuple(tensor.shape)),
+                    remedy="If the model answers a result for each item: set `results_as: items`"
+                    if name.startswith("output_")
+                    else None,
                     path=name,
                 )
 
 
-def _arguments(torch: Any, module: Any) -> dict[str, bool] | None:
-    """Return a module's arguments and whether each is required; None if it takes any."""
-    if isinstance(module, torch.jit.ScriptModule):  # whose Python signature takes anything
-        schema = module.forward.schema.arguments[1:]
-        return {each.name: not each.has_default_value() for each in schema}
-    parameters = signature(module.forward).parameters.values()
-    if any(each.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD) for each in parameters):
-        return None
-    return {each.name: each.default is Parameter.empty for each in parameters}
+def _joined(pieces: Sequence[dict[str, Array] | list[Any]]) -> dict[str, Array] | list[Any]:
+    """Return the outputs, or the results, of a batch that ran in pieces."""
+    first = pieces[0]
+    if len(pieces) == 1:
+        return first
+    if isinstance(first, list):
+        return [result for piece in pieces for result in piece]
+    columns: Any = pieces
+    return {name: np.concatenate([each[name] for each in columns]) for name in first}
 
 
 def _number_array(name: str, value: Any) -> Array:
@@ -338,11 +355,3 @@ def _number_array(name: str, value: Any) -> Array:
     if fitted.dtype.kind == "c":
         raise ShapeMismatch("The model takes no complex numbers", got=describe(array), path=name)
     return fitted.astype(fitted.dtype.newbyteorder("="), copy=False)
-
-
-def _no_tensors(got: str) -> PredictError:
-    return PredictError(
-        "The model's answer is none that can be sent",
-        expected="a tensor, or a tuple or a mapping of tensors",
-        got=got,
-    )

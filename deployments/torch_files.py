@@ -28,6 +28,8 @@ SUFFIXES: Final = (".pt", ".pth", ".pt2", ".ts", ".safetensors")
 
 MODULE: Final = "args.model.module"
 
+MODULE_REMEDY: Final = "`module: package.module:factory`, which makes the module that they are for"
+
 LEGACY_MAGIC: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How files begin that `torch.save` wrote before it wrote zip files (torch/serialization.py)."""
 
@@ -37,21 +39,24 @@ SHAPE_ERROR: Final = re.compile(r"shape|size|dimension|channels|\dD ")
 """What operators say of operands that do not fit: their errors have no type of their own."""
 
 
-def detect_format(path: Path) -> Format:
-    """Return a file's format by its contents; a whole pickled module looks like a state dict.
+def detect_format(path: Path, *, is_whole: bool = False) -> Format:
+    """Return a file's format by its contents.
 
+    Args:
+        is_whole: what it is that looks alike: a whole pickled module, or a state dict.
     Raises:
         LoadError: it is not PyTorch's, or is cut.
     """
     with path.open("rb") as file:
         head = file.read(len(LEGACY_MAGIC))
+    pickled: Format = "pickle" if is_whole else "state_dict"
     if head.startswith(b"PK\3\4"):
-        return _detect_archive(path)
+        return _detect_archive(path, pickled)
     # https://github.com/huggingface/safetensors#format: the JSON header's length, then itself.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
         return "safetensors"
     if head == LEGACY_MAGIC:
-        return "state_dict"
+        return pickled
     raise LoadError(
         f"`{path}` is no file of PyTorch or safetensors",
         got=kind_of(head),
@@ -59,7 +64,7 @@ def detect_format(path: Path) -> Format:
     )
 
 
-def _detect_archive(path: Path) -> Format:
+def _detect_archive(path: Path, pickled: Format) -> Format:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -72,7 +77,7 @@ def _detect_archive(path: Path) -> Format:
     if "archive_format" in inner or "serialized_exported_program.json" in {*names, *inner}:
         return "export"
     if "data.pkl" in inner:
-        return "state_dict"
+        return pickled
     raise LoadError(
         f"`{path}` is no archive of PyTorch",
         got=f"a zip file of {textwrap.shorten(', '.join(names), 80) or 'nothing'}",
@@ -118,21 +123,38 @@ def load_pickle(torch: Any, path: Path, device: Any) -> Any:
             f"`{path}` holds no module",
             expected="a torch.nn.Module",
             got=type(module).__name__,
+            remedy=f"Weights need {MODULE_REMEDY}" if isinstance(module, Mapping) else None,
             path=PATH,
         )
     return module.eval()
 
 
 def load_weights(
-    torch: Any, path: Path, format: Format, factory: str | None, arguments: Mapping[str, Any]
+    torch: Any,
+    path: Path,
+    format: Format,
+    factory: str | None,
+    arguments: Mapping[str, Any],
+    *,
+    trusted: bool = False,
 ) -> Any:
     """Return the module that `factory`, an import string, makes, with the file's weights.
 
+    Args:
+        trusted: whether a state dict may run what its writer put there.
     Raises:
         LoadError: the module cannot be made, or the weights do not fit it.
     """
-    module = _create(torch, path, factory, arguments)
-    weights = _read_safetensors(path) if format == "safetensors" else _read_state_dict(torch, path)
+    is_state_dict = format != "safetensors"
+    if factory is None:
+        if is_state_dict:
+            _read_state_dict(torch, path)  # which says so if it is more than that
+        raise LoadError(f"`{path}` holds weights alone", expected=MODULE_REMEDY, path=MODULE)
+    module = _create(torch, factory, arguments)
+    if is_state_dict:
+        weights = _read_state_dict(torch, path, trusted=trusted)
+    else:
+        weights = _read_safetensors(path)
     try:
         module.load_state_dict(weights)
     except RuntimeError as exc:
@@ -143,13 +165,7 @@ def load_weights(
     return module.eval()
 
 
-def _create(torch: Any, path: Path, factory: str | None, arguments: Mapping[str, Any]) -> Any:
-    if factory is None:
-        raise LoadError(
-            f"`{path}` holds weights alone",
-            expected="`module: package.module:factory`, which makes the module that they are for",
-            path=MODULE,
-        )
+def _create(torch: Any, factory: str, arguments: Mapping[str, Any]) -> Any:
     try:
         module = import_from_string(factory, path=MODULE)(**arguments)
     except ConfigurationError:
@@ -170,9 +186,9 @@ def _create(torch: Any, path: Path, factory: str | None, arguments: Mapping[str,
     return module
 
 
-def _read_state_dict(torch: Any, path: Path) -> Mapping[str, Any]:
+def _read_state_dict(torch: Any, path: Path, *, trusted: bool = False) -> Mapping[str, Any]:
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights = torch.load(path, map_location="cpu", weights_only=not trusted)
     except Exception as exc:
         # The message of PyTorch advises to trust the file, at length.
         is_refused = "weights_only" in str(exc).lower()
@@ -181,8 +197,8 @@ def _read_state_dict(torch: Any, path: Path) -> Mapping[str, Any]:
             if is_refused
             else f"The state dict in `{path}` cannot be read",
             got=f"{type(exc).__name__}: {first_line(exc)}",
-            remedy="Save `module.state_dict()`; or, if you trust whoever wrote a whole module, "
-            "set `format: pickle` and `trusted: true`."
+            remedy="Save `module.state_dict()`; or, if you trust whoever wrote it, set "
+            "`trusted: true`, and no `module` for a whole module."
             if is_refused
             else None,
             path=PATH,
@@ -194,6 +210,9 @@ def _read_state_dict(torch: Any, path: Path) -> Mapping[str, Any]:
             f"`{path}` holds no state dict",
             expected="a mapping of names to tensors",
             got=type(weights).__name__,
+            remedy="A whole module needs no `module`."
+            if isinstance(weights, torch.nn.Module)
+            else None,
             path=PATH,
         )
     return weights

@@ -67,6 +67,9 @@ class Queues(Generic[EntryT]):
         """
         self._create_pace = create_pace
         self._wait_s = wait_s
+        self._overall = create_pace()
+        """What is learned of the batches of all buckets, for items of which no more is known. Its
+        limit is that of the last one."""
         self._waiting: dict[Hashable, Queue[EntryT]] = {}
         self._known: OrderedDict[Hashable, Queue[EntryT]] = OrderedDict()
 
@@ -135,6 +138,39 @@ class Queues(Generic[EntryT]):
             return queues[0], due_at
         return min(queues, key=lambda queue: queue.entries[0].deadline), due_at
 
+    def observe(self, pace: Pace, size: int, seconds: float) -> None:
+        """Learn from a batch of so many items of one bucket."""
+        pace.observe(size, seconds)
+        self._overall.limit = pace.limit
+        self._overall.cost.observe(size, seconds)
+
+    def forecast(self, coming: int) -> tuple[float, float]:
+        """Return what is expected of the last of what waits and of so many items more: the seconds
+        of the batches before its own, and of its own, which is as long as usual at least, for
+        others will come meanwhile and join it."""
+        waiting = self._waiting
+        pace, count, ahead_s = self._overall, coming, 0.0
+        if len(waiting) == 1:
+            (queue,) = waiting.values()
+            pace, count = queue.pace, coming + len(queue.entries)
+        else:
+            for queue in waiting.values():
+                ahead_s += queue.pace.cost.of_batches(len(queue.entries), queue.pace.limit)
+        if not count:
+            return ahead_s, 0.0
+        cost = pace.cost
+        batches, others = divmod(count - 1, pace.limit)
+        own_s = cost.usual_s
+        if batches or cost.has_slope:  # else it is the one by which more becomes known
+            own_s = max(own_s, cost.of(others + 1))
+            ahead_s += batches * cost.of(pace.limit)
+        return ahead_s, own_s
+
+    @property
+    def shortest_s(self) -> float:
+        """Seconds of the smallest batches that are worthwhile beside full ones."""
+        return self._overall.cost.shortest_s(self._overall.limit)
+
     def take(self, queue: Queue[EntryT]) -> list[EntryT]:
         """Take the first entries of a queue, as many as make a batch."""
         entries = queue.entries
@@ -154,5 +190,7 @@ class Queues(Generic[EntryT]):
             return queue
         if len(self._known) >= MOST_PACES:
             self._known.popitem(last=False)
-        queue = self._known[bucket] = Queue(bucket, self._create_pace())
+        pace = self._create_pace()
+        pace.cost = self._overall.cost.guess()
+        queue = self._known[bucket] = Queue(bucket, pace)
         return queue

@@ -18,7 +18,13 @@ from time import perf_counter
 from typing import Protocol, TypeAlias
 
 from rayserve_app.batch_queues import Queue, Queues
-from rayserve_app.errors import DeadlineExceeded, PredictError, ServingError, let_go
+from rayserve_app.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    PredictError,
+    ServingError,
+    let_go,
+)
 from rayserve_app.failure_log import FailureLog
 from rayserve_app.pace import LearnedPace, Pace
 from rayserve_app.recorder import Recorder
@@ -31,11 +37,15 @@ Result: TypeAlias = Row | ServingError
 
 Predict: TypeAlias = Callable[[Sequence[Item]], Outputs]
 
-MISSED_DEADLINES = 3
-"""A batch that runs so many times longer than the deadline is taken to hang, and so is one of which
-so many requests have seen a whole deadline pass. Mere load passes deadlines too, but in the queue,
-while batches come and go."""
+HANG_DEADLINES = 3
+HANG_FLOOR_S = 5.0
+"""A batch is taken to hang when it has run for so many of the model's deadlines, so many times as
+long as was to be expected, and for these seconds. How much or little is left to those who wait says
+nothing about it: mere load passes deadlines, but while batches come and go."""
 
+LONGEST_SHARE = 0.15
+"""Of the deadline, what a batch takes at most where smaller ones do as much: a request may wait for
+one that has just begun before it gets into its own."""
 
 STEP_ITEMS = 128
 """Items of one request that are queued at once: each takes a microsecond or two."""
@@ -92,14 +102,14 @@ class _Entry:
 class _Batch:
     """Entries that are executing."""
 
-    __slots__ = ("entries", "missed_deadlines", "pace", "predict", "started_at")
+    __slots__ = ("entries", "expected_s", "pace", "predict", "started_at")
 
     def __init__(self, entries: list[_Entry], pace: Pace) -> None:
         self.entries = entries
         self.pace = pace
         self.predict = entries[0].request.predict
+        self.expected_s = pace.cost.of(len(entries))
         self.started_at = perf_counter()
-        self.missed_deadlines = 0
 
 
 class Batcher:
@@ -126,12 +136,13 @@ class Batcher:
         self._recorder = recorder
         self._deadline_s = deadline_s
         self._drain_reason = "waited" if settings.batch_wait_timeout_s else "drained"
-        self._free_slots = settings.max_concurrent_batches
+        self._slots = self._free_slots = settings.max_concurrent_batches
         self._workers: Workers | NoWorkers = (
             NoWorkers() if is_instant else Workers(settings.max_concurrent_batches, "predict")
         )
         self._queues: Queues[_Entry] = Queues(
-            partial(_create_pace, settings), settings.batch_wait_timeout_s
+            partial(_create_pace, settings, LONGEST_SHARE * deadline_s),
+            settings.batch_wait_timeout_s,
         )
         self._failures = FailureLog()
         self._running: set[_Batch] = set()
@@ -145,14 +156,36 @@ class Batcher:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether a running batch has outlived so many deadlines that it is taken to hang."""
+        """Whether a running batch takes so long that it is taken to hang."""
         if not self._running:
             return False
-        oldest = perf_counter() - MISSED_DEADLINES * self._deadline_s
+        now = perf_counter()
         return any(
-            batch.missed_deadlines >= MISSED_DEADLINES or batch.started_at <= oldest
+            now - batch.started_at
+            > max(HANG_FLOOR_S, HANG_DEADLINES * max(self._deadline_s, batch.expected_s))
             for batch in self._running
         )
+
+    @property
+    def is_free(self) -> bool:
+        """Whether an item that comes now need not wait."""
+        return self._free_slots > 0 and not self._queues
+
+    @property
+    def shortest_s(self) -> float:
+        """The seconds of the smallest batches that are worthwhile beside full ones; 0 if nothing is
+        known yet."""
+        return self._queues.shortest_s
+
+    def end_s(self, coming: int) -> float:
+        """Return the seconds in which all that runs and waits, and so many items more, is expected
+        to be predicted; 0 if nothing is known yet."""
+        ahead_s, own_s = self._queues.forecast(coming)
+        now = perf_counter()
+        for batch in self._running:
+            if (end_at := batch.started_at + batch.expected_s) > now:
+                ahead_s += end_at - now
+        return ahead_s / self._slots + own_s
 
     async def submit(
         self, items: Sequence[Item], target: Target, *, timeout_s: float, timing: Timing
@@ -170,7 +203,7 @@ class Batcher:
             return []
         loop = asyncio.get_running_loop()
         request = _Request(target.predict, loop.create_future(), timing, len(items))
-        deadline = loop.call_later(timeout_s, self._expire, request, timeout_s)
+        deadline = loop.call_later(timeout_s, _expire, request)
         try:
             if len(items) <= STEP_ITEMS:
                 self._enqueue(request, items, target, perf_counter() + timeout_s)
@@ -216,18 +249,6 @@ class Batcher:
             entry = _Entry(item, target.bucket(item), request, index, now, late_at)
             request.entries.append(entry)
             self._queues.add(entry)
-
-    def _expire(self, request: _Request, timeout_s: float) -> None:
-        if request.future.done():
-            return
-        # Nearly, for a batch starts a moment after its first request.
-        whole_deadline_ago = perf_counter() - 0.9 * timeout_s
-        for batch in self._running:
-            if batch.started_at <= whole_deadline_ago:
-                batch.missed_deadlines += 1
-        request.future.set_exception(
-            DeadlineExceeded("The model gave no result within its deadline")
-        )
 
     def _give_up(self, request: _Request) -> None:
         # At once, for its other items may stand in another bucket.
@@ -280,7 +301,7 @@ class Batcher:
         self._free_slots += 1
         count = len(batch.entries)
         predict_s = perf_counter() - batch.started_at
-        batch.pace.observe(count, predict_s)
+        self._queues.observe(batch.pace, count, predict_s)
         self._recorder.executions[batch.predict, count].add(predict_s)
         if self._queues:
             self._dispatch()
@@ -302,9 +323,16 @@ class Batcher:
                 request.future.set_result([r for r in request.results if r is not None])
 
 
-def _create_pace(settings: BatchingSettings) -> Pace:
+def _expire(request: _Request) -> None:
+    if not request.future.done():
+        request.future.set_exception(
+            DeadlineExceeded("The model gave no result within its deadline")
+        )
+
+
+def _create_pace(settings: BatchingSettings, longest_s: float) -> Pace:
     if settings.target_latency_ms is None:
-        return Pace(settings.max_batch_size)
+        return Pace(settings.max_batch_size, longest_s)
     return LearnedPace(settings.max_batch_size, settings.target_latency_ms / 1e3)
 
 
@@ -313,22 +341,22 @@ def run_batch(
 ) -> list[Result]:
     """Run one batch; if it fails, its halves, so that one bad item fails alone.
 
-    Some bad items are found in a few calls each; if most are bad, or the model is broken, the rest
-    gets the last error without a call of its own.
+    Some bad items are found in a few calls each; if the model fails on most, or is broken, the rest
+    gets the last error without a call of its own. What it refuses as the caller's fault is always
+    found: nobody is told of another's.
 
     Args:
         failures: gets the errors that are none of ours.
     """
     results: list[Result] = []
-    calls_left = 4 * len(items).bit_length() + 2
+    failures_left = 4 * len(items).bit_length() + 2
     parts = [items]
-    error: ServingError | None = None
+    last: ServingError | None = None
     while parts:
         part = parts.pop()
-        if error is not None and not calls_left:
-            results += [error] * len(part)
+        if last is not None and not failures_left:
+            results += [last] * len(part)
             continue
-        calls_left -= 1
         try:
             results += check_outputs(predict(part), len(part))
         except BaseException as exc:  # a model may raise anything, and somebody waits for an answer
@@ -336,6 +364,9 @@ def run_batch(
                 failures.add(exc, len(part))
             error = as_error(exc)
             let_go(error)
+            if not isinstance(error, InvalidRequest):
+                last = error
+                failures_left -= 1
             if len(part) == 1:
                 results.append(error)
             else:

@@ -7,8 +7,10 @@ what it needs when it runs, so that `--help` stays quick and nothing else must b
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,21 +27,25 @@ Run = Callable[[argparse.Namespace], int]
 def add_serve(parser: argparse.ArgumentParser) -> Run:
     """Serve the applications of a Serve YAML in the foreground."""
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a Serve YAML")
+    _add_environment(parser)
+
+    def run(arguments: argparse.Namespace) -> int:
+        from rayserve_app.server.settings import file_beside
+        from rayserve_app.server.supervisor import serve
+
+        return serve(arguments.config, arguments.environment or file_beside(arguments.config))
+
+    return run
+
+
+def _add_environment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--environment",
         type=Path,
         metavar="FILE",
-        help="KEY=VALUE lines that Serve reads (default: serve.env beside CONFIG)",
+        help="KEY=VALUE lines over the variables that we set for Serve"
+        " (default: serve.env beside CONFIG, if there is one)",
     )
-
-    def run(arguments: argparse.Namespace) -> int:
-        from rayserve_app.server.settings import ENVIRONMENT_FILE_NAME
-        from rayserve_app.server.supervisor import serve
-
-        config: Path = arguments.config
-        return serve(config, arguments.environment or config.with_name(ENVIRONMENT_FILE_NAME))
-
-    return run
 
 
 def add_build_models(parser: argparse.ArgumentParser) -> Run:
@@ -60,27 +66,47 @@ def add_build_models(parser: argparse.ArgumentParser) -> Run:
 def add_check(parser: argparse.ArgumentParser) -> Run:
     """Check Serve YAMLs: unknown keys, models' arguments, CPUs, deadlines."""
     parser.add_argument("configs", type=Path, nargs="+", metavar="CONFIG", help="a Serve YAML")
+    _add_environment(parser)
     parser.add_argument(
-        "--cores", type=float, metavar="N", help="CPUs to place replicas on (default: all here)"
+        "--cores", type=number, metavar="N", help="CPUs to place replicas on (default: all here)"
+    )
+    parser.add_argument(
+        "--gpus", type=number, metavar="N", help="GPUs likewise (default: not looked at)"
     )
 
     def run(arguments: argparse.Namespace) -> int:
         from rayserve_app.configs import check_files
 
-        return check_files(arguments.configs, cores=arguments.cores)
+        return check_files(
+            arguments.configs,
+            environment_file=arguments.environment,
+            cores=arguments.cores,
+            gpus=arguments.gpus,
+        )
 
     return run
+
+
+def number(text: str) -> Fraction:
+    """Return an amount as it is written, in decimals; ValueError for anything else."""
+    if not re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+        raise ValueError(text)
+    return Fraction(text)
 
 
 def add_manifest(parser: argparse.ArgumentParser) -> Run:
     """Print the Kubernetes manifest of a Serve YAML."""
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a Serve YAML")
+    _add_environment(parser)
     parser.add_argument("--image", metavar="IMAGE", help="what k8s/Dockerfile makes, as pushed")
 
     def run(arguments: argparse.Namespace) -> int:
         from rayserve_app.manifest import manifest
 
-        print(manifest(arguments.config, image=arguments.image), end="")
+        made = manifest(
+            arguments.config, environment_file=arguments.environment, image=arguments.image
+        )
+        print(made, end="")
         return 0
 
     return run

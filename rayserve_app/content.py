@@ -13,11 +13,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from rayserve_app.admission import Work
 from rayserve_app.codecs import image
 from rayserve_app.codecs.json_metadata import EncodedImage
 from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.inputs import Inputs
-from rayserve_app.types import Array
+from rayserve_app.types import Array, Invocation
 
 Update: TypeAlias = Callable[[Any], None]
 
@@ -48,6 +49,17 @@ def items_bytes(inputs: Inputs, items: Sequence[Encoded]) -> int:
     return total
 
 
+def work_of(inputs: Inputs, items: Sequence[Encoded]) -> Work:
+    """Return what is to be done for a request's items."""
+    count, size = len(items), items_bytes(inputs, items)
+    if not inputs.needs_decoding:
+        return Work(count, size)
+    images = [item.data for item in items if isinstance(item, EncodedImage)]
+    return Work(
+        count, size, len(images), sum(math.prod(image.read_size(data) or (0,)) for data in images)
+    )
+
+
 def digest(value: Any) -> bytes | None:
     """Return the hash of an item, which only equal items share; None for one that holds anything
     but buffers, strings, numbers, arrays, and collections of these."""
@@ -75,6 +87,8 @@ def _update(update: Update, value: Any) -> None:
         for key in sorted(value):
             _update(update, key)
             _update(update, value[key])
+    elif isinstance(value, Invocation):
+        _update(update, value[:4])  # without headers, which tell each request from all others
     elif isinstance(value, tuple | list):
         update(b"sequence %d " % len(value))
         for element in value:

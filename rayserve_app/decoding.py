@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from rayserve_app import buffers
 from rayserve_app.encoded_inputs import Encoded
-from rayserve_app.errors import DeadlineExceeded, ServingError, let_go
+from rayserve_app.errors import DeadlineExceeded, InvalidRequest, ServingError, let_go
 from rayserve_app.inputs import Inputs
 from rayserve_app.timing import Timing
 from rayserve_app.types import Array, Item
@@ -30,14 +30,16 @@ async def decode(
     timeout_s: float,
     timing: Timing,
     places: Sequence[int] | None = None,
-) -> list[Item]:
+    apart: bool = False,
+) -> list[Item | InvalidRequest]:
     """Return a request's images decoded, each to a part of one batch if there are several.
 
     Args:
-        timing: gets the seconds until the first begins, and from then on.
+        apart: whether one that cannot be decoded stands there as its error.
+        timing: gets the seconds until the first begins, from then on, and of all threads.
         places: where the items stand in their request, if they are not the whole of it.
     Raises:
-        DecodeError: of several images, the path says which.
+        DecodeError: of several images, the path says which; not of images `apart`.
         DeadlineExceeded: it took longer than `timeout_s`.
     """
     if places is None and len(items) > 1:
@@ -58,13 +60,17 @@ async def decode(
         raise DeadlineExceeded(
             f"Decoding took longer than the deadline of {timeout_s * 1e3:.0f} ms"
         ) from exc
-    decoded: list[Item] = []
+    timing.decode_work = sum(each.seconds for each in done)
+    decoded: list[Item | InvalidRequest] = []
     for index, outcome in enumerate(chain.from_iterable(each.outcomes for each in done)):
-        if isinstance(outcome, ServingError) and places is not None:
+        if isinstance(outcome, InvalidRequest) and apart:
+            decoded.append(outcome)
+        elif isinstance(outcome, ServingError) and places is not None:
             raise outcome.at(f"[{places[index]}]") from outcome.__cause__
-        if isinstance(outcome, Exception):
+        elif isinstance(outcome, Exception):
             raise outcome
-        decoded.append(outcome)
+        else:
+            decoded.append(outcome)
     first_start = min(each.started_at for each in done)
     timing.queue = first_start - asked_at
     timing.decode = perf_counter() - first_start
@@ -80,16 +86,18 @@ def _item_spaces(inputs: Inputs, count: int) -> Sequence[Array | None]:
 
 
 class _Decoded(NamedTuple):
-    """What some images were decoded to, or why not, and when that began."""
+    """What some images were decoded to, or why not; when that began, and how long it took."""
 
     outcomes: list[Item | Exception]
     started_at: float
+    seconds: float
 
 
 def _decode(inputs: Inputs, items: Sequence[Encoded], spaces: Sequence[Array | None]) -> _Decoded:
     started_at = perf_counter()
     pairs = zip(items, spaces, strict=True)
-    return _Decoded([_outcome(inputs, item, space) for item, space in pairs], started_at)
+    outcomes = [_outcome(inputs, item, space) for item, space in pairs]
+    return _Decoded(outcomes, started_at, perf_counter() - started_at)
 
 
 def _outcome(inputs: Inputs, item: Encoded, space: Array | None) -> Item | Exception:

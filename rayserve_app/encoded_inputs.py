@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
-from rayserve_app.codecs import base64, image, json, json_metadata, packed_jpeg
+from rayserve_app.codecs import (
+    base64,
+    image,
+    json,
+    json_metadata,
+    packed_jpeg,
+)
+from rayserve_app.codecs.image_header import is_image
 from rayserve_app.codecs.json_metadata import EncodedImage
 from rayserve_app.errors import DecodeError, RequestTooLarge
 from rayserve_app.settings import InputSettings, LimitSettings
@@ -14,9 +21,11 @@ from rayserve_app.types import Buffer, Item
 Encoded: TypeAlias = Item | EncodedImage
 """An item before `Inputs.decode`: an image is still encoded."""
 
-IMAGE_SIGNATURES: Final = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
-"""A packed stream cannot begin with these: read as a length each is over 1 GiB, the largest
-`max_body_mb`. So a model of packed streams takes single images too."""
+HEAD_BYTES: Final = 1 << 12
+MIN_HEAD_BYTES: Final = 1 << 6
+"""No image or packed stream of such a length is without a zero or a line end."""
+
+LOST_BYTES: Final = "curl's -d leaves out line ends and zero bytes: send files with --data-binary."
 
 
 class EncodedInputs:
@@ -38,6 +47,8 @@ class EncodedInputs:
         try:
             images = packed_jpeg.decode(data, max_items=self._limits.max_items)
         except DecodeError as exc:
+            if exc.remedy is None and _is_stripped(data):
+                exc.remedy = LOST_BYTES
             raise exc.at("images") from exc.__cause__
         items = []
         for index, jpeg in enumerate(images):
@@ -109,13 +120,15 @@ class EncodedInputs:
         return base64.encode(encoded.data, urlsafe=settings.codec == "base64_urlsafe")
 
     def is_stream(self, data: Buffer) -> bool:
-        """Return whether the bytes are a packed stream for this model."""
+        """Return whether the bytes are a packed stream for this model, which takes single images
+        too: as these begin, a stream's first length is over 1 GiB, the largest `max_body_mb`."""
         return self._settings.codec == "packed_jpeg" and not is_image(data)
 
     def _with_metadata(self, value: str | Mapping[str, Any]) -> list[Encoded]:
         encoded = json_metadata.decode(value)
         takes_text = self._settings.type == "string" and self._settings.codec == "json_metadata"
-        if takes_text and isinstance(value, str):
+        # Nobody else knows what to make of a `data:` URL.
+        if takes_text and isinstance(value, str) and ";base64," not in value:
             self._check_pixels(encoded.data)
             return [value]
         return self._described(encoded)
@@ -128,12 +141,16 @@ class EncodedInputs:
 
     def _check_pixels(self, data: Buffer) -> None:
         size = image.check_size(data, max_pixels=self._limits.max_pixels)
-        is_decoded = self._settings.type != "bytes"
-        if size is None and is_decoded and is_image(data):
+        if _is_stripped(data) and is_image(data):
+            raise DecodeError("The image has lost bytes", remedy=LOST_BYTES)
+        if size is None and self._settings.type != "bytes" and is_image(data):
             # A decoder might read what we cannot, at any size.
             raise DecodeError("The image's header cannot be read")
 
 
-def is_image(data: Buffer) -> bool:
-    """Return whether the bytes begin as an image file does."""
-    return bytes(data[:4]).startswith(IMAGE_SIGNATURES)
+def _is_stripped(data: Buffer) -> bool:
+    """Return whether `curl -d @file` has sent the bytes, which leaves some out."""
+    if 0 in bytes(data[:MIN_HEAD_BYTES]):
+        return False
+    head = bytes(data[:HEAD_BYTES])
+    return len(head) >= MIN_HEAD_BYTES and not (0 in head or 10 in head or 13 in head)

@@ -12,7 +12,7 @@ ServingError
 ├── ModelNotFound              no model of that name
 ├── Unavailable                try again later
 │   ├── ModelNotReady          still loading, warming up, or being replaced
-│   └── Overloaded             the model's queue is full
+│   └── Overloaded             the model has more to do than it can answer in time
 ├── DeadlineExceeded           no result within the model's deadline
 ├── BackendError               the model's fault
 │   ├── LoadError              the model cannot be loaded
@@ -111,6 +111,7 @@ class Unavailable(ServingError):
     """The same request may succeed later."""
 
     retry_after_s = 1
+    """When, in whole seconds."""
 
 
 class ModelNotReady(Unavailable):
@@ -120,7 +121,7 @@ class ModelNotReady(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """The model's queue is full."""
+    """The model has more to do than it can answer in time."""
 
 
 class DeadlineExceeded(ServingError):

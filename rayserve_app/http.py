@@ -4,14 +4,16 @@ several buffers, and the one table of status codes."""
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from time import perf_counter
 from typing import Final, TypeAlias
 from urllib.parse import parse_qsl
 
 from starlette.types import Message, Receive, Scope, Send
 
-from rayserve_app import errors
+from rayserve_app import content_coding, errors
 from rayserve_app.body import Body
 from rayserve_app.codecs import json
 from rayserve_app.errors import (
@@ -44,6 +46,8 @@ FORWARDED: Final = "x-rayserve-forwarded"
 """The header of a request that a gateway has forwarded: the protocols that may answer, in order, or
 nothing if the order is the model's."""
 
+_FORWARDED: Final = FORWARDED.encode()
+
 MAX_QUERY_PAIRS: Final = 256
 
 CHUNK_BYTES: Final = 1 << 19
@@ -55,6 +59,13 @@ _FREED_BYTES: Final = 1 << 24
 
 _SEND_BYTES: Final = 1 << 14
 """What it takes to hand over a piece of no length, in bytes that are sent meanwhile."""
+
+_LONGEST_COMPARED: Final = 200
+"""Characters of a name or path that nobody has, to compare and to repeat."""
+
+_MOST_SUGGESTED: Final = 2
+
+_PARAMETER: Final = re.compile(r"\{\w+\}")
 
 
 class ClientDisconnected(Exception):
@@ -110,7 +121,8 @@ class Request:
         self.path_params: Mapping[str, str] = {}
         """What stands for `{name}` in the route's path."""
         self._query: bytes = scope.get("query_string", b"")
-        self._headers: dict[bytes, bytes] = dict(scope.get(CLIENT_HEADERS) or scope["headers"])
+        self._lines: Sequence[tuple[bytes, bytes]] = scope.get(CLIENT_HEADERS) or scope["headers"]
+        self._headers: dict[bytes, bytes] = dict(self._lines)
         self.limits = limits
         self.timing = Timing()
         self.started_at = self.progressed_at = perf_counter()
@@ -127,6 +139,22 @@ class Request:
         value = self._headers.get(name.encode())
         return None if value is None else value.decode("latin-1")
 
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """Return all headers but our own, names in lower case; of a repeated one the last."""
+        return tuple(
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in self._headers.items()
+            if name != _FORWARDED
+        )
+
+    def list_header(self, name: str) -> str | None:
+        """Return the value of a header that is a list: of repeated lines all, as RFC 9110, section
+        5.3, joins them."""
+        key = name.encode()
+        if key not in self._headers:
+            return None
+        return b", ".join(value for each, value in self._lines if each == key).decode("latin-1")
+
     def query(self) -> list[tuple[str, str]]:
         """Return the pairs of the query string, decoded, in their order.
 
@@ -141,14 +169,14 @@ class Request:
 
     @property
     def content_coding(self) -> str:
-        """The body's `Content-Encoding`, `identity` for none."""
-        return (self.header("content-encoding") or "identity").strip().lower()
+        """The body's `Content-Encoding`, in lower case; `identity` for none."""
+        return content_coding.normalized(self.list_header("content-encoding"))
 
     async def body(self, codings: Collection[str] = ()) -> Buffer:
         """Read the whole body; a second call returns the same again.
 
         Args:
-            codings: the content codings that the caller decodes itself.
+            codings: the content codings that the caller decodes itself, also one after another.
 
         Raises:
             RequestTooLarge: more bytes than `max_body_mb`; raised before the first byte is read if
@@ -158,7 +186,7 @@ class Request:
             UnsupportedContentType: a content coding.
         """
         coding = self.content_coding
-        if coding != "identity" and coding not in codings:
+        if coding != "identity" and not {*coding.split(", ")} <= {*codings}:
             raise UnsupportedContentType(
                 "Unsupported Content-Encoding",
                 expected=" or ".join(("identity", *codings)),
@@ -307,9 +335,34 @@ def error_response(status: int, text: str) -> Response:
     return Response(json.encode({"error": text}), status=status, media_type="application/json")
 
 
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Return the question that names what is nearest to what was given, "" if nothing is near."""
+    given = given[:_LONGEST_COMPARED]
+    by_lower_case = {each.lower(): each for each in known}
+    found = get_close_matches(given.lower(), by_lower_case, n=_MOST_SUGGESTED)
+    nearest = " or ".join(repr(by_lower_case[each]) for each in found)
+    return f"Did you mean {nearest}?" if nearest else ""
+
+
 def no_such_path(path: str, known: Iterable[str]) -> Response:
-    """Return the answer to a path that nobody claims."""
-    return error_response(404, f"No such path {path[:200]!r}; known: {', '.join(known)}")
+    """Return the answer to a path that nobody claims, with those nearest to it.
+
+    Args:
+        known: paths, in which `{name}` stands for a part of one segment.
+    """
+    short = path[:_LONGEST_COMPARED]
+    filled = dict.fromkeys(_filled(each.rstrip("/") or "/", short) for each in known)
+    question = did_you_mean(short, filled) or "All paths are in `openapi.json`."
+    return error_response(404, f"No such path {short!r}. {question}")
+
+
+def _filled(pattern: str, path: str) -> str:
+    """Return a pattern with what stands in a path at the places of its parameters."""
+    parts, given = pattern.split("/"), path.split("/")
+    if "{" not in pattern or len(parts) != len(given):
+        return pattern
+    filled = zip(parts, (each.partition(":")[0] for each in given), strict=True)
+    return "/".join(_PARAMETER.sub(own.replace("\\", ""), part) for part, own in filled)
 
 
 def no_such_method(method: str, known: Iterable[str]) -> Response:

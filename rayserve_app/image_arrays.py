@@ -27,9 +27,9 @@ class ImageArrays:
     """Reads arrays for one model of images.
 
     The type tells what an array holds. uint8 is pixels, 0..255: (H, W, 3) RGB, or (H, W) or
-    (H, W, 1) grey, of any size, which are preprocessed as a decoded image is. Any other type, as
-    JSON's numbers are, is the model's own array, already as preprocessing leaves it: (H, W, C) or
-    (C, H, W), or (H, W) where the model is for grey ones.
+    (H, W, 1) grey, of any size, which are preprocessed as a decoded image is; so are JSON's numbers
+    if all are integers. Any other type is the model's own array, already as preprocessing leaves
+    it: (H, W, C) or (C, H, W), or (H, W) where the model is for grey ones.
     """
 
     def __init__(self, settings: InputSettings, preprocess: Preprocessing) -> None:
@@ -65,9 +65,13 @@ class ImageArrays:
         Args:
             value: an array, or JSON's nested lists.
         Raises:
-            ShapeMismatch: the lists make no array of numbers.
+            ShapeMismatch: the lists make no array of numbers, or of integers that are no pixels.
         """
         array = as_array(value, self._spec)
+        if isinstance(value, list) and array.dtype.kind in "iu":
+            if array.ndim < 4:
+                return [_as_pixels(array)], False
+            return [_as_pixels(each, f"[{index}]") for index, each in enumerate(array)], True
         is_batch = array.ndim == 4 or (array.ndim == 3 and self._holds_planes(array))
         return (list(array) if is_batch else [array]), is_batch
 
@@ -85,3 +89,17 @@ class ImageArrays:
     def _mismatch(self, array: Array) -> ShapeMismatch:
         own = "" if self._spec.dtype == "uint8" else f"{shape_text(self._spec)} or, as pixels, "
         return ShapeMismatch("Not an image", expected=f"{own}{PIXELS}", got=describe(array))
+
+
+def _as_pixels(array: Array, path: str = "") -> Array:
+    """Return JSON's integers as pixels. To take them for the model's own would be to take black and
+    white for what preprocessing makes of others."""
+    if array.size and not (array.min() >= 0 and array.max() <= 255):
+        raise ShapeMismatch(
+            "Integers are pixels",
+            expected="0 to 255",
+            got=f"{array.min()} to {array.max()}",
+            path=path,
+            remedy="Write the model's own numbers with a decimal point.",
+        )
+    return array.astype(np.uint8)

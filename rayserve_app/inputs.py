@@ -6,16 +6,16 @@ model's input alone, so the same image arrives as the same item whatever protoco
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from rayserve_app.codecs import base64, csv, image, json, lenient_json, npy
+from rayserve_app.codecs import base64, csv, image, image_header, json, lenient_json, npy
+from rayserve_app.codecs.form import MULTIPART, URLENCODED
 from rayserve_app.codecs.json_metadata import EncodedImage
-from rayserve_app.encoded_inputs import Encoded, EncodedInputs, is_image
+from rayserve_app.encoded_inputs import Encoded, EncodedInputs
 from rayserve_app.errors import (
     DecodeError,
     RequestTooLarge,
@@ -35,14 +35,27 @@ TEXT: Final = "text/plain"
 OCTETS: Final = "application/octet-stream"
 PACKED: Final = "application/x-packed-jpeg"
 
+IMAGE_TYPES: Final = tuple(
+    f"image/{name}" for name in ("bmp", "gif", "jpeg", "png", "tiff", "webp")
+)
+
+SAME: Final = {"binary/octet-stream": OCTETS, "application/x-image": "image/*"}
+"""Other names for media types: S3's for what it was told nothing of, SageMaker's for images."""
+
+MISTAKEN: Final = (JSON, TEXT, URLENCODED)
+"""What clients call any body if they are not told otherwise: an image is taken for one all the
+same."""
+
+REMEDIES: Final = {
+    URLENCODED: "This is what curl calls any body: say what it is with -H 'Content-Type: ...'",
+    MULTIPART: "Send the file alone, as curl does with --data-binary",
+}
+
 WORK_BYTES: Final = {CSV: 8, NPY: 16}
 """What a byte takes to read, in bytes of JSON: small arrays are mostly header, and maybe rows."""
 
 TEXT_BYTES: Final = 16
 """So much text, or base64, is as quickly read as a byte of JSON."""
-
-PRINTABLE: Final = re.compile(rb"[\t\n\r -~]*")
-"""What base64 is made of, and no image begins with."""
 
 
 class Payload(NamedTuple):
@@ -57,8 +70,10 @@ BodyReader: TypeAlias = Callable[[Buffer], Payload]
 
 @lru_cache(maxsize=64)
 def media_type(content_type: str | None) -> str:
-    """Return the media type alone, in lower case; empty if the header is absent."""
-    return (content_type or "").partition(";")[0].strip().lower()
+    """Return the media type alone, in lower case, by the name that we know; empty if the header is
+    absent."""
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    return SAME.get(kind, kind)
 
 
 class Inputs:
@@ -83,12 +98,17 @@ class Inputs:
         self._tensors = TensorInputs(settings, specs, self.check_count)
         self.preprocess = Preprocessing(settings, normalizes=normalizes_images)
         self._image_arrays = ImageArrays(settings, self.preprocess)
-        self._takes_image_arrays = settings.type == "image" and settings.codec == "raw"
+        self._takes_image_arrays = settings.type == "image"
         self._carries_bytes = settings.type in ("bytes", "image") or settings.codec != "raw"
         self._is_raw = settings.codec not in ("base64", "base64_urlsafe", "json_metadata")
         self.needs_decoding = settings.type == "image"
         """Whether `decode` takes long enough to be worth a thread."""
+        self.may_be_image = settings.type in ("bytes", "image", "string")
+        """Whether an item may be an image, of which one that cannot be read fails alone where the
+        protocol can say so."""
         self._readers = self._body_readers()
+        known = sorted(filter(None, self._readers)) + ["image/*"] * self._carries_bytes
+        self._known = " or ".join(known)
 
     def from_body(self, body: Buffer, content_type: str | None) -> Payload:
         """Read a whole body by its media type; without one, it is what the model declares.
@@ -100,15 +120,19 @@ class Inputs:
         if self.settings.type == "request":
             return Payload([Invocation(body, content_type)], False)
         kind = media_type(content_type)
+        if not len(body) and self.settings.type != "string":
+            raise DecodeError("The body is empty", expected=self._known)
         reader = self._readers.get(kind)
-        if reader is None and kind.startswith("image/") and self._carries_bytes:
+        if self._carries_bytes and (
+            kind.startswith("image/") or (kind in MISTAKEN and image_header.evident_format(body))
+        ):
             reader = self._from_octets
         if reader is None:
-            known = sorted(filter(None, self._readers))
-            if self._carries_bytes:
-                known.append("image/*")
             raise UnsupportedContentType(
-                "Unsupported Content-Type", expected=" or ".join(known), got=repr(content_type)
+                "Unsupported Content-Type",
+                expected=self._known,
+                got=repr(content_type),
+                remedy=self._remedy(body, kind),
             )
         payload = reader(body)
         self.check_count(len(payload.items))
@@ -141,7 +165,7 @@ class Inputs:
             if isinstance(value, bytes | memoryview) and self._carries_bytes:
                 return self._encoded.read_bytes(value)
             if self._takes_image_arrays and is_array(value):
-                return list(self._from_image_arrays(value, "").items)
+                return [*self._from_image_arrays(value, "").items]
             if self._carries_bytes:
                 return self._encoded.read_json(value)
             if self.settings.type == "string":
@@ -176,6 +200,16 @@ class Inputs:
         return self.from_json(value, path=place)
 
     @property
+    def media_types(self) -> tuple[str, ...] | None:
+        """The media types that `from_body` takes, of images the usual ones; None for any."""
+        if self.settings.type == "request":
+            return None
+        images = (*IMAGE_TYPES, "image/*") if self._carries_bytes else ()
+        known = {*filter(None, self._readers), *images}
+        others = {other for other, kind in SAME.items() if kind in known}
+        return tuple(sorted((known | others) - {"image/*"}))
+
+    @property
     def spec(self) -> TensorSpec:
         """What one array of a model of one input is."""
         return self._tensors.spec
@@ -196,7 +230,7 @@ class Inputs:
             return self.from_json_item(value, path=path)[0]
         try:
             if isinstance(value, np.ndarray) and self.settings.type == "image":
-                return self._image_arrays.read(value)
+                return self._with_metadata(self._image_arrays.read(value))
             if isinstance(value, np.ndarray) and not self._carries_bytes:
                 return self._tensors.one(value)
             if isinstance(value, bytes | bytearray | memoryview) and self._carries_bytes:
@@ -228,8 +262,12 @@ class Inputs:
             out=out,
         )
         array = self.preprocess(picture.pixels, out, picture.extent)
+        return self._with_metadata(array, encoded.metadata)
+
+    def _with_metadata(self, array: Array, metadata: Mapping[str, Any] | None = None) -> Item:
+        """Return the item that a decoded image is for this model's codec."""
         if self.settings.codec == "json_metadata":
-            return {**encoded.metadata, "data": array}
+            return {**(metadata or {}), "data": array}
         return array
 
     def check_count(self, count: int) -> None:
@@ -267,12 +305,20 @@ class Inputs:
             return json.work_bytes(body)
         is_octets = kind in ("", OCTETS, PACKED) or kind.startswith("image/")
         if is_octets and self.settings.codec == "packed_jpeg":
-            return 0 if is_image(body) else len(body)
+            return 0 if image_header.is_image(body) else len(body)
         if is_octets and self.settings.type in ("bytes", "image") and self._is_raw:
             return 0
         if self.settings.codec == "json_metadata":
             return len(body)
         return len(body) * WORK_BYTES[kind] if kind in WORK_BYTES else len(body) // TEXT_BYTES
+
+    def _remedy(self, body: Buffer, kind: str) -> str | None:
+        """Return what to do about a body of a type that the model does not take."""
+        if (name := image_header.evident_format(body)) is None:
+            return REMEDIES.get(kind)
+        if self._carries_bytes:
+            return f"The body is a {name} image: send it as image/{name.lower()}"
+        return f"The body is a {name} image, which this model does not take"
 
     def _body_readers(self) -> dict[str, BodyReader]:
         def from_json(body: Buffer) -> Payload:
@@ -292,8 +338,7 @@ class Inputs:
             readers[""] = declared.get(self.settings.codec, self._from_octets)
             if self.settings.codec == "packed_jpeg":
                 readers[PACKED] = self._from_octets
-            if self.settings.type == "string" or self.settings.codec == "base64":
-                readers[TEXT] = self._from_text
+            readers[TEXT] = self._from_text_or_octets
             if self._takes_image_arrays:
                 readers[NPY] = lambda body: self._from_image_arrays(npy.decode(body), "")
             return readers
@@ -314,8 +359,7 @@ class Inputs:
 
     def _from_text_or_octets(self, body: Buffer) -> Payload:
         """Read a body of which nobody says whether it is base64 or what that stands for."""
-        is_text = PRINTABLE.fullmatch(bytes(body[:64]))
-        return self._from_text(body) if is_text else self._from_octets(body)
+        return self._from_text(body) if image_header.is_text(body) else self._from_octets(body)
 
     def _from_text(self, body: Buffer) -> Payload:
         return Payload(self.from_json_item(_text(body), path=""), False)
@@ -340,7 +384,7 @@ class Inputs:
         items: list[Encoded] = []
         for index, array in enumerate(arrays):
             try:
-                items.append(self._image_arrays.read(array))
+                items.append(self._with_metadata(self._image_arrays.read(array)))
             except ShapeMismatch as exc:
                 place = f"{path}[{index}]" if is_batch else path
                 raise exc.at(place) if place else exc from exc.__cause__

@@ -8,14 +8,23 @@ cluster has run it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rayserve_app.configs import Demand, demands, read_document
-from rayserve_app.server.settings import ENVIRONMENT_FILE_NAME, ONE_MACHINE, read_environment_file
+from rayserve_app.configs import Demand, demands
+from rayserve_app.serve_yaml import applications_of, read_document
+from rayserve_app.server import access
+from rayserve_app.server.settings import (
+    DEFAULT_HTTP_PORT,
+    ONE_MACHINE,
+    file_beside,
+    longest_answer_s,
+    serve_variables,
+)
 
 NAME = "rayserve-app"
 DEFAULT_IMAGE = "rayserve-app:0.1.0"
@@ -28,7 +37,6 @@ IMAGE_USER = 1000
 
 HEAD_PORTS = {"gcs-server": 6379, "client": 10001, "dashboard": 8265}
 METRICS_PORT = 8080
-DEFAULT_SERVE_PORT = 8000
 HAPROXY_METRICS_PORT = 9101
 AGENT_PORT = 52365
 
@@ -45,9 +53,9 @@ HEADER = """\
 # Made by: rayserve-app manifest {arguments} > k8s/rayservice.yaml
 # Change {config} and make it anew. The image is that of k8s/Dockerfile.
 #
-# KubeRay 1.4 or later. Clients use the Service {name}-serve-svc, port {port}, which is the
-# only one meant for them: Ray's dashboard (8265) runs whatever it is sent, and HAProxy's statistics
-# (8404) and metrics (9101) listen on all of a pod's addresses; none of these asks who calls. The
+# KubeRay 1.5.1 or later, which makes the token that Ray asks for: whoever gets in runs code.
+# Clients use the Service {name}-serve-svc, port {port}, which is the only one meant for them.
+# HAProxy's metrics (9101), Ray's (8080) and the replicas' own servers ask nobody who calls. The
 # NetworkPolicy shuts them, where the cluster's network plugin enforces policies.
 """
 
@@ -67,16 +75,22 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
-def manifest(config_path: Path, *, image: str | None = None) -> str:
-    """Return k8s/rayservice.yaml as text, with the variables of the `serve.env` beside the config.
+def manifest(
+    config_path: Path, *, environment_file: Path | None = None, image: str | None = None
+) -> str:
+    """Return k8s/rayservice.yaml as text; the same files give the same bytes.
 
-    The same files give the same bytes.
+    Args:
+        environment_file: variables of Serve's; the `serve.env` beside the config, if any.
     """
     config = read_document(config_path)
-    environment = read_environment_file(config_path.with_name(ENVIRONMENT_FILE_NAME))
+    applications_of(config)
+    environment = serve_variables(environment_file or file_beside(config_path))
     port = _serve_port(config)
+    options = {"--environment": environment_file, "--image": image}
+    given = [f" {option} {value}" for option, value in options.items() if value]
     header = HEADER.format(
-        arguments=f"{config_path} --image {image}" if image else config_path,
+        arguments=f"{config_path}{''.join(given)}",
         config=config_path,
         name=NAME,
         port=port,
@@ -104,7 +118,7 @@ def render(config: Mapping[str, Any], environment: Mapping[str, str], image: str
         "gpu": [demand for demand in asked if demand.num_gpus],
     }
     groups = [
-        _worker_group(name, members, container, ports, _longest_request_s(environment))
+        _worker_group(name, members, container, ports, longest_answer_s(environment) or 60)
         for name, members in kinds.items()
         if members
     ]
@@ -120,6 +134,7 @@ def render(config: Mapping[str, Any], environment: Mapping[str, str], image: str
             "serveConfigV2": serve_config,
             "rayClusterConfig": {
                 "rayVersion": RAY_VERSION,
+                "authOptions": {"mode": environment.get(access.MODE, "token")},
                 "enableInTreeAutoscaling": True,
                 "autoscalerOptions": {
                     "version": "v2",
@@ -186,12 +201,8 @@ def _in_image(value: Any) -> Any:
 
 
 def _serve_port(config: Mapping[str, Any]) -> int:
-    port: int = (config.get("http_options") or {}).get("port", DEFAULT_SERVE_PORT)
-    return port
-
-
-def _longest_request_s(environment: Mapping[str, str]) -> int:
-    return int(environment.get("RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S", 60))
+    port: int | None = (config.get("http_options") or {}).get("port")
+    return port or DEFAULT_HTTP_PORT
 
 
 def _head_group(container: Mapping[str, Any], ports: Mapping[str, int]) -> dict[str, Any]:
@@ -217,11 +228,12 @@ def _worker_group(
     ports: Mapping[str, int],
     longest_request_s: int,
 ) -> dict[str, Any]:
-    """Return workers of one kind: as many as the replicas need at least, up to their maximum."""
+    """Return workers of one kind: as many as the replicas need at least, up to their maximum, with
+    room for what an update of one deployment starts beside it."""
     cpus = max(WORKER_CPUS, *(ceil(demand.num_cpus) for demand in asked))
     gpus = max(ceil(demand.num_gpus) for demand in asked)
     least = _workers(asked, [demand.at_least for demand in asked], cpus, gpus)
-    most = _workers(asked, [demand.at_most for demand in asked], cpus, gpus)
+    most = max(_workers(asked, replicas, cpus, gpus) for replicas in _during_updates(asked))
     replicas = max(sum(demand.at_least for demand in asked), 1)
     memory_gi = REPLICA_MEMORY_GI * ceil(replicas / max(least, 1))
     # First the Service forgets the pod, then the requests that it has sent there end.
@@ -253,15 +265,24 @@ def _worker_group(
     }
 
 
+def _during_updates(asked: Sequence[Demand]) -> list[list[int]]:
+    """Return how many replicas each deployment has at most while one of them is updated: the one or
+    the other."""
+    return [
+        [each.at_most + (each.surge(each.at_most) if each is updated else 0) for each in asked]
+        for updated in asked
+    ]
+
+
 def _workers(asked: Sequence[Demand], replicas: Sequence[int], cpus: int, gpus: int) -> int:
     """Return how many workers hold so many replicas of each deployment."""
     counted = list(zip(asked, replicas, strict=True))
-    by_cpu = ceil(round(sum(demand.num_cpus * count for demand, count in counted), 6) / cpus)
+    by_cpu = ceil(sum(demand.num_cpus * count for demand, count in counted) / cpus)
     by_gpu = sum(_gpus(demand.num_gpus, count) for demand, count in counted)
     return max(by_cpu, ceil(by_gpu / gpus) if gpus else 0)
 
 
-def _gpus(share: float, count: int) -> int:
+def _gpus(share: Fraction, count: int) -> int:
     """Return how many GPUs hold so many replicas; a share does not span two."""
     if 0 < share < 1:
         return ceil(count / floor(1 / share))

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any, Final, Protocol, TypeVar
 
+from rayserve_app.admission import Admission, Work
 from rayserve_app.answers import Answers
 from rayserve_app.backend import Backend
-from rayserve_app.batching import Batcher, Result, Target
+from rayserve_app.batching import Batcher, Result, Target, check_outputs
 from rayserve_app.blanks import blank_item
-from rayserve_app.content import items_bytes
+from rayserve_app.content import work_of
 from rayserve_app.cores import available_cores
 from rayserve_app.decoding import decode
 from rayserve_app.encoded_inputs import Encoded
-from rayserve_app.errors import (
-    ModelNotReady,
-    Overloaded,
-    ServingError,
-)
+from rayserve_app.errors import InvalidRequest, ModelNotReady, PredictError, ServingError
 from rayserve_app.inputs import Inputs
+from rayserve_app.observed_outputs import ObservedOutputs
+from rayserve_app.outputs import named_arrays
 from rayserve_app.recorder import Recorder
 from rayserve_app.settings import ModelSettings
 from rayserve_app.timing import Timing
-from rayserve_app.types import Item
+from rayserve_app.types import Item, Outputs, Row
 from rayserve_app.versions import Servable, Versions, describe_metadata
 from rayserve_app.workers import Workers
 
@@ -46,6 +46,14 @@ class BatchQueue(Protocol):
 
     @property
     def is_stalled(self) -> bool: ...
+
+    @property
+    def is_free(self) -> bool: ...
+
+    @property
+    def shortest_s(self) -> float: ...
+
+    def end_s(self, coming: int) -> float: ...
 
     async def submit(
         self, items: Sequence[Item], target: Target, *, timeout_s: float, timing: Timing
@@ -80,10 +88,10 @@ class Model:
             deadline_s=settings.deadline.latency_ms / 1e3,
             is_instant=backend.is_instant,
         )
-        self._decoders = Workers(settings.threads.decode or available_cores(), "decode")
-        self._pending_items = 0
-        self._pending_bytes = 0
-        self._most_bytes = int(settings.limits.max_queued_mb * 1e6)
+        decode_threads = settings.threads.decode or available_cores()
+        self._decoders = Workers(decode_threads, "decode")
+        self._admission = Admission(name, settings, self.batcher, decode_threads)
+        self._deadline_s = settings.deadline.latency_ms / 1e3
         self._serve(Versions(name, settings, backend))
 
     @property
@@ -127,23 +135,44 @@ class Model:
         *,
         servable: Servable | None = None,
         timing: Timing | None = None,
+        apart: bool = False,
     ) -> list[Result]:
         """Return one result per item; what the model makes of one item never touches another.
 
         Args:
             servable: what `select` returned, whose `inputs` have read the items; the default one
                 if None.
+            apart: whether the caller can tell that some of the items are not what the model takes,
+                and the results of the others.
         Raises:
             ModelNotReady, Overloaded: try again later.
-            DecodeError: an item is not what the model takes; the path says which.
+            DecodeError: an item is not what the model takes, of items `apart` none is; the path
+                says which.
             DeadlineExceeded: not all results were there in time.
         """
         timing = timing or Timing()
         servable = servable or self.versions.default
-        timeout_s = self.settings.deadline.latency_ms / 1e3
-        if self._answers is not None and items and not servable.is_apart:
-            return await self._recall(self._answers, items, servable, timing, timeout_s)
-        return await self._predict(items, servable, timing, timeout_s)
+        timing.inferences = inferences = self.recorder.inferences[servable.version]
+        inferences.last_ms = round(time() * 1e3)
+        deadline_s = self._deadline_s
+        try:
+            if self._answers is not None and items and not servable.parts_requests:
+                results = await self._recall(
+                    self._answers, items, servable, timing, deadline_s, apart
+                )
+            else:
+                results = await self._predict(items, servable, timing, deadline_s, apart=apart)
+            if apart and results and all(isinstance(each, InvalidRequest) for each in results):
+                assert isinstance(results[0], InvalidRequest)
+                raise results[0].at("[0]") if len(results) > 1 else results[0]
+        except ServingError:
+            inferences.fail.add(perf_counter() - timing.started_at)
+            raise
+        if any(isinstance(result, ServingError) for result in results):
+            inferences.fail.add(perf_counter() - timing.started_at)
+        else:
+            timing.count(len(results))
+        return results
 
     async def offload(self, call: Callable[[], T], work_bytes: int) -> T:
         """Run a call in a decode thread if it has more than INLINE_BYTES of work, else at once:
@@ -157,7 +186,9 @@ class Model:
 
     def check_admission(self) -> None:
         """Raise what any request would get now, before its body is read."""
-        self._admit(0)
+        self.check_ready()
+        if self._answers is None:  # which may know the answer
+            self._admission.check()
 
     def check_ready(self) -> None:
         """Raise ModelNotReady unless predictions can be expected to succeed."""
@@ -194,6 +225,7 @@ class Model:
 
     def _serve(self, versions: Versions) -> None:
         self.versions = versions
+        self.observed_outputs = ObservedOutputs()
         self.inputs: Inputs = versions.default.inputs
         self.metadata = versions.default.metadata
         self._answers: Answers | None = None
@@ -208,7 +240,7 @@ class Model:
             return
         try:
             for count in sorted({1, self.settings.batching.max_batch_size}):
-                servable.predict([blank] * count)
+                self._observe(servable, servable.predict([blank] * count), count)
         except Exception as exc:
             # An image may be refused for what it shows. Of what is no default, a request will tell.
             if servable is self.versions.default and not isinstance(blank, str | bytes):
@@ -221,6 +253,17 @@ class Model:
                 exc,
             )
 
+    def _observe(self, servable: Servable, outputs: Outputs, count: int) -> None:
+        """See what the outputs of a model are that does not say it itself. What is wrong with them
+        a request will tell."""
+        if servable.metadata.outputs:
+            return
+        with contextlib.suppress(PredictError, TypeError):
+            row = check_outputs(outputs, count)[0]
+            if isinstance(row, Row):
+                columns = named_arrays([row])
+                self.observed_outputs.add(servable, {name: [columns[name]] for name in columns})
+
     async def _recall(
         self,
         answers: Answers,
@@ -228,6 +271,7 @@ class Model:
         servable: Servable,
         timing: Timing,
         timeout_s: float,
+        apart: bool,
     ) -> list[Result]:
         """Predict only what there is no answer to."""
         self.check_ready()
@@ -236,7 +280,7 @@ class Model:
         async def ask(places: Sequence[int], left_s: float) -> list[Result]:
             unknown = [items[place] for place in places]
             return await self._predict(
-                unknown, servable, timing, left_s, places if len(items) > 1 else None
+                unknown, servable, timing, left_s, places if len(items) > 1 else None, apart
             )
 
         scope = (servable.version, servable.signature)
@@ -252,6 +296,7 @@ class Model:
         timing: Timing,
         timeout_s: float,
         places: Sequence[int] | None = None,
+        apart: bool = False,
     ) -> list[Result]:
         """Decode items, submit them and await their results.
 
@@ -260,47 +305,54 @@ class Model:
         """
         started_at = perf_counter()
         inputs = servable.inputs
-        target = servable.apart() if servable.is_apart else servable
-        work = len(items) * ITEM_BYTES
-        if work <= INLINE_BYTES:
-            size = items_bytes(inputs, items)
-        else:
-            size = await self.offload(partial(items_bytes, inputs, items), work)
-        self._admit(len(items), size)
+        target = servable.of_one_request() if servable.parts_requests else servable
+        self.check_ready()
+        inputs.check_count(len(items))
         if not items:
             return []
-        self._pending_items += len(items)
-        self._pending_bytes += size
+        step = len(items) * ITEM_BYTES
+        if step <= INLINE_BYTES:
+            work = work_of(inputs, items)
+        else:
+            work = await self.offload(partial(work_of, inputs, items), step)
+        self._admission.begin(work, timeout_s)
         try:
-            if not inputs.needs_decoding:
-                return await self.batcher.submit(
-                    items,  # type: ignore[arg-type]  # nothing is encoded that needs no decoding
-                    target,
-                    timeout_s=timeout_s,
-                    timing=timing,
-                )
-            await self.offload(partial(inputs.check_pixels, items), work)
+            ready: Sequence[Any] = items
+            if inputs.needs_decoding:
+                await self.offload(partial(inputs.check_pixels, items), step)
+                left_s = timeout_s - (perf_counter() - started_at)
+                ready = await self._decode(items, inputs, work, timing, left_s, places, apart)
             left_s = max(0.0, timeout_s - (perf_counter() - started_at))
-            decoded = await decode(
-                items, inputs, self._decoders, timeout_s=left_s, timing=timing, places=places
-            )
-            left_s = max(0.0, timeout_s - (perf_counter() - started_at))
-            return await self.batcher.submit(decoded, target, timeout_s=left_s, timing=timing)
+            submit = partial(self.batcher.submit, timeout_s=left_s, timing=timing)
+            if not apart or not any(isinstance(item, ServingError) for item in ready):
+                return await submit(ready, target)
+            sound = [item for item in ready if not isinstance(item, ServingError)]
+            results = iter(await submit(sound, target))
+            return [item if isinstance(item, ServingError) else next(results) for item in ready]
         finally:
             timing.predicted_at = perf_counter()
-            self._pending_items -= len(items)
-            self._pending_bytes -= size
+            self._admission.end(work)
 
-    def _admit(self, count: int, size: int = 0) -> None:
-        self.check_ready()
-        self.inputs.check_count(count)
-        most = self.settings.max_queued_items
-        if self._pending_items + max(count, 1) > most:
-            raise Overloaded(
-                f"The queue of model {self.name!r} is full: {self._pending_items} of {most} items"
+    async def _decode(
+        self,
+        items: Sequence[Encoded],
+        inputs: Inputs,
+        work: Work,
+        timing: Timing,
+        timeout_s: float,
+        places: Sequence[int] | None,
+        apart: bool,
+    ) -> list[Item | InvalidRequest]:
+        expected_s = self._admission.begin_decoding(work)
+        try:
+            return await decode(
+                items,
+                inputs,
+                self._decoders,
+                timeout_s=max(0.0, timeout_s),
+                timing=timing,
+                places=places,
+                apart=apart,
             )
-        if self._pending_bytes and self._pending_bytes + max(size, 1) > self._most_bytes:
-            raise Overloaded(
-                f"The queue of model {self.name!r} is full: {self._pending_bytes / 1e6:g} of"
-                f" {self.settings.limits.max_queued_mb:g} MB"
-            )
+        finally:
+            self._admission.end_decoding(work, expected_s, timing.decode_work)

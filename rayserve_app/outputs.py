@@ -7,6 +7,7 @@ header followed by those buffers, without a copy.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ from rayserve_app.plain_values import (
     widened,
     with_text,
 )
+from rayserve_app.preferences import ranked
 from rayserve_app.settings import OutputCodec
 from rayserve_app.types import Array, Buffer, Reply, Row, TensorSpec
 
@@ -52,28 +54,22 @@ MAX_TEXT_BYTES: Final = 16_000_000
 """Arrays of so many bytes are written as JSON or CSV; larger ones would take many seconds."""
 
 
-def negotiate(accept: str | None, default: OutputCodec) -> OutputCodec:
-    """Choose the codec for an `Accept` header (RFC 9110, section 12.5.1): the best weighed media
-    type that is known, the first of equals; the model's own codec where anything will do.
+@lru_cache(maxsize=64)
+def negotiate(accept: str | None, default: OutputCodec) -> Sequence[OutputCodec]:
+    """Return the codecs that an `Accept` header allows (RFC 9110, section 12.5.1), the one to try
+    first at first: by weight, then in the header's order, the model's own before others where
+    anything will do. A codec has the weight of what names it most closely.
 
     Raises:
         NotAcceptable: none of them is known; the sentence lists the known.
     """
-    own = MEDIA_TYPES[default]
-    if accept is None or accept in ("*/*", own) or not accept.strip():
-        return default
-    best: tuple[float, OutputCodec] | None = None
-    for part in accept.split(","):
-        media_range, _, parameters = part.partition(";")
-        codec = _match(media_range.strip().lower(), own, default)
-        weight = _weight(parameters)
-        if codec is not None and weight > 0 and (best is None or weight > best[0]):
-            best = (weight, codec)
-    if best is None:
-        raise NotAcceptable(
-            "No such representation", expected=" or ".join(MEDIA_TYPES.values()), got=repr(accept)
-        )
-    return best[1]
+    if accept is None or accept in ("*/*", MEDIA_TYPES[default]) or not accept.strip():
+        return (default,)
+    codecs = ranked(accept, {default: MEDIA_TYPES[default], **MEDIA_TYPES})
+    if not codecs:
+        known = " or ".join(MEDIA_TYPES.values())
+        raise NotAcceptable("No such representation", expected=known, got=repr(accept))
+    return tuple(codecs)
 
 
 def encode(rows: Sequence[Row], codec: OutputCodec, *, is_batch: bool) -> list[Buffer]:
@@ -204,29 +200,6 @@ def _parsed(text: str) -> Any:
         return json.decode(text)
     except DecodeError:
         return text
-
-
-def _match(media_range: str, own: str, default: OutputCodec) -> OutputCodec | None:
-    if media_range == "*/*" or media_range == own:
-        return default
-    kind, _, subtype = media_range.partition("/")
-    if subtype == "*" and own.startswith(kind + "/"):
-        return default
-    for codec, known in MEDIA_TYPES.items():
-        if known == media_range or (subtype == "*" and known.startswith(kind + "/")):
-            return codec
-    return None
-
-
-def _weight(parameters: str) -> float:
-    for parameter in parameters.split(";"):
-        name, _, value = parameter.partition("=")
-        if name.strip().lower() == "q":
-            try:
-                return float(value)
-            except ValueError:
-                return 0.0
-    return 1.0
 
 
 def _flat_values(row: Row) -> list[Any]:

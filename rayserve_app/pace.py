@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
+
+from rayserve_app.cost import Cost
 
 MEMORY: Final = 8
 """Batches over which times and sizes are averaged."""
@@ -25,15 +28,26 @@ so many is late."""
 class Pace:
     """How long the batches of one bucket take."""
 
-    def __init__(self, max_batch_size: int) -> None:
-        self.limit = max_batch_size
+    def __init__(self, max_batch_size: int, longest_s: float = math.inf) -> None:
+        """Start without knowledge.
+
+        Args:
+            longest_s: seconds of a batch at most, if smaller ones cost hardly more for each item.
+        """
+        self.limit = self._most = max_batch_size
         """Items of the next batch at most."""
+        self._longest_s = longest_s
         self.usual_s = 0.0
         """Seconds that batches took of late, 0 if nothing is known."""
+        self.cost = Cost()
+        """What batches take by their items."""
         self._size = 0.0
 
     def observe(self, size: int, seconds: float) -> None:
         """Learn from a batch of so many items."""
+        self.cost.observe(size, seconds)
+        if self.cost.has_slope and self._longest_s < math.inf:
+            self.limit = self._largest()
         usual_s = self.usual_s
         if not usual_s:
             self.usual_s, self._size = seconds, size
@@ -50,6 +64,15 @@ class Pace:
             return self.usual_s
         return self.usual_s * size / self._size
 
+    def _largest(self) -> int:
+        """Return the size of the largest batches that are no longer than they may be; of all, where
+        such batches are not worthwhile."""
+        cost, most = self.cost, self._most
+        if cost.of(most) <= self._longest_s or not cost.each_s:
+            return most
+        size = (self._longest_s - cost.fixed_s) / cost.each_s
+        return max(1, int(size)) if size >= cost.shortest(most) else most
+
 
 class LearnedPace(Pace):
     """Learns the largest size whose batches take no longer than a target, from one item up.
@@ -63,7 +86,6 @@ class LearnedPace(Pace):
     def __init__(self, max_batch_size: int, target_s: float) -> None:
         super().__init__(max_batch_size)
         self.limit = 1
-        self._most = max_batch_size
         self._target_s = target_s
         self._ceiling = max_batch_size
         self._in_time = 0

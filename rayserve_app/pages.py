@@ -8,6 +8,8 @@ from html import escape
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
+from rayserve_app.preferences import preferences
+
 MEDIA_TYPE: Final = "text/html; charset=utf-8"
 
 _PAGE: Final = """<!DOCTYPE html>
@@ -44,10 +46,12 @@ class ModelLink(NamedTuple):
 
 
 def is_wanted(accept: str) -> bool:
-    """Return whether a client is a browser: it names HTML in `Accept`, and not JSON before it."""
-    html = accept.find("text/html")
-    json_at = accept.find("application/json")
-    return html >= 0 and (json_at < 0 or html < json_at)
+    """Return whether a client is a browser: it prefers HTML to JSON in `Accept`, by weight, then by
+    its order."""
+    for value, weight in sorted(preferences(accept), key=lambda each: -each.weight):
+        if value in ("text/html", "application/json"):
+            return value == "text/html" and weight > 0
+    return False
 
 
 def model_list(models: Sequence[ModelLink]) -> bytes:

@@ -32,6 +32,9 @@ LONGEST_LOCATION: Final = 1024
 
 SCHEMES: Final = ("s3", "gs")
 
+CONTENT_TYPE: Final = {"s3": "ContentType", "gs": "content_type"}
+"""What fsspec's filesystems call an object's content type."""
+
 # What a filesystem or a URL would take for something else than a part of a name.
 _SPECIAL: Final = re.compile(r"[\x00-\x1f\x7f\\?#*\[\]]")
 
@@ -68,9 +71,13 @@ class Place(ABC):
         """
 
     @abstractmethod
-    def write(self, names: Sequence[str], buffers: Sequence[Buffer]) -> None:
+    def write(
+        self, names: Sequence[str], buffers: Sequence[Buffer], content_type: str | None = None
+    ) -> None:
         """Write a file, whole or not at all; one of that name is replaced.
 
+        Args:
+            content_type: kept with an object of a bucket; files of a directory have none.
         Raises:
             ConfigurationError: the place does not take it.
         """
@@ -101,7 +108,9 @@ class Directory(Place):
         _check_size(place, len(content), max_bytes)
         return content
 
-    def write(self, names: Sequence[str], buffers: Sequence[Buffer]) -> None:
+    def write(
+        self, names: Sequence[str], buffers: Sequence[Buffer], content_type: str | None = None
+    ) -> None:
         scratch = f".{uuid.uuid4().hex}.partial"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN
         try:
@@ -156,11 +165,16 @@ class Bucket(Place):
         except Exception as exc:  # each filesystem has errors of its own
             raise InvalidRequest(f"`{place}` cannot be read", got=_reason(exc)) from exc
 
-    def write(self, names: Sequence[str], buffers: Sequence[Buffer]) -> None:
+    def write(
+        self, names: Sequence[str], buffers: Sequence[Buffer], content_type: str | None = None
+    ) -> None:
         place = self.location(names)
+        # Object storage takes a header of ASCII alone.
+        kind = content_type if content_type and content_type.isascii() else None
+        told = {CONTENT_TYPE[self._scheme]: kind} if kind else {}
         try:
             # One request, or a multipart upload, which becomes visible when it is complete.
-            self._filesystem.pipe_file(place.partition("://")[2], b"".join(buffers))
+            self._filesystem.pipe_file(place.partition("://")[2], b"".join(buffers), **told)
         except ServingError:
             raise
         except Exception as exc:

@@ -25,6 +25,23 @@ ProtocolNames = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_
 """Protocols in the order in which they claim paths."""
 
 
+def _check_origin(value: str) -> str:
+    if value != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", value):
+        raise ValueError(
+            "Not an origin as browsers send it, like `https://host` or `http://host:8080`"
+        )
+    return value
+
+
+class CorsSettings(Section):
+    """Which pages from elsewhere may call, whatever the protocol."""
+
+    origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_check_origin)], ...], Field(min_length=1)
+    ]
+    """`https://host`, with a port if it is not the scheme's own; `"*"` for all."""
+
+
 def _check_post_processing(value: str) -> str:
     if not re.fullmatch(r"(topN|pickTopN)\([1-9][0-9]{0,5}\)", value):
         raise ValueError("Not `topN(n)` or `pickTopN(n)`")

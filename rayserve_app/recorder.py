@@ -85,21 +85,28 @@ class Inferences:
         queue_s: float,
         input_s: float,
         infer_s: float,
-        output_s: float,
     ) -> None:
-        """Count a request that succeeded, with the seconds that it took in all and by stage."""
+        """Count a request that succeeded, with the seconds that it took in all and by stage until
+        its results were there."""
         self.items += items
         self.success.add(total_s)
         self.queue.add(queue_s)
         self.compute_input.add(input_s)
         self.compute_infer.add(infer_s)
-        self.compute_output.add(output_s)
+        self.compute_output.add(0)
+
+    def add_output(self, seconds: float) -> None:
+        """Add the time that writing such a request's results took."""
+        self.success.ns += round(seconds * 1e9)
+        self.compute_output.ns += round(seconds * 1e9)
 
 
 class Recorder:
     """The counters of one replica."""
 
-    def __init__(self) -> None:
+    def __init__(self, replica: str = "") -> None:
+        self.replica = replica
+        """Its name, where there may be several."""
         self.stage_seconds: Mapping[str, Histogram] = {name: Histogram(SECONDS) for name in STAGES}
         self.batch_items = Histogram(ITEMS)
         self.batch_closed: Counter[str] = Counter()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rayserve_app.errors import ConfigurationError
+
+_SHOWN: Final = 200
+"""Characters of a value that an error shows."""
 
 
 class Section(BaseModel):
@@ -27,7 +30,7 @@ def parse_section(section_type: type[SectionT], args: Mapping[str, Any], key: st
     """
     if set(args) != {key}:
         raise ConfigurationError(
-            "The application's arguments", expected=f"`{key}`", got=repr(list(args)), path="args"
+            "The application's arguments", expected=f"`{key}`", got=shown(list(args)), path="args"
         )
     try:
         return section_type.model_validate(args[key])
@@ -44,17 +47,21 @@ def _first_fault(
     path = f"{root}{''.join(steps)}"
     if fault["type"] == "extra_forbidden":
         known = ", ".join(sorted(_fields_at(section_type, keys[:-1])))
-        return ConfigurationError(f"Unknown key {keys[-1]!r}", path=path, remedy=f"Known: {known}")
+        return ConfigurationError(
+            f"Unknown key {shown(keys[-1])}", path=path, remedy=f"Known: {known}"
+        )
     if fault["type"] == "missing":
         return ConfigurationError(f"Missing key {keys[-1]!r}", path=path)
     problem = fault["msg"].removeprefix("Value error, ")
-    return ConfigurationError(problem, got=repr(fault["input"]), path=path)
+    return ConfigurationError(problem, got=shown(fault["input"]), path=path)
 
 
 def _fields_at(section_type: type[BaseModel], keys: list[str]) -> list[str]:
     """Return the known keys of the section that a path of keys leads to."""
     section = section_type
     for key in keys:
+        if key not in section.model_fields:
+            continue  # the key of a mapping of sections
         annotation = section.model_fields[key].annotation
         # An optional section is a union with None.
         kinds = [kind for kind in get_args(annotation) or (annotation,) if isinstance(kind, type)]
@@ -63,3 +70,12 @@ def _fields_at(section_type: type[BaseModel], keys: list[str]) -> list[str]:
             return []
         section = sections[0]
     return list(section.model_fields)
+
+
+def shown(value: object) -> str:
+    """Return how an error shows a value of a YAML."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # more digits than Python writes, or a circle
+        return type(value).__name__
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from rayserve_app.protocol_settings import ProtocolNames, ProtocolSettings
+from rayserve_app.protocol_settings import CorsSettings, ProtocolNames, ProtocolSettings
 from rayserve_app.protocols import PROTOCOLS
 from rayserve_app.section import Section, parse_section
 
@@ -29,8 +29,13 @@ InputCodec = Literal["raw", "base64", "base64_urlsafe", "json_metadata", "packed
 OutputCodec = Literal["json", "csv", "npy", "raw"]
 Interpolation = Literal["area", "nearest", "linear", "cubic", "lanczos"]
 
+MAX_SURGE_PERCENT = 1
+"""Of a deployment's replicas, rounded up, unless the YAML says otherwise: so many new ones start,
+and are warm, before as many old ones drain. With Serve's default, 0, the one replica of a model
+ends before the next one starts."""
+
 LONGEST_DEADLINE_MS = 60_000
-"""`RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S` in configs/serve.env is this plus 5 s."""
+"""`RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S` in server/serve.env is this plus 5 s."""
 
 
 Triple = tuple[float, float, float]
@@ -127,6 +132,8 @@ class BatchingSettings(Section):
     """`slot_first` takes the execution slot, then drains the queue; `serve_batch` is Ray's own
     batcher, for comparison."""
     max_batch_size: Annotated[int, Field(gt=0, le=4096)] = 10
+    """Fewer where so many would take over 0.15 of the deadline, and smaller batches hardly cost
+    more for each item."""
     batch_wait_timeout_s: Annotated[float, Field(ge=0, le=10)] = 0.0
     """How long a batch that is not full waits for more items, from its first item's arrival."""
     max_concurrent_batches: Annotated[int, Field(gt=0, le=64)] = 1
@@ -217,6 +224,9 @@ class ModelSettings(Section):
     """The protocols spoken under the model's prefix. Where two claim one path, the first answers,
     and the next one what that declines."""
     protocol_settings: ProtocolSettings = ProtocolSettings()
+    cors: CorsSettings | None = None
+    """Pages from elsewhere that a browser lets call the model, all of its protocols; none if not
+    set. What comes through a gateway goes by the gateway's own."""
     warm_up: bool = True
     """Run the model on blank items of the smallest and the largest batch before it is ready;
     models whose input has no known shape have nothing to run."""

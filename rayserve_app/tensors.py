@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,14 @@ def as_array(value: Any, spec: TensorSpec) -> Array:
         ShapeMismatch: the lists are not rectangular, or hold what is no number.
     """
     is_string = spec.dtype == "string"
+    if isinstance(value, Mapping) or (isinstance(value, str) and not is_string):
+        names = ", ".join(map(repr, list(value)[:5])) if isinstance(value, Mapping) else ""
+        raise ShapeMismatch(
+            "Not an array" if is_string else "Not an array of numbers",
+            expected=shape_text(spec),
+            got=f"object with {names or 'nothing'}" if isinstance(value, Mapping) else "str",
+            path=spec.name,
+        )
     if isinstance(value, list) and not is_string and (odd := _find_no_number(value)) is not None:
         # numpy would make every element as long as the longest string.
         raise ShapeMismatch(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rayserve_app.recorder import Recorder
+from time import perf_counter
+
+from rayserve_app.recorder import Inferences, Recorder
 
 
 class Timing:
@@ -13,15 +15,23 @@ class Timing:
         "batch_items",
         "batch_wait",
         "decode",
+        "decode_work",
         "encode",
+        "inferences",
         "predict",
         "predicted_at",
         "queue",
+        "started_at",
     )
 
     def __init__(self) -> None:
+        self.started_at = perf_counter()
+        self.inferences: Inferences | None = None
+        """Among which the request is counted; None until it is at the model."""
         self.queue = 0.0
         self.decode = 0.0
+        self.decode_work = 0.0
+        """Of all threads together."""
         self.batch_wait = 0.0
         self.predict = 0.0
         self.encode = 0.0
@@ -29,6 +39,18 @@ class Timing:
         """Items in the batch, those of other requests too; 0 if there was none."""
         self.predicted_at = 0.0
         """When the results were there, by `time.perf_counter`; 0 until then."""
+
+    def count(self, items: int) -> None:
+        """Count a request whose results are there, with its time until now; writing them is still
+        to come."""
+        assert self.inferences is not None
+        self.inferences.add(
+            items,
+            total_s=perf_counter() - self.started_at,
+            queue_s=self.queue + self.batch_wait,
+            input_s=self.decode,
+            infer_s=self.predict,
+        )
 
     def record(self, recorder: Recorder) -> None:
         """Add this request to the replica's counters; a stage that it had no part in is none."""

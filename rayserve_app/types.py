@@ -23,6 +23,11 @@ class Invocation(NamedTuple):
     accept: str | None = None
     custom_attributes: str | None = None
     """`X-Amzn-SageMaker-Custom-Attributes`."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """All headers as the client sent them, if it did by HTTP; the three above are the protocol's,
+    which may have them elsewhere. Equal requests for a model's `cache` are equal without these."""
+    is_field: bool = False
+    """Whether the body is the field `body` alone of the form that the content type speaks of."""
 
 
 class Reply(NamedTuple):
@@ -31,6 +36,8 @@ class Reply(NamedTuple):
     body: bytes | str
     content_type: str | None = None
     status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    """Others than the content type, by their names in lower case."""
 
     @property
     def text(self) -> str | None:

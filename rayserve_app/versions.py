@@ -24,11 +24,11 @@ class Servable(NamedTuple):
     bucket: Callable[[Item], Hashable]
     """Returns a key that two items share only if they may meet in one batch, which items of two
     servables never do."""
-    is_apart: bool = False
+    parts_requests: bool = False
     """Whether an output holds for a whole call, and may depend on all items in it: then those of
     two requests must not meet, and no item's answer is good for another request."""
 
-    def apart(self) -> Servable:
+    def of_one_request(self) -> Servable:
         """Return the same for the items of one request, which meet no others."""
         return self._replace(bucket=partial(_marked_bucket, object(), self.bucket))
 
@@ -109,7 +109,7 @@ class Versions:
             ),
             predictor.predict,
             bucket,
-            is_apart=any(not spec.has_batch_axis for spec in metadata.outputs),
+            parts_requests=any(not spec.has_batch_axis for spec in metadata.outputs),
         )
 
 

@@ -1,11 +1,16 @@
-"""What all tests share."""
+"""What all tests share: async tests, the order of the files, and what is said meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -16,3 +21,62 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     names = inspect.signature(pyfuncitem.obj).parameters
     asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
     return True
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Call bytes by their argument's name: what wrote them may write the time as well, and two
+    processes that share the tests must find the same."""
+    return argname if isinstance(val, bytes) else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let the tests that start Serve come last, and where there are several processes, all in one
+    of them: there is one instance, which takes both cores. Of the others, each file is one's."""
+    items.sort(key=needs_serve)
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        group = "serve" if needs_serve(item) else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def needs_serve(item: pytest.Item) -> bool:
+    return item.get_closest_marker("serve") is not None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Say what goes on where tests run side by side; pytest itself does where they do not."""
+    terminal = config.pluginmanager.getplugin("terminalreporter")
+    if terminal is not None and getattr(config.option, "numprocesses", None):
+        config.pluginmanager.register(Progress(terminal), "progress")
+
+
+class Progress:
+    """A line for each file when its first test begins, in place of a dot for each test."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+        self._started_at = time.monotonic()
+        self._files: set[str] = set()
+
+    def pytest_report_header(self, config: pytest.Config) -> str | None:
+        if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+            return None
+        return "minutes on two cores: 4 without Serve, then some 8 with it (tests/serve)"
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        if report.passed:
+            return ("passed" if report.when == "call" else "", "", "")
+        return None
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        file = nodeid.partition("::")[0]
+        if file in self._files:
+            return
+        self._files.add(file)
+        minutes, seconds = divmod(int(time.monotonic() - self._started_at), 60)
+        self._terminal.ensure_newline()
+        self._terminal.write_line(f"{minutes:3d}:{seconds:02d}  {file}")

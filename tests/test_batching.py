@@ -8,13 +8,14 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from asyncio import Future
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from rayserve_app import failure_log
+from rayserve_app import batching, failure_log
 from rayserve_app.batching import Batcher, Result
 from rayserve_app.errors import DeadlineExceeded, PredictError, ShapeMismatch
 from rayserve_app.recorder import Recorder
@@ -73,7 +74,7 @@ def create_batcher(
     return batcher
 
 
-def submit(batcher: Batcher, *items: Any, timeout_s: float = 10) -> Awaitable[list[Result]]:
+def submit(batcher: Batcher, *items: Any, timeout_s: float = 10) -> Future[list[Result]]:
     return asyncio.ensure_future(batcher.submit(items, timeout_s=timeout_s, timing=Timing()))
 
 
@@ -135,10 +136,9 @@ async def test_a_batch_waits_for_more_items_only_as_long_as_it_may() -> None:
     assert time.perf_counter() - started_at >= 0.19
     assert gate.batches == [[1, 2]]
     first, others = submit(batcher, 1), submit(batcher, 2, 3)
-    started_at = time.perf_counter()
     await first
     await others
-    assert time.perf_counter() - started_at < 0.19
+    assert gate.batches == [[1, 2], [1, 2, 3]]
     assert recorder.batch_closed == {"waited": 1, "full": 1}
 
 
@@ -245,16 +245,50 @@ async def test_a_cancelled_request_leaves_the_queue_before_it_costs_anything() -
     assert gate.batches == [[0], [3]]
 
 
-async def test_three_missed_deadlines_in_one_batch_mean_that_it_hangs() -> None:
+@pytest.mark.parametrize("deadline_s", [10, 0.1])
+async def test_a_healthy_batch_does_not_hang_however_many_deadlines_pass_meanwhile(
+    deadline_s: float,
+) -> None:
+    """Neither where little was left of them, nor where they are shorter than any batch."""
     gate = Gate(is_open=False)
-    batcher = create_batcher(gate.predict, max_batch_size=1)
-    for count in range(3):
-        assert not batcher.is_stalled, count
+    batcher = create_batcher(gate.predict, max_batch_size=1, deadline_s=deadline_s)
+    blocker = submit(batcher, 0)
+    await until(lambda: gate.batches)
+    for timeout_s in (0.02, 0.1, 0.1, 0.02, 0.0):
         with pytest.raises(DeadlineExceeded):
-            await submit(batcher, count, timeout_s=0.02)
-    assert batcher.is_stalled
+            await submit(batcher, 1, timeout_s=timeout_s)
+    await asyncio.sleep(0.1)
+    assert not batcher.is_stalled
     gate.opened.set()
-    await until(lambda: not batcher.is_stalled)
+    await blocker
+
+
+async def test_a_batch_that_runs_for_three_deadlines_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "HANG_FLOOR_S", 0.0)
+    gate = Gate(is_open=False)
+    batcher = create_batcher(gate.predict, max_batch_size=1, deadline_s=0.2)
+    started_at = time.perf_counter()
+    hanging = submit(batcher, 0)
+    await until(lambda: batcher.is_stalled)
+    assert time.perf_counter() - started_at >= 0.59
+    gate.opened.set()
+    await hanging
+    assert not batcher.is_stalled
+
+
+async def test_a_batch_that_takes_as_long_as_usual_does_not_hang(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batching, "HANG_FLOOR_S", 0.0)
+    batcher = create_batcher(lambda items: time.sleep(0.3) or items, deadline_s=0.01)
+    await submit(batcher, 0)
+    second = submit(batcher, 1)
+    seen = []
+    while not second.done():
+        seen.append(batcher.is_stalled)
+        await asyncio.sleep(0.01)
+    assert len(seen) > 5
+    assert not any(seen)
 
 
 async def test_deadlines_missed_in_the_queue_are_only_load() -> None:
@@ -271,7 +305,11 @@ async def test_deadlines_missed_in_the_queue_are_only_load() -> None:
     assert not any(seen)
 
 
-async def test_a_batch_far_beyond_the_deadline_hangs_though_other_slots_serve() -> None:
+async def test_a_batch_far_beyond_the_deadline_hangs_though_other_slots_serve(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batching, "HANG_FLOOR_S", 0.0)
+
     def predict(items: Sequence[Any]) -> list[Any]:
         time.sleep(1.0 if "slow" in items else 0.0)
         return list(items)

@@ -142,13 +142,12 @@ def ports() -> Iterator[dict[str, int]]:
     none: Callable[[Any], None] = lambda _: None  # noqa: E731
     with ExitStack() as stack:
         yield {
-            "uvicorn": stack.enter_context(serving(app, loop="asyncio")),
-            "short": stack.enter_context(
-                serving(app, loop="asyncio", http=Connections(app, lambda _: Books()))
-            ),
-            "usual": stack.enter_context(
-                serving(app, loop="asyncio", http=Connections(serve, none))
-            ),
+            name: stack.enter_context(serving(app, keep_alive_s=1, loop="asyncio", http=http))
+            for name, http in (
+                ("uvicorn", "auto"),
+                ("short", Connections(app, lambda _: Books())),
+                ("usual", Connections(serve, none)),
+            )
         }
 
 

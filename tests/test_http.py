@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rayserve_app.codecs import json
 from rayserve_app.errors import Overloaded, RequestTooLarge, UnsupportedContentType
-from rayserve_app.http import CHUNK_BYTES, BodyBudget, ClientDisconnected, Response
+from rayserve_app.http import CHUNK_BYTES, BodyBudget, ClientDisconnected, Response, no_such_path
 from tests.requests import chunks, create_request, never
 
 
@@ -156,3 +157,25 @@ async def test_head_tells_the_length_and_sends_nothing() -> None:
     start, bodies = await sent(Response([b"ab", b"c"]), with_body=False)
     assert start["headers"] == [(b"content-length", b"3")]
     assert bodies == [b""]
+
+
+@pytest.mark.parametrize(
+    ("path", "question"),
+    [
+        ("/pong", "Did you mean '/ping'?"),
+        ("/Ping", "Did you mean '/ping'?"),
+        ("/v2/models/digits/infr", "Did you mean '/v2/models/digits/infer'?"),
+        ("/v1/models/digits:predictt", "Did you mean '/v1/models/digits:predict'?"),
+        ("/%", "All paths are in `openapi.json`."),
+    ],
+)
+def test_a_mistyped_path_is_answered_with_the_nearest(path: str, question: str) -> None:
+    known = ("/ping", "/ping/", "/v2/models/{model}/infer", "/v1/models/{model}:predict")
+    response = no_such_path(path, known)
+    assert response.status == 404
+    assert json.decode(response.buffers[0]) == {"error": f"No such path {path!r}. {question}"}
+
+
+def test_a_long_path_is_neither_compared_nor_repeated_whole() -> None:
+    response = no_such_path("/" + "a/" * 10_000, [f"/{'{a}/' * 20}{n}" for n in range(100)])
+    assert len(response.buffers[0]) < 1000

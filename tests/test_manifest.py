@@ -13,7 +13,6 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from rayserve_app.cli import main
-from rayserve_app.configs import read_document
 from rayserve_app.manifest import (
     DEFAULT_IMAGE,
     IMAGE_DIRECTORY,
@@ -21,10 +20,11 @@ from rayserve_app.manifest import (
     RAY_VERSION,
     render,
 )
-from rayserve_app.server.settings import ONE_MACHINE, read_environment_file
+from rayserve_app.serve_yaml import read_document
+from rayserve_app.server.settings import ONE_MACHINE, serve_variables
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = read_environment_file(ROOT / "configs" / "serve.env")
+ENVIRONMENT = serve_variables(None)
 SCHEMA = ROOT.parent / "shared" / "kuberay" / "ray.io_rayservices.yaml"
 DOCKERFILE = (ROOT / "k8s" / "Dockerfile").read_text()
 
@@ -66,6 +66,27 @@ def test_manifest_says_how_it_was_made(
     command = "rayserve-app manifest configs/gpu.yaml --image host/image:7 > k8s/rayservice.yaml"
     assert made.startswith(f"# Made by: {command}\n")
     assert set(re.findall(r"\bimage: (\S+)", made)) == {"host/image:7"}
+
+
+def test_variables_of_the_users_are_in_the_manifest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "app.yaml"
+    config.write_text((ROOT / "configs" / "app.yaml").read_text())
+    for name, options in (("serve.env", []), ("mine.env", ["--environment", "mine.env"])):
+        file = tmp_path / name
+        file.write_text(f"RAY_SERVE_ENABLE_HA_PROXY=0\nFROM={name}\n")
+        options = [str(file) if option == name else option for option in options]
+        assert main(["manifest", str(config), *options]) == 0
+        made = capsys.readouterr().out
+        assert made.startswith(
+            f"# Made by: rayserve-app manifest {' '.join([str(config), *options])} >"
+        )
+        cluster = next(yaml.safe_load_all(made))["spec"]["rayClusterConfig"]
+        (worker,) = cluster["workerGroupSpecs"]
+        variables = worker["template"]["spec"]["containers"][0]["env"]
+        overridden = {"RAY_SERVE_ENABLE_HA_PROXY": "0", "FROM": name}
+        assert {each["name"]: each["value"] for each in variables} == ENVIRONMENT | overridden
 
 
 @pytest.mark.parametrize("config", ["app.yaml", "gpu.yaml"])
@@ -116,9 +137,10 @@ def test_workers_hold_the_replicas_of_the_example_models() -> None:
 
 
 def test_gpu_workers_follow_the_replicas_that_autoscale() -> None:
-    """One whole GPU and a quarter at least; four whole ones and two for eight quarters at most."""
+    """One whole GPU and a quarter at least; four whole ones and two for eight quarters at most,
+    and one for an update."""
     (group,) = groups("gpu.yaml")
-    assert (group["minReplicas"], group["maxReplicas"]) == (2, 6)
+    assert (group["minReplicas"], group["maxReplicas"]) == (2, 7)
     pod = group["template"]["spec"]
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
@@ -141,6 +163,25 @@ def test_worker_is_as_large_as_the_largest_replica() -> None:
     assert size == {"workers": (3, 3), "cpu": "6", "memory": "2Gi", "nvidia.com/gpu": "2"}
 
 
+@pytest.mark.parametrize(
+    ("deployment", "workers"),
+    [
+        ({"ray_actor_options": {"num_cpus": 1}}, (1, 1)),
+        ({"ray_actor_options": {"num_cpus": 1.5}}, (1, 2)),
+        ({"ray_actor_options": {"num_cpus": 1.5}, "max_surge_percent": 0}, (1, 1)),
+        ({"num_replicas": 8, "ray_actor_options": {"num_cpus": 1, "num_gpus": 1}}, (8, 9)),
+    ],
+)
+def test_there_may_be_one_more_worker_where_an_update_needs_it(
+    deployment: dict[str, Any], workers: tuple[int, int]
+) -> None:
+    """Models start a new replica before an old one stops; KubeRay's autoscaler adds the worker."""
+    own = {"name": "a", "import_path": "deployments.closure:build", "deployments": [deployment]}
+    spec = render({"applications": [own]}, {}, DEFAULT_IMAGE)["spec"]
+    (group,) = spec["rayClusterConfig"]["workerGroupSpecs"]
+    assert (group["minReplicas"], group["maxReplicas"]) == workers
+
+
 def test_shares_of_a_gpu_do_not_span_two() -> None:
     size, _ = sized({"num_replicas": 5, "ray_actor_options": {"num_cpus": 0, "num_gpus": 0.4}})
     assert size["workers"] == (3, 3)
@@ -151,6 +192,18 @@ def test_head_takes_requests_where_all_workers_may_be_gone() -> None:
     assert size["workers"] == (0, 2)
     assert not head_is_excluded
     assert sized({})[1]
+
+
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_kuberay_makes_the_token_that_rays_processes_ask_for(mode: str) -> None:
+    """ray-operator/controllers/ray/common/pod.go sets it in all containers of Ray."""
+    config = read_document(ROOT / "configs" / "app.yaml")
+    environment = {**ENVIRONMENT, "RAY_AUTH_MODE": mode}
+    cluster = render(config, environment, DEFAULT_IMAGE)["spec"]["rayClusterConfig"]
+    assert cluster["authOptions"] == {"mode": mode}
+    (container,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    assert {"name": "RAY_AUTH_MODE", "value": mode} in container["env"]
+    assert ENVIRONMENT["RAY_AUTH_MODE"] == "token"
 
 
 def test_network_policy_opens_only_the_port_of_clients() -> None:

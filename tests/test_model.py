@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rayserve_app import batching
 from rayserve_app.backend import Predictor
 from rayserve_app.codecs.json_metadata import EncodedImage
 from rayserve_app.errors import (
@@ -200,7 +201,8 @@ def test_a_model_that_fails_while_it_warms_up_is_never_ready() -> None:
         model.check_ready()
 
 
-async def test_a_model_that_hangs_is_not_ready() -> None:
+async def test_a_model_that_hangs_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "HANG_FLOOR_S", 0.5)
     gate = threading.Event()
     model = create_model(
         lambda items: gate.wait(20) and list(items),
@@ -211,7 +213,7 @@ async def test_a_model_that_hangs_is_not_ready() -> None:
     for _ in range(3):
         with pytest.raises(DeadlineExceeded, match="no result within its deadline"):
             await model.predict(["a"])
-    assert model.is_stalled
+    await until(lambda: model.is_stalled)
     with pytest.raises(ModelNotReady, match="Model 'm' hangs and is about to be replaced"):
         await model.predict(["a"])
     gate.set()
@@ -313,16 +315,17 @@ async def test_the_deadline_holds_for_decoding(monkeypatch: pytest.MonkeyPatch) 
 async def test_what_decoding_took_is_missing_from_the_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    gate = threading.Event()
-    model = create_model(
-        lambda items: gate.wait(20), input={"type": "image"}, deadline={"latency_ms": 300}
-    )
+    model = create_model(list, input={"type": "image"}, deadline={"latency_ms": 20_000})
     monkeypatch.setattr(model.inputs, "decode", lambda item, out: time.sleep(0.2) or 0)
-    started_at = time.perf_counter()
-    with pytest.raises(DeadlineExceeded):
-        await model.predict([png((0, 0, 0))])
-    assert 0.28 < time.perf_counter() - started_at < 0.48
-    gate.set()
+    given: list[float] = []
+
+    async def submit(*_: Any, timeout_s: float, **__: Any) -> list[Any]:
+        given.append(timeout_s)
+        return []
+
+    monkeypatch.setattr(model.batcher, "submit", submit)
+    await model.predict([png((0, 0, 0))])
+    assert 0 < given[0] <= 19.8
 
 
 async def test_the_time_of_each_stage_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,10 +339,10 @@ async def test_the_time_of_each_stage_is_told(monkeypatch: pytest.MonkeyPatch) -
     before = time.perf_counter()
     await model.predict([png((0, 0, 0))] * 2, timing=timing)
     after = time.perf_counter()
-    assert 0.06 <= timing.decode < 0.3  # two images, one after the other
-    assert 0.05 <= timing.predict < 0.3
-    assert 0 <= timing.queue < 0.1
-    assert 0 <= timing.batch_wait < 0.1
+    assert timing.decode >= 0.06  # two images, one after the other
+    assert timing.predict >= 0.05
+    assert timing.queue >= 0
+    assert timing.batch_wait >= 0
     assert before < timing.predicted_at <= after
     stages = timing.queue + timing.decode + timing.batch_wait + timing.predict
     assert stages <= timing.predicted_at - before + 0.001

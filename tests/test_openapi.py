@@ -21,7 +21,7 @@ def test_a_fragment_has_each_route_of_its_protocol_and_no_other(protocol: str) -
     described = {
         (method.upper(), path) for path, item in document["paths"].items() for method in item
     }
-    own = {("GET", "/"), ("GET", "/openapi.json")}
+    own = {("GET", "/"), ("GET", "/openapi.json"), ("GET", "/metrics")}
     routes = {(r.method, r.path) for r in import_from_string(PROTOCOLS[protocol]).ROUTES}
     assert described - own == routes - own
 

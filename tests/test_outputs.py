@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from time import process_time
 from typing import Any
 
 import ml_dtypes
@@ -45,7 +46,40 @@ def joined(buffers: Any) -> bytes:
     ],
 )
 def test_a_client_gets_what_it_prefers(accept: str | None, default: Any, chosen: str) -> None:
-    assert negotiate(accept, default) == chosen
+    assert negotiate(accept, default)[0] == chosen
+
+
+@pytest.mark.parametrize(
+    ("accept", "default", "allowed"),
+    [
+        ("*/*", "npy", ["npy"]),
+        (None, "npy", ["npy"]),
+        ("application/x-npy, application/json", "csv", ["npy", "json"]),
+        ("application/json;q=0.5, application/x-npy", "csv", ["npy", "json"]),
+        ("application/x-npy, */*", "csv", ["npy", "csv", "json", "raw"]),
+        ("application/x-npy, */*;q=0.1", "raw", ["npy", "raw", "json", "csv"]),
+        ("*/*, application/json;q=0", "json", ["csv", "npy", "raw"]),
+        ("application/*;q=0.2, */*;q=0.1, application/x-npy;q=0", "json", ["json", "raw", "csv"]),
+        ("text/*;q=0, */*", "csv", ["json", "npy", "raw"]),
+        ("text/html, application/xhtml+xml, application/xml;q=0.9, */*;q=0.8", "npy", None),
+        (",, application/json ;\tQ = 0.3 , text/csv;q=1.000", "npy", ["csv", "json"]),
+        ('text/csv;header="a, b;q=0", application/json;q=0.5', "npy", ["csv", "json"]),
+        ("text/csv;q=-1, application/json;q=2, */*;q=nan, application/x-npy", "raw", ["npy"]),
+        ("application/json;q=0.001, text/csv;q=0.000", "raw", ["json"]),
+    ],
+)
+def test_all_that_a_client_takes_is_tried_in_its_order(
+    accept: str | None, default: Any, allowed: list[str] | None
+) -> None:
+    assert [*negotiate(accept, default)] == (allowed or ["npy", "json", "csv", "raw"])
+
+
+def test_a_long_accept_is_read_in_no_time() -> None:
+    started_at = process_time()
+    for accept in ('"' * 60_000, ",;" * 30_000, "a;" * 30_000, '"\\' * 20_000 + "x"):
+        with pytest.raises(NotAcceptable):
+            negotiate(accept, "json")
+    assert process_time() - started_at < 2
 
 
 @pytest.mark.parametrize("accept", ["image/png", "image/*", "text/csv;q=0", "json", "a, b;q=nan"])

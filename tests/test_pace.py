@@ -149,3 +149,27 @@ def test_a_target_that_cannot_be_kept_is_refused(section: object, sentence: str)
     model = {"input": {"type": "string"}, "batching": section, "deadline": {"latency_ms": 3000}}
     with pytest.raises(ConfigurationError, match=sentence):
         parse_settings(ModelSettings, {"model": model})
+
+
+def test_batches_are_no_longer_than_they_may_be_where_smaller_ones_do_as_much() -> None:
+    growing = Pace(32, 0.6)
+    for size in (1, 8, 32):
+        growing.observe(size, 0.03 * size)
+    assert growing.limit == 20
+    quick = Pace(32, 0.6)
+    for size in (1, 8, 32):
+        quick.observe(size, 0.01 * size)
+    assert quick.limit == 32
+
+
+def test_batches_that_take_as_long_however_small_stay_large() -> None:
+    pace = Pace(32, 0.1)
+    for size in (1, 8, 32):
+        pace.observe(size, 0.2)
+    assert pace.limit == 32
+
+
+def test_nothing_is_cut_while_only_one_size_was_seen() -> None:
+    pace = Pace(32, 0.1)
+    pace.observe(1, 0.05)
+    assert pace.limit == 32

@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 
 from rayserve_app import packages
 from rayserve_app.errors import ConfigurationError, LoadError, MissingDependency
-from rayserve_app.packages import INSTALL_TIMEOUT_S, Requirements, activate, install
+from rayserve_app.packages import INSTALL_TIMEOUT_S, activate, install
+from rayserve_app.requirements import Requirements
 from rayserve_app.settings import ModelSettings, parse_settings
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +52,159 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     return name
 """)
     return f"{name} @ {directory.as_uri()}"
+
+
+def wheel(folder: Path, name: str, version: str, *requires: str, tag: str = "py3-none-any") -> None:
+    """Write a wheel of one module that says its version."""
+    module = name.replace("-", "_")
+    info = f"{module}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    files = {
+        f"{module}.py": f"VERSION = {version!r}\n",
+        f"{info}/METADATA": metadata + "".join(f"Requires-Dist: {each}\n" for each in requires),
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\n"
+        f"Tag: {tag}\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
+    folder.mkdir(exist_ok=True)
+    with ZipFile(folder / f"{module}-{version}-{tag}.whl", "w") as archive:
+        for path, content in files.items():
+            archive.writestr(path, content)
+
+
+@pytest.fixture
+def index(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An index of its own, which holds what a test writes there."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("UV_FIND_LINKS", str(folder))
+    monkeypatch.setenv("UV_NO_CACHE", "1")
+    return folder
+
+
+def place(folder: Path, name: str, version: str) -> Path:
+    """Put a package where Python finds it, outside of the environment."""
+    wheel(folder, name, version)
+    (file,) = folder.glob("*.whl")
+    with ZipFile(file) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def names(directory: Path) -> set[str]:
+    return {path.stem for path in directory.glob("*.py")}
+
+
+def test_what_is_there_and_satisfies_needs_nothing(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `pip install` leaves it; without uv, an index, and time."""
+    monkeypatch.setitem(sys.modules, "uv", None)
+    file = tmp_path / "requirements.txt"
+    file.write_text(
+        "# what everybody has\n--extra-index-url https://127.0.0.1:9/simple\n"
+        "requests\nPyYAML>=5 # a comment\nopencv-python\nopencv-python-headless>=4.1\n\n"
+        "numpy>=1.20 ; python_version > '3'\nno-such-package ; python_version < '3'\n"
+        "Pillow \\\n  >=8 --hash=sha256:00\n"
+    )
+    directory = install(["scikit_image", "requests>=2,<3"], requirements_file=file)
+    assert names(directory) == set()
+    before = list(sys.modules)
+    activate(directory)
+    sys.path.remove(str(directory))
+    assert set(sys.modules) >= set(before)
+
+
+@pytest.mark.parametrize("wanted", [["tensorflow"], ["tensorflow-gpu>=2.4"]])
+def test_a_stand_in_satisfies(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, wanted: list[str]
+) -> None:
+    pytest.importorskip("tensorflow")
+    monkeypatch.setitem(sys.modules, "uv", None)
+    assert names(install(wanted)) == set()
+
+
+def test_what_the_replica_has_is_not_resolved_anew(index: Path) -> None:
+    for newest in ("requests", "pyyaml", "opencv-python", "opencv-python-headless", "numpy"):
+        wheel(index, newest, "99.0")
+    wheel(index, "mine", "1.0", "requests", "pyyaml", "opencv-python>=4", "numpy")
+    directory = install(["mine", "requests", "opencv-python"])
+    assert names(directory) == {"mine"}
+
+
+def test_the_resolver_is_held_to_what_the_replica_has(index: Path) -> None:
+    wheel(index, "numpy", "1.26.4")
+    wheel(index, "mine", "1.0", "numpy")
+    wheel(index, "mine", "2.0", "numpy<2")
+    assert (install(["mine"]) / "mine.py").read_text() == "VERSION = '1.0'\n"
+
+
+@pytest.mark.parametrize("requirement", ["numpy==1.26.4", "mine"])
+def test_a_pin_below_what_is_imported_says_how_it_is_served(index: Path, requirement: str) -> None:
+    wheel(index, "numpy", "1.26.4")
+    wheel(index, "mine", "2.0", "numpy<2")
+    sentence = r"do not go together with .* imported already: got .*numpy.*py_executable"
+    with pytest.raises(LoadError, match=sentence) as info:
+        install([requirement])
+    assert "\n" not in str(info.value)
+
+
+def test_another_version_of_what_is_not_imported_is_the_models_own(
+    tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(place(tmp_path / "there", "both-have-it", "2.0"))
+    wheel(index, "both-have-it", "1.0")
+    wheel(index, "mine", "1.0", "both-have-it")
+    assert names(install(["mine"])) == {"mine"}
+    directory = install(["both-have-it<2", "mine"])
+    assert names(directory) == {"mine", "both_have_it"}
+    monkeypatch.syspath_prepend(directory)
+    import both_have_it
+
+    assert both_have_it.VERSION == "1.0"
+    sys.modules.pop("both_have_it")
+
+
+def test_a_pin_that_no_index_has_for_this_python_is_left_out(
+    tmp_path: Path, index: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The fourth guide's `tensorflow==2.4.0` has wheels of Python 3.6 to 3.8 alone."""
+    tensorflow = pytest.importorskip("tensorflow")
+    wheel(index, "tensorflow", "2.4.0", tag="cp38-cp38-manylinux2010_x86_64")
+    wheel(index, "tensorflow-serving-api", "2.4.0", "tensorflow>=2.4.0")
+    file = tmp_path / "requirements.txt"
+    file.write_text("tensorflow==2.4.0\ntensorflow-serving-api==2.4.0\nrequests\n")
+    for _ in range(2):  # the second one finds it in the cache
+        caplog.clear()
+        directory = install([], requirements_file=file)
+        assert names(directory) == {"tensorflow_serving_api"}
+        version = tensorflow.__version__
+        assert [message.replace("_", "-") for message in caplog.messages] == [
+            "No index has a wheel of `tensorflow==2.4.0` for Python 3.11: going on with"
+            f" tensorflow-cpu=={version}"
+        ]
+    sentence = r"wheel of `tensorflow==2\.4\.0` for Python 3\.11: got tensorflow.cpu==.*strict"
+    with pytest.raises(LoadError, match=sentence):
+        install([], requirements_file=file, strictness="strict")
+
+
+def test_what_has_no_version_is_not_counted(
+    tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old distributions have versions that nobody can compare, broken ones none."""
+    for name, metadata in (("old", "Name: old\nVersion: 1.0-odd build\n"), ("broken", "")):
+        info = tmp_path / "there" / f"{name}-1.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(metadata)
+    monkeypatch.syspath_prepend(tmp_path / "there")
+    wheel(index, "old", "2.0")
+    assert names(install(["old", "requests"])) == {"old"}
+
+
+def test_strict_takes_what_satisfies(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uv", None)
+    assert names(install(["requests"], strictness="strict")) == set()
 
 
 def test_a_package_is_installed_once_into_a_folder_of_its_own(tmp_path: Path, cache: Path) -> None:
@@ -94,7 +249,10 @@ def test_what_is_active_is_imported_first(
 def test_another_version_of_what_is_imported_already_is_refused(
     tmp_path: Path, cache: Path
 ) -> None:
-    directory = install([write_project(tmp_path / "project", "numpy", "1.26.4")])
+    wheel(tmp_path, "numpy", "1.26.4")
+    directory = tmp_path / "packages"
+    with ZipFile(tmp_path / "numpy-1.26.4-py3-none-any.whl") as archive:
+        archive.extractall(directory)
     (directory / "numpy.py").rename(directory / "numpy.txt")  # nothing else here may import it
     sentence = (
         r"package numpy cannot be used: another version is imported already: "
@@ -132,13 +290,13 @@ def test_a_package_that_does_not_build_is_named(tmp_path: Path, cache: Path) -> 
 def test_installing_ends_at_its_time_limit(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packages, "INSTALL_TIMEOUT_S", 2)
+    monkeypatch.setattr(packages, "INSTALL_TIMEOUT_S", 6)
     requirement = write_project(tmp_path / "project", "slow", "1.0")
     pid_file = tmp_path / "pid"
     (tmp_path / "project" / "backend.py").write_text(
         f"import os, time\nopen({str(pid_file)!r}, 'w').write(str(os.getpid()))\ntime.sleep(99)"
     )
-    sentence = r"take too long to install: slow @ .*: expected at most 2 s, got uv is still at work"
+    sentence = r"take too long to install: slow @ .*: expected at most 6 s, got uv is still at work"
     with pytest.raises(LoadError, match=sentence):
         install([requirement])
     state = Path("/proc", pid_file.read_text(), "stat")

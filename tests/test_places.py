@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from rayserve_app.errors import ConfigurationError, InvalidRequest, RequestTooLarge
 from rayserve_app.places import Bucket, Directory, check_place, open_place
+from rayserve_app.remote import open_filesystem
+from tests.test_sources import serve_gs
 
 
 @pytest.mark.parametrize(
@@ -192,6 +194,21 @@ def test_a_result_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["a"]
     with pytest.raises(ConfigurationError, match="No such file or directory"):
         Directory(str(tmp_path / "absent")).write(("b",), [b"x"])
+
+
+def test_googles_storage_keeps_the_content_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    # As open_filesystem has it imported.
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    with serve_gs(monkeypatch) as options:
+        monkeypatch.setitem(fsspec.config.conf, "gs", options)
+        files = open_filesystem("gs", "gs://bucket")
+        files.mkdir("bucket")
+        for name, kind in (("a", "application/json"), ("b", "größe/x"), ("c", None)):
+            open_place("gs://bucket/out").write((name,), [b"[1", b"]"], kind)
+            assert files.cat_file(f"bucket/out/{name}") == b"[1]"
+        kinds = [files.info(f"bucket/out/{name}")["contentType"] for name in "abc"]
+    assert kinds == ["application/json", *["application/octet-stream"] * 2]
 
 
 def test_a_bucket_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,19 +20,21 @@ import pexpect
 import psutil
 import pytest
 
+from rayserve_app.cli import main
 from rayserve_app.errors import ConfigurationError
 from rayserve_app.server.output import ProgressFilter
 from rayserve_app.server.ports import Port, describe_taken, is_taken, serve_ports
 from rayserve_app.server.processes import haproxy_node_id, leftover_haproxies, send_signal
 from rayserve_app.server.settings import (
+    ENVIRONMENT_FILE,
     ONE_MACHINE,
+    file_beside,
     read_config,
     read_environment_file,
     serve_environment,
 )
 from rayserve_app.server.watch import shorten
 
-ENVIRONMENT_FILE = Path(__file__).parents[1] / "configs" / "serve.env"
 RAYSERVE_APP = str(Path(sys.executable).with_name("rayserve-app"))
 NODE_ID = "ceb41f7ad66f8709f95ed4f11772c66c8a3d924af5764eb5765e622d"
 
@@ -55,34 +57,51 @@ def test_other_lines_in_the_environment_file_are_refused(tmp_path: Path, line: s
         read_environment_file(path)
 
 
+def test_environment_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "serve.env"
+    path.write_bytes(b"A=\xff\n")
+    with pytest.raises(ConfigurationError, match=r"serve\.env cannot be read"):
+        read_environment_file(path)
+
+
 def test_environment_of_the_user_wins_over_the_file() -> None:
-    environment = serve_environment(ENVIRONMENT_FILE, {"RAY_SERVE_ENABLE_HA_PROXY": "0"})
+    environment = serve_environment(None, {"RAY_SERVE_ENABLE_HA_PROXY": "0"})
     assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
     assert environment["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
 
 
+def test_a_file_of_the_users_overrides_single_variables(tmp_path: Path) -> None:
+    assert file_beside(tmp_path / "app.yaml") is None
+    (tmp_path / "serve.env").write_text("RAY_SERVE_ENABLE_HA_PROXY=0\nOF_MINE=1\n")
+    file = file_beside(tmp_path / "app.yaml")
+    own = serve_environment(None, {})
+    overridden = {"RAY_SERVE_ENABLE_HA_PROXY": "0", "OF_MINE": "1"}
+    assert serve_environment(file, {}) == own | overridden
+    assert serve_environment(file, {"OF_MINE": "2"}) == own | overridden | {"OF_MINE": "2"}
+
+
 def test_what_is_right_on_one_machine_only_is_not_in_the_file() -> None:
     assert not ONE_MACHINE.keys() & read_environment_file(ENVIRONMENT_FILE).keys()
-    assert ONE_MACHINE.items() <= serve_environment(ENVIRONMENT_FILE, {}).items()
+    assert ONE_MACHINE.items() <= serve_environment(None, {}).items()
 
 
 def test_haproxy_is_started_with_our_settings_unless_the_user_names_another() -> None:
     name = "RAY_SERVE_HAPROXY_BINARY_PATH"
-    environment = serve_environment(ENVIRONMENT_FILE, dict(os.environ))
+    environment = serve_environment(None, dict(os.environ))
     command = [environment[name], "-c", "-V", "-f", os.devnull]
     checked = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=30, check=False
     )
     # HAProxy read both files, ours last; it misses a listener, which Serve's own file has.
     assert "Configuration file has no error" in checked.stdout + checked.stderr
-    assert serve_environment(ENVIRONMENT_FILE, {name: "/opt/haproxy"})[name] == "/opt/haproxy"
+    assert serve_environment(None, {name: "/opt/haproxy"})[name] == "/opt/haproxy"
 
 
-def test_config_is_read_with_the_defaults_of_serve(tmp_path: Path) -> None:
+def test_config_is_read_with_the_defaults_of_serve_but_the_host(tmp_path: Path) -> None:
     path = tmp_path / "app.yaml"
     path.write_text("applications: [{import_path: 'a:b'}, {name: two, import_path: 'a:b'}]")
     config = read_config(path)
-    assert (config.http_host, config.http_port, config.grpc_port) == ("0.0.0.0", 8000, None)
+    assert (config.http_host, config.http_port, config.grpc_port) == ("127.0.0.1", 8000, None)
     assert config.application_names == ("default", "two")
     assert config.http_url == "http://127.0.0.1:8000"
 
@@ -120,9 +139,16 @@ def test_ports_follow_the_environment_and_grpc_only_with_servicers(tmp_path: Pat
 def test_port_variable_that_is_no_port_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "app.yaml"
     path.write_text("applications: [{}]")
-    environment = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_HAPROXY_STATS_PORT": "off"}
-    with pytest.raises(ConfigurationError, match="RAY_SERVE_HAPROXY_STATS_PORT is no port"):
-        serve_ports(read_config(path), environment)
+    for text in ("off", "9" * 5000, "0", ""):
+        environment = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_HAPROXY_STATS_PORT": text}
+        with pytest.raises(ConfigurationError, match="RAY_SERVE_HAPROXY_STATS_PORT is no port"):
+            serve_ports(read_config(path), environment)
+
+
+@pytest.mark.parametrize("host", ["a..b", "a\0b", "no such host", "x" * 300, "\udc80", "1:2"])
+def test_host_that_cannot_be_one_is_refused(host: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"cannot be bound on .*http_options\.host"):
+        is_taken(Port(20_000, "HTTP", "http_options.port", host))
 
 
 def test_taken_port_is_told_with_its_owner() -> None:
@@ -226,6 +252,35 @@ broken = Broken.bind()
 """
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{http_options: {port: '80'}, applications: [{name: a, import_path: 'a:b'}]}", "port"),
+        ("applications: [{name: a, import_path: 'a:b', args: 5}]", "applications[a].args"),
+        ("applications: [{name: a}]", "Field required - at `applications[a].import_path`"),
+        (
+            "applications: [{name: a, import_path: 'a:b'}, {name: a, import_path: 'a:b'}]",
+            "remove all duplicates: got [{'name': 'a', 'import_path': 'a:b'}, ",
+        ),
+        (
+            "applications: [{import_path: 'a:b', deployments: [{name: M, num_replicas: 0}]}]",
+            "at `applications[0].deployments[M].num_replicas`",
+        ),
+    ],
+)
+def test_what_serve_would_refuse_is_one_line_before_it_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    config = tmp_path / "app.yaml"
+    config.write_text(text)
+    assert main(["serve", str(config)]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("rayserve-app: ")
+    assert message in output.err
+    assert output.err.count("\n") == 1
+
+
 @dataclass
 class Server:
     """One set of ports and directories; `start` runs the command on it in a pseudo-terminal."""
@@ -242,13 +297,13 @@ class Server:
         self.config.write_text("\n".join(lines))
 
     def start_second(self) -> subprocess.CompletedProcess[str]:
-        command = [RAYSERVE_APP, "serve", str(self.config), "--environment", str(ENVIRONMENT_FILE)]
+        command = [RAYSERVE_APP, "serve", str(self.config)]
         return subprocess.run(command, env=self.environment, capture_output=True, text=True)
 
     def start(self) -> pexpect.spawn[str]:
         terminal: pexpect.spawn[str] = pexpect.spawn(
             RAYSERVE_APP,
-            ["serve", str(self.config), "--environment", str(ENVIRONMENT_FILE)],
+            ["serve", str(self.config)],
             env=self.environment,
             encoding="utf-8",
             timeout=READY_TIMEOUT_S,
@@ -435,10 +490,14 @@ def test_killed_supervisor_takes_serve_along(server: Server) -> None:
 
 @pytest.mark.serve
 def test_end_of_serve_itself_is_told_with_its_last_lines(server: Server) -> None:
-    server.write_config("{name: echo, route_prefix: /echo}")
     terminal = server.start()
-    terminal.expect(r"`serve run` ended by itself \(exit status 1\)\. Its last lines:")
-    terminal.expect("import_path")
+    terminal.expect("Starting Serve with ")
+    terminal.expect("Waiting for echo")
+    for process in psutil.Process(terminal.pid).children():
+        if "ray.serve.scripts" in process.cmdline():
+            process.kill()
+    terminal.expect(r"`serve run` ended by itself \(signal 9\)\. Its last lines:")
+    terminal.expect("    .+")
     terminal.expect(pexpect.EOF)
     terminal.close()
     assert terminal.exitstatus == 1

@@ -23,7 +23,14 @@ APPLICATIONS = {
 }
 # The accounts that Serve keeps of requests, and its logger, are its own; nothing public tells of
 # them.
-RAY = {*APPLICATIONS, "deployments/logs.py", "deployments/serve_accounts.py"}
+RAY = {
+    *APPLICATIONS,
+    "deployments/logs.py",
+    "deployments/serve_accounts.py",
+    "deployments/serve_schema.py",
+    "deployments/served_models.py",
+    "deployments/serve_sockets.py",
+}
 FRAMEWORKS = ("keras", "mxnet", "sklearn", "tensorflow", "torch")
 HTTP = ("starlette", "uvicorn", "httpx", "rayserve_app.http", "rayserve_app.asgi")
 NAMES_THAT_HIDE = {"utils", "util", "common", "helpers", "helper", "misc", "manager"}

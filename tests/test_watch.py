@@ -30,7 +30,7 @@ async def test_a_body_that_stalls_is_given_up(pieces: tuple[bytes, ...]) -> None
     started_at = time.perf_counter()
     with pytest.raises(BodyTimeout, match=f"no pause over 0.1 s .*got {3 * len(pieces)} bytes in"):
         await read(create_request(stalling, body_timeout_s=0.1))
-    assert 0.09 < time.perf_counter() - started_at < 1
+    assert 0.09 < time.perf_counter() - started_at < 2
 
 
 async def test_a_body_that_trickles_is_given_up() -> None:
@@ -38,7 +38,7 @@ async def test_a_body_that_trickles_is_given_up() -> None:
     started_at = time.perf_counter()
     with pytest.raises(BodyTimeout, match="and 1 kB/s, got"):
         await read(create_request(trickle, body_timeout_s=0.1, min_body_rate_kb_s=1))
-    assert 0.09 < time.perf_counter() - started_at < 1
+    assert 0.09 < time.perf_counter() - started_at < 2
 
 
 @pytest.mark.parametrize("limits", [{"min_body_rate_kb_s": 0}, {"min_body_rate_kb_s": 1}])

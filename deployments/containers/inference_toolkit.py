@@ -18,10 +18,12 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from deployments.containers import toolkit_formats as formats
-from deployments.containers.toolkit_context import Context
+from deployments.containers.toolkit_context import Context, read_manifest
 from deployments.containers.user_code import import_remedy
-from rayserve_app.errors import LoadError
-from rayserve_app.types import FailedInvocation, Invocation, Reply
+from rayserve_app.codecs import form
+from rayserve_app.errors import InvalidRequest, LoadError
+from rayserve_app.inputs import media_type
+from rayserve_app.types import Buffer, FailedInvocation, Invocation, Reply
 
 Function = Callable[..., Any]
 
@@ -44,6 +46,8 @@ class Defaults(NamedTuple):
     """Return `input_fn`, `predict_fn` and `output_fn` for what `model_fn` returned."""
 
 
+BODY: Final = "body"
+
 GENERIC: Final = Defaults(None, lambda _: (formats.decode, None, formats.encode_accepted))
 
 
@@ -65,24 +69,26 @@ class InferenceToolkit:
             name: function for name in FUNCTIONS if (function := getattr(module, name, None))
         }
         self._model_dir = model_dir
+        self._manifest = read_manifest(model_dir)
         self._check_combination()
         self._model: Any = None
         self._model = self._load(defaults)
         self._set_defaults(defaults)
 
     def invoke(self, invocation: Invocation) -> Reply:
-        """Answer one request.
+        """Answer one request; of a form, the field `body` is the data.
 
         Raises:
+            InvalidRequest: a form without that field.
             FailedInvocation: a function raised; the reply is the message and the traceback as text,
                 with 500 or with the status that the error brings along.
         """
         accept = invocation.accept
         if not accept or accept == "*/*":
             accept = os.environ.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", formats.JSON)
-        context = Context(self._model_dir, invocation)
+        context = Context(self._model_dir, self._manifest, invocation)
+        data = bytearray(_input(invocation))
         try:
-            data = bytearray(invocation.body)
             body = data.decode() if invocation.content_type in formats.UTF8_TYPES else data
             arguments = (self._model, body, invocation.content_type, accept)
             if "transform_fn" in self._functions:
@@ -91,9 +97,12 @@ class InferenceToolkit:
                 result = self._transform(context, *arguments)
             if isinstance(result, tuple):
                 result, accept = result[:2]
-            return Reply(_body(result), accept, context.status)
+            context.set_response_content_type(0, accept)
+            return context.reply(_body(result))
         except Exception as exc:
-            raise failure(exc) from exc
+            raise failure(exc, context) from exc
+        finally:
+            context.metrics.emit()
 
     def close(self) -> None:
         self._model = None
@@ -146,7 +155,7 @@ class InferenceToolkit:
 
     def _run_at_load(self, name: str, *arguments: Any) -> Any:
         try:
-            return self._call(name, Context(self._model_dir), *arguments)
+            return self._call(name, Context(self._model_dir, self._manifest), *arguments)
         except Exception as exc:
             raise LoadError(
                 f"`{name}` of `{self._file}` failed",
@@ -174,13 +183,32 @@ class InferenceToolkit:
         )
 
 
-def failure(exc: Exception) -> FailedInvocation:
-    """Return what the toolkit answers to an exception (transformer.py, handle_error)."""
+def failure(exc: Exception, context: Context) -> FailedInvocation:
+    """Return what the toolkit answers to an exception (transformer.py, handle_error); headers that
+    were set before it are sent as well."""
     status, message = 500, str(exc) or "Invalid Request"
     if any(kind.__name__ == "BaseInferenceToolkitError" for kind in type(exc).__mro__):
         status, message = int(getattr(exc, "status_code", 500)), str(getattr(exc, "message", exc))
-    body = f"{message}\n{traceback.format_exc()}"
-    return FailedInvocation(f"The user code failed: {_first_line(exc)}", Reply(body, None, status))
+    context.set_response_status(status)
+    reply = context.reply(f"{message}\n{traceback.format_exc()}")
+    return FailedInvocation(f"The user code failed: {_first_line(exc)}", reply)
+
+
+def _input(invocation: Invocation) -> Buffer:
+    """Return what Multi Model Server, which runs the toolkit, hands over as the input `body`: the
+    field of a form, of another request the body."""
+    if invocation.is_field or not form.is_form(media_type(invocation.content_type)):
+        return invocation.body
+    fields = form.parse(invocation.body, invocation.content_type)
+    found = [field.data for field in fields if field.name == BODY]
+    if not found:
+        raise InvalidRequest(
+            "The form has no field `body`, which is what the package's code takes",
+            expected=f"`{BODY}`",
+            got=", ".join(repr(field.name[:50]) for field in fields[:10]) or "no fields",
+            remedy="For another body send its own Content-Type: curl says that it is a form.",
+        )
+    return found[-1]
 
 
 def _takes_model(function: Function) -> bool:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from deployments.containers.serving_container import parse_attributes, predict_path
+from deployments.containers.serving_container import predict_path
 from deployments.tensorflow_serving.model_server import ModelServer
 from deployments.tensorflow_serving.prediction_rest import PredictionRest
+from rayserve_app.tensorflow_container import accepted_type, tfs_attributes
 from rayserve_app.types import FailedInvocation, Invocation, Reply
 
 JSON_TYPES: Final = ("application/json", "application/jsonlines", "application/jsons")
@@ -42,7 +43,7 @@ class PlainContainer:
             raise FailedInvocation(message, Reply(f'{{"error": "{message}"}}', None, 415))
         text = bytes(invocation.body).decode(errors="replace")
         body = from_csv(text) if kind == "text/csv" else from_json(text)
-        attributes = parse_attributes(invocation.custom_attributes)
+        attributes = tfs_attributes(invocation.custom_attributes)
         path = predict_path(attributes, self._models.default_name)
         reply = as_accepted(self._api.answer("POST", path, body), invocation.accept)
         if reply.status != 200:
@@ -79,10 +80,7 @@ def from_csv(text: str) -> str:
 
 def as_accepted(reply: Reply, accept: str | None) -> Reply:
     """Write an answer on one line, with the first accepted type, where JSON is accepted."""
-    if accept is None:
+    kind = accepted_type(accept)
+    if kind is None:
         return reply
-    # Only the first space goes: JavaScript's `replace` again.
-    accepted = accept.strip().replace(" ", "", 1).split(",")
-    if not {"application/jsonlines", "application/json"} & set(accepted):
-        return reply
-    return reply._replace(body=(reply.text or "").replace("\n", ""), content_type=accepted[0])
+    return reply._replace(body=(reply.text or "").replace("\n", ""), content_type=kind)

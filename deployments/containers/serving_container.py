@@ -20,6 +20,7 @@ from deployments.tensorflow_serving.model_server import ModelServer
 from deployments.tensorflow_serving.prediction_rest import PredictionRest, RestServer
 from deployments.tensorflow_serving.prediction_service import PredictionService
 from rayserve_app.errors import LoadError
+from rayserve_app.tensorflow_container import tfs_attributes
 from rayserve_app.types import FailedInvocation, Invocation, Reply
 
 Handler = Callable[[Any, Any], Any]
@@ -71,7 +72,8 @@ class ServingContainer:
             body, content_type = self._handler(
                 io.BytesIO(invocation.body), self._context(invocation)
             )
-            return Reply(_as_body(body), content_type)
+            # falcon's answer to None: nothing, or the type that it has for whoever names none.
+            return Reply(_as_body(body), JSON if content_type is None else content_type)
         except Exception as exc:
             reply = Reply(json.dumps({"error": str(exc)}), JSON, 500)
             problem = f"The user code failed: {type(exc).__name__}: {exc}"
@@ -83,7 +85,7 @@ class ServingContainer:
         self._grpc.close()
 
     def _context(self, invocation: Invocation) -> Context:
-        attributes = parse_attributes(invocation.custom_attributes)
+        attributes = tfs_attributes(invocation.custom_attributes)
         return Context(
             model_name=attributes.get("tfs-model-name"),
             model_version=attributes.get("tfs-model-version"),
@@ -97,13 +99,6 @@ class ServingContainer:
             accept_header=invocation.accept or JSON,
             content_length=len(invocation.body),
         )
-
-
-def parse_attributes(header: str | None) -> dict[str, str]:
-    """Read `tfs-model-name=a,tfs-method=predict` from the custom attributes; others are ignored."""
-    # tfs_utils.py, parse_tfs_custom_attributes, whose regular expression takes quadratic time.
-    pairs = (part.strip().partition("=") for part in (header or "").split(","))
-    return {name: value for name, _, value in pairs if name.startswith("tfs-") and value}
 
 
 def predict_path(attributes: dict[str, str], default_name: str) -> str:
@@ -143,6 +138,8 @@ def _find_handler(module: ModuleType) -> Handler:
 def _as_body(body: Any) -> bytes | str:
     if isinstance(body, bytes | str):
         return body
+    if body is None:
+        return b""
     if isinstance(body, bytearray | memoryview):
         return bytes(body)
     raise TypeError(f"The handler returned a {type(body).__name__}, not bytes or a string")

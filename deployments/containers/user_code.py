@@ -18,8 +18,8 @@ CONTAINERS_OWN: Final = {
         '`pip install "rayserve-app[sagemaker]"`, or `sagemaker-inference` in `{place}`.'
     ),
     "tensorflow_serving": (
-        "`pip install --no-deps tensorflow-serving-api`: its dependencies would bring another"
-        " TensorFlow."
+        "`tensorflow-serving-api` in `{place}`; for all models `pip install --no-deps"
+        " tensorflow-serving-api`, since its dependencies would bring another TensorFlow."
     ),
 }
 

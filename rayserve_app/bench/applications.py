@@ -22,7 +22,7 @@ TWICE: Final = "{}-twice"
 GATEWAY: Final = "image-gateway"
 """One replica of a gateway, at the server's root, whose default model is `image-example`."""
 
-NUM_CPUS: Final = 0.03
+NUM_CPUS: Final = 0.02
 """For placement only: with the YAML's own, all must fit on one core."""
 
 
@@ -85,6 +85,7 @@ def _own_applications(models: Path) -> list[dict[str, Any]]:
         *_large_answers(),
         _colors(),
         _slow_neighbour(),
+        *_overloaded(),
         *_framework_applications(models),
         _gateway(),
         _application("minimal", "rayserve_app.bench.peers.minimal_ingress:app", "Minimal"),
@@ -174,6 +175,24 @@ def _slow_neighbour() -> dict[str, Any]:
     others = {"batching": {"max_batch_size": 8}, "threads": {"compute": 1, "decode": 1}}
     function = "rayserve_app.bench.models:band_energies"
     return _closure("slow-texture", function, image, others)
+
+
+def _overloaded() -> list[dict[str, Any]]:
+    """Return models to be asked for more than they can: two with unlike deadlines whose batches
+    take 200 ms, and one whose images take long to decode, or hardly any time."""
+    models = "rayserve_app.bench.models"
+    batches = {"batching": {"max_batch_size": 8}}
+    image = {"type": "image", "size": [TEXTURE_SIDE, TEXTURE_SIDE]}
+    one_thread = {"threads": {"decode": 1}, "deadline": {"latency_ms": 3000}}
+    return [
+        _closure(
+            name,
+            f"{models}:sleep_200_ms",
+            {"type": "bytes"},
+            {**batches, "deadline": {"latency_ms": latency_ms}},
+        )
+        for name, latency_ms in (("hasty", 1500), ("patient", 6000))
+    ] + [_closure("unlike-images", f"{models}:corner_colors", image, {**batches, **one_thread})]
 
 
 def _file_model(

@@ -37,9 +37,13 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
     async def send(self, request: bytes) -> Answer:
         """Send one request and wait for the end of its answer."""
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None or not self.is_open:
             raise ConnectionError("the server closed the connection")
         self._answer = asyncio.get_running_loop().create_future()
         self._head, self._expected, self._received = b"", -1, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import urllib.request
 from collections import deque
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -19,7 +21,8 @@ from typing import IO, Any, Self
 import psutil
 import yaml
 
-from rayserve_app.server import processes
+from rayserve_app.server import access, processes
+from rayserve_app.server.applications import find_dashboard
 from rayserve_app.server.settings import serve_environment
 
 READY_TIMEOUT_S = 240.0
@@ -42,18 +45,18 @@ class Instance:
     def __init__(
         self,
         config: dict[str, Any],
-        environment_path: Path,
+        environment_file: Path | None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
         """Prepare an instance.
 
         Args:
             config: a Serve configuration.
-            environment_path: the file of what Serve reads, beside this process's environment.
+            environment_file: variables of Serve's over ours, if any, and below this process's.
             variables: of the environment, over both.
         """
         self._config = config
-        self._environment_path = environment_path
+        self._environment_file = environment_file
         self._variables = variables or {}
         self.config_path = Path()
         """The Serve YAML of this run, while it runs."""
@@ -76,7 +79,7 @@ class Instance:
     @property
     def environment(self) -> dict[str, str]:
         """The variables that Serve's processes start with, the allocator's among them."""
-        return serve_environment(self._environment_path, {**os.environ, **self._variables})
+        return serve_environment(self._environment_file, {**os.environ, **self._variables})
 
     def url(self, path: str) -> str:
         """Return the address of a path, `/<application>/...`, through HAProxy."""
@@ -85,19 +88,40 @@ class Instance:
     def alone(self, application: dict[str, Any], variables: Mapping[str, str]) -> Instance:
         """Return another instance, not started yet, with this one application."""
         config = {**self._config, "applications": [application]}
-        return Instance(config, self._environment_path, variables)
+        return Instance(config, self._environment_file, variables)
 
     def replicas(self, application: str) -> list[psutil.Process]:
         """Return the replicas' processes; Ray puts application and deployment in their title."""
-        title = f"ray::ServeReplica:{application}:"
+        return self.processes_named(f"ray::ServeReplica:{application}:")
+
+    def processes_named(self, title: str) -> list[psutil.Process]:
+        """Return the processes whose title, or program, begins so, the latest last."""
         found = []
         for process in processes.descendants():
             try:
-                if "".join(process.cmdline()[:1]).startswith(title):
-                    found.append(process)
+                names = ("".join(process.cmdline()[:1]), process.name())
+                if any(name.startswith(title) for name in names):
+                    found.append((process.create_time(), process))
             except psutil.Error:
                 continue
-        return found
+        return [process for _, process in sorted(found, key=lambda each: each[0])]
+
+    def apply(self, applications: list[dict[str, Any]]) -> None:
+        """Change the applications as `serve deploy` does; return when Serve has taken it in hand.
+
+        Raises:
+            OSError: Serve cannot be reached.
+        """
+        (controller,) = self.processes_named("ray::ServeController")
+        request = urllib.request.Request(
+            f"{find_dashboard(processes.descendants())}/api/serve/applications/",
+            json.dumps({**self._config, "applications": applications}).encode(),
+            {"content-type": "application/json", **access.headers(controller.environ())},
+            method="PUT",
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=READY_TIMEOUT_S):
+            pass
 
     def niceness(self) -> int:
         """Return the replicas' niceness, 15 unless `RAY_worker_niceness` says otherwise: what they
@@ -129,7 +153,9 @@ class Instance:
         # What a killed supervisor leaves behind is then found below this process, and ended.
         processes.become_subreaper()
         program = str(Path(sys.executable).with_name("rayserve-app"))
-        command = [program, "serve", str(config_path), "--environment", str(self._environment_path)]
+        command = [program, "serve", str(config_path)]
+        if self._environment_file is not None:
+            command += ["--environment", str(self._environment_file)]
         self._child, lines = processes.start(
             command, {**_environment(config_path.parent), **self._variables}
         )

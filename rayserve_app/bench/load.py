@@ -24,6 +24,9 @@ PERCENTILES: Final = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99}
 LEAST_FOR_P999: Final = 1000
 """Of fewer requests the 99.9th percentile is the slowest one, which chance picks."""
 
+REFUSED: Final = (429, 503)
+"""The statuses of a server that has too much to do."""
+
 MOST_TIMINGS: Final = 500
 WARM_UP_S: Final = 0.5
 
@@ -74,6 +77,8 @@ class Load:
     lateness: Sequence[float] = ()
     """Open loop: by how many seconds each request's task started after its intended time. It is
     part of its latency, and what the load generator's own stalls put into that."""
+    refusals: Sequence[float] = ()
+    """How long each answer of `REFUSED` took, once it was sent; they are among the errors."""
 
     @property
     def rate(self) -> float:
@@ -134,18 +139,21 @@ class _Run:
     def __init__(self) -> None:
         self.latencies: list[float] = []
         self.lateness: list[float] = []
+        self.refusals: list[float] = []
         self.errors = 0
         self._heads: list[bytes] = []
         self.started_at = perf_counter()
         self._cpu_before = process_time()
 
-    def count(self, answer: Answer, since: float) -> None:
+    def count(self, answer: Answer, since: float, sent_at: float) -> None:
         """Count an answer to a request that was due at `since`."""
         if answer.status == 200:
             self.latencies.append(perf_counter() - since)
             self._heads.append(answer.head)
-        else:
-            self.errors += 1
+            return
+        if answer.status in REFUSED:
+            self.refusals.append(perf_counter() - sent_at)
+        self.errors += 1
 
     def end(self, unanswered: int = 0, least_s: float = 0.0) -> Load:
         """Stop the clock, and read the heads."""
@@ -158,7 +166,14 @@ class _Run:
             if (found := find_header(head, b"server-timing"))
         ]
         return Load(
-            self.latencies, self.errors, unanswered, seconds, cpu_seconds, timings, self.lateness
+            self.latencies,
+            self.errors,
+            unanswered,
+            seconds,
+            cpu_seconds,
+            timings,
+            self.lateness,
+            self.refusals,
         )
 
 
@@ -202,7 +217,7 @@ async def closed_loop(
     async def drive(connection: Connection) -> None:
         while (sent_at := perf_counter()) < stop_at:
             try:
-                run.count(await connection.send(requests.next()), sent_at)
+                run.count(await connection.send(requests.next()), sent_at, sent_at)
             except OSError:
                 run.errors += 1
                 connection = await requests.connect()
@@ -249,7 +264,8 @@ async def open_loop(
         connection = await free.get()
         try:
             connection = connection or await requests.connect()
-            run.count(await connection.send(requests.next()), intended_at)
+            sent_at = perf_counter()
+            run.count(await connection.send(requests.next()), intended_at, sent_at)
         except OSError:
             run.errors += 1
             connection = None

@@ -11,6 +11,7 @@ import numpy as np
 from rayserve_app.types import Array
 
 BATCH_S: Final = 0.05
+LONG_BATCH_S: Final = 0.2
 
 HEADS: Final[Mapping[str, tuple[int, int, int]]] = {
     "conv2d_58": (16, 16, 255),
@@ -35,6 +36,12 @@ _heads: dict[str, Array] = {}
 def sleep_50_ms(inputs: Any) -> list[int]:
     """Take 50 ms for a batch of any size, as a GPU does within limits; answer the batch's size."""
     time.sleep(BATCH_S)
+    return [len(inputs)] * len(inputs)
+
+
+def sleep_200_ms(inputs: Any) -> list[int]:
+    """Take 200 ms for a batch, as a large network does; answer the batch's size."""
+    time.sleep(LONG_BATCH_S)
     return [len(inputs)] * len(inputs)
 
 

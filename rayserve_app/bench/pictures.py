@@ -26,6 +26,12 @@ def png(side: int, seed: int = 0) -> bytes:
     return _encode(_picture(side, seed), "PNG")
 
 
+def plain_png(side: int, seed: int = 0) -> bytes:
+    """Return a square PNG of one colour: few bytes, however many pixels have to be decoded."""
+    color = tuple(np.random.default_rng(seed).integers(0, 256, 3).tolist())
+    return _encode(Image.new("RGB", (side, side), color), "PNG")
+
+
 def jpeg(side: int, seed: int = 0) -> bytes:
     """Return a square JPEG of quality 95; 512 pixels make about 130 KB."""
     return _encode(_picture(side, seed), "JPEG", quality=95)

@@ -22,7 +22,7 @@ from rayserve_app.bench.report import Report, Row
 from rayserve_app.bench.rounds import Effort
 from rayserve_app.bench.usage import Usage, UsageMeter
 from rayserve_app.errors import ConfigurationError, MissingDependency
-from rayserve_app.server.settings import ENVIRONMENT_FILE_NAME
+from rayserve_app.server.settings import file_beside
 
 
 @dataclass
@@ -113,10 +113,10 @@ def _applications(figures: Sequence[Figure]) -> set[str]:
 
 
 def _by_instance(figures: Sequence[Figure]) -> list[list[Figure]]:
-    """Part those that start instances themselves from those that share a running one."""
-    first = [figure for figure in figures if figure.starts_itself]
-    second = [figure for figure in figures if not figure.starts_itself]
-    return [group for group in (first, second) if group]
+    """Return each that starts its instance itself alone, and those that share a running one."""
+    alone = [[figure] for figure in figures if figure.starts_itself]
+    shared = [figure for figure in figures if not figure.starts_itself]
+    return [*alone, shared] if shared else alone
 
 
 def _run(
@@ -125,7 +125,7 @@ def _run(
     """Measure figures with one instance, which runs unless they start it."""
     names = _applications(figures)
     config = build_config(names, config_path, free_port(), models)
-    instance = Instance(config, config_path.with_name(ENVIRONMENT_FILE_NAME))
+    instance = Instance(config, file_beside(config_path))
     if figures[0].starts_itself:
         loop.run(measure(figures, instance, effort, findings))
         return

@@ -12,7 +12,14 @@ import httpx
 
 from rayserve_app.client.answers import Answer
 from rayserve_app.client.endpoint import LIMITS, Endpoint
-from rayserve_app.client.exchange import Attempt, Flow, Outcome, Patience, Pause
+from rayserve_app.client.exchange import (
+    Attempt,
+    Flow,
+    Outcome,
+    Patience,
+    Pause,
+    check_count,
+)
 from rayserve_app.client.images import Image
 from rayserve_app.client.parts import Part
 from rayserve_app.client.prediction import Prediction
@@ -56,11 +63,11 @@ class Client:
                 not closed here.
 
         Raises:
-            ConfigurationError: no such URL.
+            ConfigurationError: no such URL, or a number that makes no sense; the path says which.
         """
-        self._endpoint = Endpoint(url, model, Patience(timeout_s, retries))
-        self._max_items = max_items
-        self._concurrency = concurrency
+        self._endpoint = Endpoint(url, model, Patience.parse(timeout_s, retries))
+        self._max_items = None if max_items is None else check_count("max_items", max_items)
+        self._concurrency = check_count("concurrency", concurrency)
         self._owns_http = http_client is None
         self._http = http_client or httpx.Client(limits=LIMITS)
 

@@ -38,7 +38,7 @@ class Endpoint:
     def __init__(self, url: str, model: str | None, patience: Patience) -> None:
         """
         Raises:
-            ConfigurationError: no URL of http or https, or numbers that make no sense.
+            ConfigurationError: no URL of http or https.
         """
         try:
             parsed = httpx.URL(url)
@@ -50,10 +50,6 @@ class Endpoint:
                 expected="http://HOST:PORT/NAME",
                 got=repr(url),
                 path="url",
-            )
-        if patience.timeout_s <= 0 or patience.retries < 0:
-            raise ConfigurationError(
-                "No such patience", expected="timeout_s > 0, retries >= 0", got=str(patience)
             )
         self.url = _below(parsed, f"/{quote(model)}" if model else "")
         self._patience = patience

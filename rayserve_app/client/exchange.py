@@ -5,20 +5,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Generator
+from operator import index
 from time import monotonic
-from typing import Final, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeAlias, TypeVar
 
 import httpx
 
 from rayserve_app.client.answers import Answer
 from rayserve_app.client.errors import ConnectionFailed, TimedOut, UnexpectedAnswer
-from rayserve_app.errors import ServingError, Unavailable
+from rayserve_app.errors import ConfigurationError, ServingError, Unavailable
 
 CONNECT_TIMEOUT_S: Final = 5.0
 
 REPEATED: Final = (429, 502, 503, 504)
 """Statuses after which the same request may succeed. Predictions change nothing on a server, so
 that repeating one is safe."""
+
+LONGEST_TIMEOUT_S: Final = 1e6
+"""Eleven days; sockets take no more than twice as much."""
 
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 10.0
@@ -68,6 +72,37 @@ class Patience(NamedTuple):
     """For one request: all its attempts, and the pauses between them."""
     retries: int
     """How often a request is sent again."""
+
+    @classmethod
+    def parse(cls, timeout_s: float, retries: int) -> Self:
+        """Take a caller's own numbers.
+
+        Raises:
+            ConfigurationError: one of them makes no sense.
+        """
+        return cls(check_seconds("timeout_s", timeout_s), check_count("retries", retries, least=0))
+
+
+def check_seconds(name: str, value: Any) -> float:
+    """Return a number of seconds that can be waited for, or raise ConfigurationError."""
+    try:
+        if not isinstance(value, str | bool) and 0 < value <= LONGEST_TIMEOUT_S:
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    expected = f"seconds above 0, at most {LONGEST_TIMEOUT_S:.0f}"
+    raise ConfigurationError(f"No such {name}", expected=expected, got=repr(value), path=name)
+
+
+def check_count(name: str, value: Any, *, least: int = 1) -> int:
+    """Return a whole number that is not too small, or raise ConfigurationError."""
+    try:
+        if not isinstance(value, bool) and index(value) >= least:
+            return index(value)
+    except TypeError:
+        pass
+    expected = f"a whole number, at least {least}"
+    raise ConfigurationError(f"No such {name}", expected=expected, got=repr(value), path=name)
 
 
 Step: TypeAlias = Attempt | Pause

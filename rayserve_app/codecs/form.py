@@ -82,12 +82,17 @@ def parse(body: Buffer, content_type: str | None, *, max_fields: int = MAX_FIELD
         boundary = parameters.get(b"boundary", b"")
         if not boundary:
             raise DecodeError("The Content-Type has no boundary", got=repr(content_type))
-        return _parse_multipart(bytes(body), boundary, max_fields)
+        return _parse_multipart(_without_preamble(bytes(body), boundary), boundary, max_fields)
     if kind == URLENCODED.encode():
         return _parse_urlencoded(bytes(body), max_fields)
     raise UnsupportedContentType(
         "Not a form", expected=f"{MULTIPART} or {URLENCODED}", got=repr(content_type)
     )
+
+
+def is_form(kind: str) -> bool:
+    """Return whether a media type, in lower case, is a form's."""
+    return kind in (MULTIPART, URLENCODED)
 
 
 def work_bytes(body: Buffer, content_type: str | None) -> int:
@@ -175,6 +180,20 @@ def _parse_multipart(body: bytes, boundary: bytes, max_fields: int) -> list[Fiel
             f"The {MULTIPART} body is cut", expected=f"--{boundary.decode('latin-1')}-- at its end"
         )
     return parts.fields
+
+
+def _without_preamble(body: bytes, boundary: bytes) -> bytes:
+    """Return what begins with the first delimiter: a preamble is ignored (RFC 2046, 5.1.1)."""
+    delimiter = b"--" + boundary
+    start = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter) + 2
+    while start != 1:
+        end = start + len(delimiter)
+        after = body[end : end + _MAX_PADDING_BYTES].lstrip(b" \t")
+        if after.startswith((b"\r\n", b"--")):
+            return body[start:] if start else body
+        # The beginning of another boundary.
+        start = body.find(b"\r\n" + delimiter, end) + 2
+    return body
 
 
 def _check_delimiters(body: bytes, boundary: bytes, max_fields: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from rayserve_app.codecs import image_header
 from rayserve_app.errors import DecodeError, PredictError
 from rayserve_app.plain_values import simplify, text_of, with_text
 from rayserve_app.types import Array, Buffer
@@ -194,7 +195,9 @@ def _decode(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as exc:
-        raise DecodeError(f"not JSON: {exc}") from exc
+        name = image_header.evident_format(raw)
+        remedy = f"It is a {name} image, which JSON holds in base64" if name else None
+        raise DecodeError(f"not JSON: {exc}", remedy=remedy) from exc
 
 
 def _text(content: memoryview) -> str:

@@ -32,7 +32,7 @@ def decode_document(body: Buffer | str) -> dict[str, Any]:
         fault = exc.__cause__
         if not isinstance(fault, standard_json.JSONDecodeError):
             raise  # too deep, or too many values
-        raise _parse_error(fault.pos) from exc
+        raise _parse_error(fault.pos, exc.remedy) from exc
     if not isinstance(document, dict):
         raise DecodeError(f"JSON Value: {written(document)} Is not object")
     return document
@@ -135,5 +135,5 @@ def _as_base64(value: bytes) -> dict[str, str]:
     return {"b64": base64.encode(value)}
 
 
-def _parse_error(offset: int) -> DecodeError:
-    return DecodeError(f"JSON Parse error: Invalid value. at offset: {offset}")
+def _parse_error(offset: int, remedy: str | None) -> DecodeError:
+    return DecodeError(f"JSON Parse error: Invalid value. at offset: {offset}", remedy=remedy)

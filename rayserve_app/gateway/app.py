@@ -4,60 +4,45 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Final, TypeAlias
+from functools import partial
+from typing import Final
 
 from starlette.types import Message, Receive, Scope, Send
 
 from rayserve_app import openapi, pages
 from rayserve_app.codecs import json
+from rayserve_app.cors import with_cors
 from rayserve_app.errors import (
-    DecodeError,
-    ModelNotFound,
     ServingError,
     Unavailable,
     let_go,
 )
-from rayserve_app.gateway.forwarding import MARK, ClientLeft, Forwarder, Upload
+from rayserve_app.gateway import naming
+from rayserve_app.gateway.finding import Finder
+from rayserve_app.gateway.forwarding import MODEL, AnswerCut, ClientLeft, Forwarder, Upload
 from rayserve_app.gateway.merging import Answer, merge_answers
 from rayserve_app.gateway.replicas import Connections, Directory, ServedModel
-from rayserve_app.gateway.routes import Choice, Destination, create_router
+from rayserve_app.gateway.routes import Choice, Claimant, Destination, create_router, those_meant
 from rayserve_app.gateway.settings import GatewaySettings
 from rayserve_app.http import (
     BodyBudget,
     Response,
+    did_you_mean,
     error_response,
-    no_such_method,
     no_such_path,
     run_plain,
 )
 from rayserve_app.ingress import CLIENT_HEADERS
-from rayserve_app.protocols.protocol import Protocol, listed, shortened
+from rayserve_app.protocols.protocol import Protocol, shortened, wrong_method
 from rayserve_app.protocols.sagemaker.names import AlreadyLoaded
 from rayserve_app.types import Buffer
 
-INLINE_BYTES: Final = 1 << 16
-
 JSON: Final = "application/json"
-
-MAX_ALIASES: Final = 10_000
-
-DEFAULT_NAME: Final = "default"
-"""What simple_tensorflow_serving calls the model that requests mean which name none."""
 
 OWN_PATHS: Final = ("/", "/openapi.json")
 
-READ_TYPES: Final = (b"application/json", b"application/x-amz-json")
-
-AWS: Final = "sagemaker_runtime"
-
-TARGET: Final = b"x-amz-target"
-"""The header by which AWS's JSON protocol can be told from what else is posted to `/`."""
-
-AWS_KEYS: Final = ("EndpointName", "EndpointConfigName")
-"""An endpoint's configuration has the endpoint's name."""
-
-Claimant: TypeAlias = tuple[Destination, Mapping[str, str]]
-"""Whose a path may be, with the values of its parameters."""
+OF_ONE_MODEL: Final = frozenset({b"content-length", b"server-timing", MODEL})
+"""Headers that an answer of several models does not have from one of them."""
 
 
 class Gateway:
@@ -65,16 +50,16 @@ class Gateway:
 
     def __init__(self, settings: GatewaySettings, directory: Directory) -> None:
         self._settings = settings
+        self._answer_any = with_cors(self._answer, settings.cors)
         self._directory = directory
         self._router = create_router(settings)
         self._budget = BodyBudget(settings.max_buffered_mb)
-        self._aliases: dict[str, str] = {}
-        """Models' names by further ones that clients have given them."""
+        self._finder = Finder(settings, directory)
         self.connections = Connections()
-        self._forwarder = Forwarder(self.connections, settings.order)
+        self._forwarder = Forwarder(self.connections, directory, settings.order)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await run_plain(self._answer, scope, receive, send)
+        await run_plain(self._answer_any, scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
@@ -83,8 +68,8 @@ class Gateway:
         claimants = claims.get("GET" if method == "HEAD" else method)
         with_body = method != "HEAD"
         headers = _headers(scope)
-        if MARK in headers:
-            response = error_response(508, "This request has been forwarded already: it would loop")
+        if self._forwarder.has_sent(headers):
+            response = error_response(508, "This request has been here before: it would loop")
         elif path in OWN_PATHS and method in ("GET", "HEAD"):
             response = self._list(headers) if path == "/" else await self._document(scope)
         elif claimants:
@@ -99,10 +84,26 @@ class Gateway:
             else:
                 return
         elif claims:
-            response = no_such_method(method, claims)
+            protocols = {
+                name: [destination.protocol for destination, _ in found]
+                for name, found in claims.items()
+            }
+            response = wrong_method(method, path, protocols)
         else:
-            response = no_such_path(path, self._router.paths)
+            response = self._no_such_path(path)
         await response.send(send, takes_views=False, with_body=with_body)
+
+    def _no_such_path(self, path: str) -> Response:
+        """Answer a path that nobody claims: below a model's prefix, HAProxy hands it to the model,
+        so that a path of one below a prefix that is none has a mistyped prefix."""
+        for model in self._directory:
+            depth, parts = model.prefix.count("/") + 1, path.split("/")
+            prefix, rest = "/".join(parts[:depth]), "/" + "/".join(parts[depth:])
+            is_of_a_model = rest == "/" or bool(self._router.find(rest))
+            question = did_you_mean(prefix, [model.prefix]) if prefix != model.prefix else ""
+            if is_of_a_model and question:
+                return error_response(404, f"No model at {prefix!r}. {question}")
+        return no_such_path(path, self._router.paths)
 
     async def _follow(
         self,
@@ -117,33 +118,40 @@ class Gateway:
         upload = Upload(receive)
         await upload.next_within(self._settings.body_timeout_s)
         try:
-            if destination.choice is Choice.ALL:
-                await self._read(upload)
-                response = (await self._ask_all(path, scope, upload)).response()
-                await response.send(send, takes_views=False, with_body=scope["method"] != "HEAD")
-                return
-            if destination.choice is Choice.LOAD:
-                response = await self._load(path, scope, upload, destination.protocol)
-                await response.send(send, takes_views=False)
+            if (whole := await self._for_all(destination, path, scope, upload)) is not None:
+                await whole.send(send, takes_views=False, with_body=scope["method"] != "HEAD")
                 return
             name = params.get("model")
-            if destination.choice is Choice.READ and _is_json(headers):
-                await self._read(upload)
-                name = await self._named_in(upload, headers)
-            model = self._find(name, destination.protocol)
+            read = partial(self._read, upload)
+            model = await self._finder.model_of(name, destination, headers, scope, read)
             if destination.choice is Choice.PREFIXED:
                 path = path.removeprefix(f"/{name}")
             await self._forwarder.send(scope, model.prefix + path, upload, send, model)
         finally:
             upload.give_back()
 
+    async def _for_all(
+        self, destination: Destination, path: str, scope: Scope, upload: Upload
+    ) -> Response | None:
+        """Return the answer where it is not one model's."""
+        protocol = destination.protocol
+        match destination.choice:
+            case Choice.ALL:
+                await self._read(upload)
+                return (await self._ask_all(path, scope, upload, protocol)).response()
+            case Choice.LOAD:
+                return await self._load(path, scope, upload, protocol)
+            case Choice.SERVER:
+                return protocol.document_of(self._directory.names)
+            case _:
+                return None
+
     def _choose(self, claimants: Sequence[Claimant], headers: Mapping[bytes, bytes]) -> Claimant:
         """Return whose request it is: AWS's JSON protocol has a header, and of the others the first
         that knows a model."""
         if len(claimants) == 1:
             return claimants[0]
-        is_aws = TARGET in headers
-        meant = [each for each in claimants if (each[0].protocol.name == AWS) == is_aws]
+        meant = those_meant(claimants, headers)
         known = [
             each
             for each in meant
@@ -152,79 +160,62 @@ class Gateway:
         ]
         return (known or meant or claimants)[0]
 
-    def _find(self, name: str | None, protocol: type[Protocol]) -> ServedModel:
-        """Return the model of a name; without one, or if it is DEFAULT_NAME, the protocol's default
-        model, which an only model is."""
-        names = self._directory.names
-        if name is None or (name == DEFAULT_NAME and name not in names):
-            name = self._settings.default_for(protocol.name)
-            if name is None and len(names) == 1:
-                name = names[0]
-        if name is None:
-            raise ModelNotFound(
-                "This path names no model, and there is no default one",
-                expected=f"a path with one of {listed(names)}",
-                remedy="Or set args.gateway.default_model",
-            )
-        # No further name hides a model's own.
-        model = self._directory.find(name) or self._directory.find(self._aliases.get(name, ""))
-        if model is None:
-            raise protocol.unknown_model(name, names)
-        return model
-
-    async def _named_in(self, upload: Upload, headers: Mapping[bytes, bytes]) -> str | None:
-        """Return the model that a JSON body, which has been read, names; None if it names none."""
-        body = upload.start()
-        keys = AWS_KEYS if TARGET in headers else ("model_name",)
-        if len(body) > INLINE_BYTES:
-            name = await asyncio.to_thread(_name_in, body, keys)
-        else:
-            name = _name_in(body, keys)
-        if TARGET in headers and self._directory.find(name or "") is None:
-            # Any model says so in AWS's words.
-            return self._settings.default_for(AWS) or next(iter(self._directory.names), None)
-        return name
-
-    async def _read(self, upload: Upload) -> None:
+    async def _read(self, upload: Upload) -> Buffer:
         settings = self._settings
         await upload.read(
             self._budget,
             max_bytes=int(settings.max_read_mb * 1e6),
             timeout_s=settings.body_timeout_s,
         )
+        return upload.start()
 
-    async def _ask_all(self, path: str, scope: Scope, upload: Upload) -> Answer:
+    async def _ask_all(
+        self, path: str, scope: Scope, upload: Upload, protocol: type[Protocol]
+    ) -> Answer:
         models = [model for model in self._directory if model.is_ready]
         if not models:
             raise Unavailable("No model has a replica at the moment")
-        asked = [self._ask(model, path, scope, upload) for model in models]
+        asked = [self._ask(model, path, scope, upload, protocol) for model in models]
         return merge_answers(await asyncio.gather(*asked))
 
     async def _load(
         self, path: str, scope: Scope, upload: Upload, protocol: type[Protocol]
     ) -> Response:
         """Ask all models for the one that is meant; only they know where they lie."""
-        await self._read(upload)
-        name = await self._named_in(upload, _headers(scope))
+        name = await naming.name_in_body(await self._read(upload), {})
         if name is not None and self._directory.find(name) is not None:
             raise AlreadyLoaded(f"Model {shortened(name)} is already loaded")
-        refusal: Answer | None = None
+        answers: list[Answer] = []
         for model in self._directory:
-            answer = await self._ask(model, path, scope, upload)
-            if answer.status == 200 and name is not None:
-                if len(self._aliases) >= MAX_ALIASES:
-                    del self._aliases[next(iter(self._aliases))]
-                self._aliases[name] = model.name
-            if answer.status != 404:
-                return answer.response()
-            refusal = refusal or answer
-        if refusal is None:
+            answers.append(await self._ask(model, path, scope, upload, protocol))
+            if answers[-1].status == 200:
+                if name is not None:
+                    self._finder.name_further(name, model)
+                return answers[-1].response()
+        if not answers:
             raise protocol.unknown_model(name or "", [])
-        return refusal.response()
+        return merge_answers(answers).response()
 
-    async def _ask(self, model: ServedModel, path: str, scope: Scope, upload: Upload) -> Answer:
+    async def _ask(
+        self,
+        model: ServedModel,
+        path: str,
+        scope: Scope,
+        upload: Upload,
+        protocol: type[Protocol],
+    ) -> Answer:
+        """Return what one of several models answers; one that cannot takes no other's with it, and
+        none is waited for."""
         collector = _Collector()
-        await self._forwarder.send(scope, model.prefix + path, upload, collector.send, model)
+        model = model._replace(patience_s=0.0)
+        try:
+            await self._forwarder.send(scope, model.prefix + path, upload, collector.send, model)
+        except (ServingError, AnswerCut) as exc:
+            let_go(exc)
+            error = (
+                exc if isinstance(exc, ServingError) else Unavailable(f"{model.name}: no answer")
+            )
+            await protocol.render_error(error).send(collector.send, takes_views=False)
         return collector.answer()
 
     def _list(self, headers: Mapping[bytes, bytes]) -> Response:
@@ -255,32 +246,23 @@ class _Collector:
 
     def __init__(self) -> None:
         self._status = 0
-        self._media_type: str | None = None
+        self._headers: dict[str, str] = {}
         self._body = bytearray()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            media_type = dict(message["headers"]).get(b"content-type")
-            self._media_type = media_type and media_type.decode("latin-1")
+            self._headers = {
+                name.decode("latin-1"): value.decode("latin-1")
+                for name, value in message["headers"]
+                if name not in OF_ONE_MODEL
+            }
         else:
             self._body += message.get("body", b"")
 
     def answer(self) -> Answer:
-        return Answer(self._status, self._media_type, bytes(self._body))
+        return Answer(self._status, bytes(self._body), self._headers)
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:
     return dict(scope.get(CLIENT_HEADERS) or scope["headers"])
-
-
-def _is_json(headers: Mapping[bytes, bytes]) -> bool:
-    return headers.get(b"content-type", b"").startswith(READ_TYPES)
-
-
-def _name_in(body: Buffer, keys: Sequence[str]) -> str | None:
-    try:
-        fields = json.decode_object(body)
-    except DecodeError:
-        return None  # whoever gets it says what is wrong with it
-    return next((fields[key] for key in keys if isinstance(fields.get(key), str)), None)

@@ -116,8 +116,12 @@ class Connection(asyncio.Protocol):
         return self._is_complete
 
     def close(self) -> None:
-        self._is_open = False
-        self._transport.abort()
+        """End the connection, and with it an answer that nobody waits for any more."""
+        if self._is_open:
+            self._is_open = False
+            # Its twin would keep the socket open, into which the replica writes on.
+            os.close(self._descriptor)
+            self._transport.abort()
 
     async def _change(self) -> None:
         if not self._is_open:
@@ -144,16 +148,22 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._is_open = False
-        self._read_what_is_left()
+        if self._is_open:
+            self._is_open = False
+            self._read_what_is_left()
         self.resume_writing()
         self._wake()
 
     def _read_what_is_left(self) -> None:
         """A replica that answers before a body's end closes the connection with the rest unread.
-        The transport then fails to write, and forgets what it has not read: the answer."""
+        The transport then fails to write, and forgets what it has not read: the answer. Such a
+        one is small; of what is not, no more is taken than waits for a client at any time."""
+        left = HIGH_WATER_BYTES - self._waiting_bytes
         try:
-            while data := os.read(self._descriptor, READ_BYTES):
+            while not self._is_complete and left > 0:
+                if not (data := os.read(self._descriptor, min(left, READ_BYTES))):
+                    break
+                left -= len(data)
                 self._parser.feed_data(data)
         except (OSError, httptools.HttpParserError):
             pass

@@ -1,32 +1,50 @@
 """Forwards one request to a replica, and its answer back, both as they come.
 
 A prediction may be repeated safely: a request whose replica is lost before it answers goes once to
-another one, if nothing of its body had been sent or all of it is still at hand.
+another one, if nothing of its body had been sent or all of it is still at hand. Where there is no
+other it waits for one, as long as the model's deadline lasts.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence, Set
+import secrets
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from starlette.types import Receive, Scope, Send
 
-from rayserve_app.errors import BodyTimeout, ModelNotReady, RequestTooLarge
-from rayserve_app.gateway.connection import Connection, Header, ReplicaLost
-from rayserve_app.gateway.replicas import Address, Connections, ServedModel
+from rayserve_app.errors import BodyTimeout, DeadlineExceeded, ModelNotReady, RequestTooLarge
+from rayserve_app.gateway.connection import Connection, Head, Header, ReplicaLost
+from rayserve_app.gateway.replicas import Address, Connections, Directory, ServedModel
 from rayserve_app.http import FORWARDED, BodyBudget
 from rayserve_app.ingress import CLIENT_HEADERS, REQUEST_ID
 from rayserve_app.types import Buffer
 
-MARK: Final = FORWARDED.encode()
-"""No gateway forwards a request with this header again."""
+ORDER: Final = FORWARDED.encode()
+
+LOOPS: Final = b"x-rayserve-gateways"
+"""The gateways that a request has passed, by names that nobody else can know: one that finds its
+own forwards the request no more. What a client writes there is nobody's name."""
+
+MODEL: Final = b"x-rayserve-model"
+"""The header of an answer that says which model gave it."""
 
 MAX_KEPT_BYTES: Final = 1_000_000
 """Of a body, to be sent again if its replica is lost."""
 
 MAX_ATTEMPTS: Final = 2
+"""Requests sent; a replica that cannot be reached at all has been sent none."""
+
+LOOK_AGAIN_S: Final = 0.25
+"""While a request waits for a replica; what Serve tells ends the wait sooner."""
+
+TAKE_BREATH_S: Final = 0.1
+"""Before a replica that has just been lost is asked once more: one that dies may do so in parts."""
+
+LATE_S: Final = 0.5
+"""By how much an answer may be late: after its model's deadline the model's own is on its way."""
 
 WATCH_AFTER_S: Final = 0.05
 """Most answers come sooner: only then it is worth looking whether the client is still there."""
@@ -47,8 +65,11 @@ HOP_BY_HOP: Final = frozenset(
     }
 )
 
-UNWANTED: Final = HOP_BY_HOP | {b"date", b"server"}
-"""What of an answer is not passed on: uvicorn writes the last two into every answer itself."""
+UNSENT: Final = HOP_BY_HOP | {ORDER, LOOPS}
+"""What of a request is not passed on as it is."""
+
+UNWANTED: Final = HOP_BY_HOP | {b"date", b"server", MODEL}
+"""What of an answer is not passed on: uvicorn writes `date` and `server` into every one itself."""
 
 UNWANTED_IN_SERVE: Final = UNWANTED | {REQUEST_ID}
 """Serve writes the third, which it shares with the replica."""
@@ -159,13 +180,21 @@ class Upload:
 class Forwarder:
     """Forwards requests over connections that it keeps."""
 
-    def __init__(self, connections: Connections, order: Sequence[str]) -> None:
+    def __init__(
+        self, connections: Connections, directory: Directory, order: Sequence[str]
+    ) -> None:
         """
         Args:
             order: of the protocols that may answer; if empty, that of the model that answers.
         """
+        self._directory = directory
         self._connections = connections
-        self._mark = b"%s: %s\r\n\r\n" % (MARK, ",".join(order).encode())
+        self._order = ",".join(order).encode()
+        self._name = secrets.token_hex(16).encode()
+
+    def has_sent(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether a request has been forwarded here before."""
+        return self._name in headers.get(LOOPS, b"")
 
     async def send(
         self, scope: Scope, path: str, upload: Upload, send: Send, model: ServedModel
@@ -177,24 +206,65 @@ class Forwarder:
             upload: the body, of which the first piece has come.
         Raises:
             ModelNotReady: there is no replica, or those that were asked were lost.
+            DeadlineExceeded: no answer came in time.
             AnswerCut, ClientLeft: there is no way to go on.
         """
-        request = _request(scope, path, upload, self._mark)
+        started_at = asyncio.get_running_loop().time()
+        request = _request(scope, path, upload, self._marks(scope), model)
         lost: list[Address] = []
+        gone: set[Address] = set()
         while True:
-            address = self._connections.choose(model, without=lost)
+            address = await self._place(model, lost, gone, started_at + model.patience_s)
             try:
                 lease = await self._connections.take(address)
-                try:
-                    return await _Exchange(lease.connection, upload, send).run(request)
-                finally:
-                    self._connections.give_back(lease)
+            except ReplicaLost:
+                gone.add(address)
+                continue
+            try:
+                exchange = _Exchange(lease.connection, upload, send, started_at)
+                return await exchange.run(request)
             except ReplicaLost as exc:
                 # Others that were opened at the same time are likely to be lost as well.
                 self._connections.drop_idle(address)
                 lost.append(address)
                 if len(lost) == MAX_ATTEMPTS or not upload.can_restart:
                     raise ModelNotReady(f"A replica of model {model.name!r} was lost") from exc
+            finally:
+                self._connections.give_back(lease)
+
+    async def _place(
+        self, model: ServedModel, lost: Sequence[Address], gone: set[Address], until: float
+    ) -> Address:
+        """Return the replica for the next attempt.
+
+        Args:
+            lost: those that were lost with an attempt: others come first.
+            gone: those that could not be reached; after a while they are tried again.
+            until: by the loop's clock, how long to wait for one.
+        Raises:
+            ModelNotReady: there is none.
+        """
+        may_breathe = bool(lost)
+        while True:
+            known = self._directory.find(model.name) or model
+            there = [each for each in known.replicas if each not in gone]
+            left = until - asyncio.get_running_loop().time()
+            if may_breathe and left > 0 and not set(there) - set(lost):
+                may_breathe = False
+                await self._directory.news(min(left, TAKE_BREATH_S))
+                continue
+            if there:
+                return self._connections.choose(there, without=lost)
+            if left <= 0:
+                raise ModelNotReady(f"Model {model.name!r} has no replica at the moment")
+            await self._directory.news(min(left, LOOK_AGAIN_S))
+            gone.clear()
+
+    def _marks(self, scope: Scope) -> list[Header]:
+        """Return what a request is marked with on its way."""
+        passed = dict(scope.get(CLIENT_HEADERS) or scope["headers"]).get(LOOPS)
+        names = self._name if passed is None else b"%s,%s" % (passed, self._name)
+        return [(ORDER, self._order), (LOOPS, names)]
 
 
 class _Request(NamedTuple):
@@ -205,24 +275,38 @@ class _Request(NamedTuple):
     has_answer_body: bool
     unwanted: frozenset[bytes]
     """Headers of the answer that are not passed on."""
+    model: bytes
+    """The model's name, as a header has it."""
+    limit_s: float
+    """From the end of its body to the head of the answer."""
 
 
-def _request(scope: Scope, path: str, upload: Upload, mark: bytes) -> _Request:
+def _request(
+    scope: Scope, path: str, upload: Upload, marks: Sequence[Header], model: ServedModel
+) -> _Request:
     headers = _request_headers(scope)
     target = quote(path, safe=SAFE).encode()
     if query := scope.get("query_string", b""):
         target += b"?" + query
     lines = [b"%s %s HTTP/1.1" % (scope["method"].encode(), target)]
-    lines += [b"%s: %s" % header for header in headers if header[0] not in HOP_BY_HOP]
+    lines += [b"%s: %s" % header for header in headers if header[0] not in UNSENT]
     has_length = any(name == b"content-length" for name, _ in headers)
     is_chunked = not has_length and not upload.is_whole
     if is_chunked:
         lines.append(b"transfer-encoding: chunked")
     elif not has_length and upload.size:
         lines.append(b"content-length: %d" % upload.size)
-    lines.append(mark)
+    lines += [b"%s: %s" % mark for mark in marks]
+    lines.append(b"\r\n")
     unwanted = UNWANTED_IN_SERVE if CLIENT_HEADERS in scope else UNWANTED
-    return _Request(b"\r\n".join(lines), is_chunked, scope["method"] != "HEAD", unwanted)
+    return _Request(
+        b"\r\n".join(lines),
+        is_chunked,
+        scope["method"] != "HEAD",
+        unwanted,
+        quote(model.name, safe=" " + SAFE).encode(),
+        model.deadline_s + LATE_S,
+    )
 
 
 def _request_headers(scope: Scope) -> list[Header]:
@@ -239,47 +323,60 @@ def _request_headers(scope: Scope) -> list[Header]:
 class _Exchange:
     """One request over one connection."""
 
-    def __init__(self, connection: Connection, upload: Upload, send: Send) -> None:
+    def __init__(
+        self, connection: Connection, upload: Upload, send: Send, started_at: float
+    ) -> None:
+        """
+        Args:
+            started_at: when all of the body was there, if it is, by the loop's clock.
+        """
         self._connection = connection
         self._upload = upload
         self._send = send
         self._attending: asyncio.Task[None] | None = None
         self._has_client = True
         self._is_sent = upload.is_whole
+        self._started_at = started_at
+        self._clock: asyncio.TimerHandle | None = None
+        self._has_head = self._is_late = False
 
     async def run(self, request: _Request) -> None:
         """Send the request, and send on the answer."""
         task = asyncio.current_task()
         assert task is not None
-        is_chunked = request.is_chunked
         upload, connection = self._upload, self._connection
         first = upload.start()
         connection.send(
             request.head,
-            _chunk(first) if is_chunked else first,
+            _chunk(first) if request.is_chunked else first,
             has_body=request.has_answer_body,
         )
         upload.forget_if_large()
         timer = asyncio.get_running_loop().call_later(
-            WATCH_AFTER_S if upload.is_whole else 0, self._start_attending, task, is_chunked
+            WATCH_AFTER_S if upload.is_whole else 0, self._start_attending, task, request
         )
+        if upload.is_whole:
+            self._start_clock(request.limit_s, self._started_at)
         try:
-            await self._answer(request.unwanted)
+            await self._answer(request)
         except asyncio.CancelledError:
             if self._has_client or task.uncancel():
                 raise
             raise ClientLeft from None
         finally:
             timer.cancel()
+            if self._clock is not None:
+                self._clock.cancel()
             if self._attending is not None:
                 self._attending.cancel()
             if not self._is_sent:
                 connection.close()
 
-    async def _answer(self, unwanted: Set[bytes]) -> None:
+    async def _answer(self, request: _Request) -> None:
         connection = self._connection
-        head = await connection.head()
-        headers = [header for header in head.headers if header[0] not in unwanted]
+        head = await self._head()
+        headers = [header for header in head.headers if header[0] not in request.unwanted]
+        headers.append((MODEL, request.model))
         start = {"type": "http.response.start", "status": head.status, "headers": headers}
         await self._send(start)
         is_last = False
@@ -292,14 +389,34 @@ class _Exchange:
             body = {"type": "http.response.body", "body": data, "more_body": not is_last}
             await self._send(body)
 
-    def _start_attending(self, answering: asyncio.Task[None], is_chunked: bool) -> None:
-        self._attending = asyncio.ensure_future(self._attend(answering, is_chunked))
+    async def _head(self) -> Head:
+        try:
+            head = await self._connection.head()
+        except ReplicaLost as exc:
+            if self._is_late:
+                raise DeadlineExceeded("The model gave no answer within its deadline") from exc
+            raise
+        self._has_head = True
+        return head
 
-    async def _attend(self, answering: asyncio.Task[None], is_chunked: bool) -> None:
+    def _start_clock(self, limit_s: float, since: float) -> None:
+        """Let the answer begin within a time from when all of the body was there."""
+        if not self._has_head:
+            self._clock = asyncio.get_running_loop().call_at(since + limit_s, self._give_up)
+
+    def _give_up(self) -> None:
+        if not self._has_head:
+            self._is_late = True
+            self._connection.close()
+
+    def _start_attending(self, answering: asyncio.Task[None], request: _Request) -> None:
+        self._attending = asyncio.ensure_future(self._attend(answering, request))
+
+    async def _attend(self, answering: asyncio.Task[None], request: _Request) -> None:
         """Send the rest of the body, then wait for the client to leave."""
         try:
             if not self._upload.is_whole:
-                await self._send_rest(is_chunked)
+                await self._send_rest(request)
             await self._upload.wait_for_disconnect()
         except ReplicaLost:
             return  # who waits for the answer is told as well
@@ -308,15 +425,16 @@ class _Exchange:
         self._has_client = False
         answering.cancel()
 
-    async def _send_rest(self, is_chunked: bool) -> None:
+    async def _send_rest(self, request: _Request) -> None:
         while not self._upload.is_whole:
             piece = await self._upload.next()
             if piece:
-                await self._connection.write(_chunk(piece) if is_chunked else piece)
+                await self._connection.write(_chunk(piece) if request.is_chunked else piece)
             self._upload.forget_if_large()
-        if is_chunked:
+        if request.is_chunked:
             await self._connection.write(b"0\r\n\r\n")
         self._is_sent = True
+        self._start_clock(request.limit_s, asyncio.get_running_loop().time())
 
 
 def _chunk(piece: Buffer) -> Buffer:

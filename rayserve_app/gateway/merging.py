@@ -2,52 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
+from rayserve_app import exposition
 from rayserve_app.codecs import json
 from rayserve_app.errors import DecodeError
 from rayserve_app.http import Response
 
+UNKNOWN: Final = frozenset({400, 401, 403, 404, 405})
+"""Statuses of a model that does not know what is asked, or not who asks."""
 
-class Answer(NamedTuple):
+
+@dataclass(frozen=True)
+class Answer:
     """A whole answer of one model."""
 
     status: int
-    media_type: str | None
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def media_type(self) -> str:
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     def response(self) -> Response:
-        return Response(self.body, status=self.status, media_type=self.media_type)
+        return Response(self.body, status=self.status, headers=self.headers)
 
 
 def merge_answers(answers: Sequence[Answer]) -> Answer:
-    """Return the answer for all of them: lists are joined, objects united.
+    """Return the answer for all of them, the same in whatever order they come: lists are joined,
+    objects united.
 
-    What a model does not know (404) is left out; of the rest the worst status counts, so that all
-    are well only if each is. Bodies that are no JSON are not joined: the first one stands.
+    What a model does not know, or does not tell this client, is left out. Of the rest the worst
+    status counts, so that all are well only if each is, and those who give it are heard. Where they
+    answer in several forms, as models of unlike protocols do, the form of most of them counts.
 
     Args:
         answers: at least one.
     """
-    known = [answer for answer in answers if answer.status != 404] or answers
-    worst = max(known, key=lambda answer: answer.status)
-    if worst.status != known[0].status:
-        return worst
-    try:
-        documents = [json.decode(answer.body) for answer in known]
-    except DecodeError:
-        return worst
-    body = json.encode(merge(documents))
-    if (worst.media_type or "").startswith("text/html"):
+    # Those who ask for a password before those who know of nothing.
+    known = [each for each in answers if each.status not in UNKNOWN]
+    known = known or [each for each in answers if each.status == 401] or list(answers)
+    worst = max(each.status for each in known)
+    heard = sorted(
+        (each for each in known if each.status == worst),
+        key=lambda each: (each.body, each.media_type),
+    )
+    documents = [(each, _decoded(each.body)) for each in heard]
+    forms = Counter(_form(each, document) for each, document in documents)
+    form = max(forms, key=lambda form: (forms[form], form))
+    alike = [(each, document) for each, document in documents if _form(each, document) == form]
+    first, document = alike[0]
+    if first.headers.get("content-type") in exposition.MEDIA_TYPES:
+        body = exposition.merge([each.body for each, _ in alike])
+        return Answer(first.status, body, first.headers)
+    if document is None:
+        return first
+    body = json.encode(merge([document for _, document in alike]))
+    if first.media_type == "text/html":
         # JSON that calls itself HTML: no browser shall find a tag in it.
         body = body.replace(b"<", b"\\u003c")
-    return worst._replace(body=body)
+    return Answer(first.status, body, first.headers)
 
 
 def merge(documents: Sequence[Any]) -> Any:
     """Return JSON values as one: lists joined without repeating an element, objects united key by
-    key, of anything else the first."""
+    key; what is true or false is true if all are. Of anything else the first."""
     if all(isinstance(document, list) for document in documents):
         joined: list[Any] = []
         for document in documents:
@@ -58,4 +81,18 @@ def merge(documents: Sequence[Any]) -> Any:
         return {
             key: merge([document[key] for document in documents if key in document]) for key in keys
         }
+    if all(isinstance(document, bool) for document in documents):
+        return all(documents)
     return documents[0]
+
+
+def _decoded(body: bytes) -> Any:
+    """Return the JSON value, None if it is not JSON, or null."""
+    try:
+        return json.decode(body)
+    except DecodeError:
+        return None
+
+
+def _form(answer: Answer, document: Any) -> tuple[str, str]:
+    return answer.media_type, type(document).__name__

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import count
 from time import monotonic
 from typing import Final, NamedTuple
 
-from rayserve_app.errors import ModelNotReady
 from rayserve_app.gateway.connection import Connection, ReplicaLost
 
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -36,9 +36,17 @@ class ServedModel(NamedTuple):
     prefix: str
     """Its application's route prefix, without a final slash."""
     replicas: tuple[Address, ...]
-    """Where it can be reached: its replicas, or while it has none, what waits for one."""
+    """Where it can be reached: its replicas, or what waits for one where the model has none."""
     is_ready: bool = True
     """Whether a replica runs."""
+    targets: frozenset[str] = frozenset()
+    """What the client of a multi-model endpoint may call it."""
+    deadline_s: float = 30.0
+    """How long its callers wait."""
+    patience_s: float = 0.0
+    """How long they wait for a replica; nothing where none is to come."""
+    protocols: tuple[str, ...] = ()
+    """Those that it speaks, in its order; all if empty."""
 
 
 class Directory:
@@ -46,17 +54,32 @@ class Directory:
 
     def __init__(self) -> None:
         self._models: dict[str, ServedModel] = {}
+        self._updated = asyncio.Event()
 
     def update(self, models: Iterable[ServedModel]) -> None:
         """Forget what was known before."""
         self._models = {model.name: model for model in models}
+        self._updated.set()
+        self._updated = asyncio.Event()
+
+    async def news(self, timeout_s: float) -> None:
+        """Return at the next update, or after this time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._updated.wait()
 
     def __iter__(self) -> Iterator[ServedModel]:
-        return iter(sorted(self._models.values()))
+        return iter(sorted(self._models.values(), key=lambda model: model.name))
 
     def find(self, name: str) -> ServedModel | None:
         """Return a model by its name, None if there is none."""
         return self._models.get(name)
+
+    def find_target(self, target: str) -> ServedModel | None:
+        """Return the model that the client of a multi-model endpoint calls so; None if there is
+        none, or no single one."""
+        found = [model for model in self._models.values() if target in model.targets]
+        return self.find(target) or (found[0] if len(found) == 1 else None)
 
     @property
     def names(self) -> list[str]:
@@ -84,24 +107,21 @@ class Connections:
 
     def __init__(self) -> None:
         self._idle: defaultdict[Address, list[IdleConnection]] = defaultdict(list)
-        self._busy: defaultdict[Address, int] = defaultdict(int)
+        self._busy: Counter[Address] = Counter()
         self._turns: dict[Address, int] = {}
         self._turn = count()
 
-    def choose(self, model: ServedModel, *, without: Collection[Address] = ()) -> Address:
+    def choose(self, replicas: Sequence[Address], *, without: Collection[Address] = ()) -> Address:
         """Return the replica for the next request.
 
         Args:
+            replicas: at least one.
             without: replicas to be left out, unless there are no others.
-        Raises:
-            ModelNotReady: the model has no replica.
         """
-        if not model.replicas:
-            raise ModelNotReady(f"Model {model.name!r} has no replica at the moment")
-        if len(model.replicas) == 1:
-            return model.replicas[0]
-        others = [each for each in model.replicas if each not in without]
-        return min(others or model.replicas, key=self._load)
+        if len(replicas) == 1:
+            return replicas[0]
+        others = [each for each in replicas if each not in without]
+        return min(others or replicas, key=self._load)
 
     async def take(self, address: Address) -> Lease:
         """Return a connection for one exchange.
@@ -114,12 +134,12 @@ class Connections:
         try:
             return Lease(address, await self._connect(address))
         except BaseException:
-            self._busy[address] -= 1
+            self._end(address)
             raise
 
     def give_back(self, lease: Lease) -> None:
         """End an exchange; the connection is kept if it can carry another one."""
-        self._busy[lease.address] -= 1
+        self._end(lease.address)
         idle = self._idle[lease.address]
         if lease.connection.is_reusable and len(idle) < MAX_IDLE:
             idle.append(IdleConnection(monotonic(), lease.connection))
@@ -130,7 +150,6 @@ class Connections:
         """Close the idle connections to all replicas but these."""
         for address in self._idle.keys() - set(addresses):
             self.drop_idle(address)
-            self._busy.pop(address, None)
             self._turns.pop(address, None)
 
     def drop_idle(self, address: Address) -> None:
@@ -141,9 +160,16 @@ class Connections:
     def close(self) -> None:
         self.keep_only(())
 
+    def _end(self, address: Address) -> None:
+        """Count one request less; what is under way is counted even where the replica has gone,
+        for its address may return."""
+        self._busy[address] -= 1
+        if not self._busy[address]:
+            del self._busy[address]
+
     def _load(self, address: Address) -> tuple[int, int]:
         """Requests under way, and of equals who has waited longest for one."""
-        return self._busy.get(address, 0), self._turns.get(address, -1)
+        return self._busy[address], self._turns.get(address, -1)
 
     async def _connect(self, address: Address) -> Connection:
         idle = self._idle[address]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from rayserve_app.gateway.settings import GatewaySettings
 from rayserve_app.importing import import_from_string
@@ -20,6 +21,7 @@ class Choice(Enum):
     READ = "its JSON body has the name"
     DEFAULT = "it does not: the protocol's default model"
     ALL = "it asks all of them"
+    SERVER = "the protocol itself tells of the server"
     LOAD = "its JSON body has a further name for one of them, which knows"
 
 
@@ -30,6 +32,9 @@ class Destination(NamedTuple):
     """What claims the path, and says what goes wrong in its own words."""
     choice: Choice
 
+
+Claimant: TypeAlias = tuple[Destination, Mapping[str, str]]
+"""Whose a path may be, with the values of its parameters."""
 
 ALL_MODELS: Final = frozenset(
     {
@@ -45,6 +50,16 @@ ALL_MODELS: Final = frozenset(
     }
 )
 """Paths that speak of a whole server."""
+
+SERVER: Final = frozenset({("OPTIONS", "/"), ("GET", "/api-description")})
+"""Paths that are answered from the models' names alone, by a protocol that can."""
+
+AWS: Final = "sagemaker_runtime"
+
+METRICS: Final = "/metrics"
+
+AWS_TARGET: Final = b"x-amz-target"
+"""The header by which AWS's JSON protocol can be told from what else is posted to `/`."""
 
 READ: Final = ("POST", "/")
 """The path whose JSON has the model's name."""
@@ -71,16 +86,31 @@ def create_router(settings: GatewaySettings) -> Router[Destination]:
         protocol = import_from_string(PROTOCOLS[name])
         for route in protocol.ROUTES:
             if (route.method, route.path) != ("GET", "/"):
-                router.add(route.method, route.path, Destination(protocol, _choice(route)))
+                router.add(
+                    route.method, route.path, Destination(protocol, _choice(protocol, route))
+                )
         for route in NAMED_BY_PREFIX.get(name, ()):
             router.add(route.method, route.path, Destination(protocol, Choice.PREFIXED))
+    if not router.find(METRICS):
+        # Every model has it, for Prometheus.
+        router.add("GET", METRICS, Destination(protocol, Choice.ALL))
     return router
 
 
-def _choice(route: Route) -> Choice:
+def _choice(protocol: type[Protocol], route: Route) -> Choice:
     if "{model}" in route.path:
         return Choice.NAMED
     if (route.method, route.path) in ALL_MODELS:
         return Choice.ALL
+    if (route.method, route.path) in SERVER and protocol.document_of(()) is not None:
+        return Choice.SERVER
     choices = {READ: Choice.READ, LOAD: Choice.LOAD}
     return choices.get((route.method, route.path), Choice.DEFAULT)
+
+
+def those_meant(
+    claimants: Sequence[Claimant], headers: Mapping[bytes, bytes]
+) -> Sequence[Claimant]:
+    """Return those of several claimants whose protocol it is, by AWS's header; all if none is."""
+    is_aws = AWS_TARGET in headers
+    return [each for each in claimants if (each[0].protocol.name == AWS) == is_aws] or claimants

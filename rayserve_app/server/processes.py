@@ -23,9 +23,9 @@ import psutil
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
-# Serve writes HAProxy's configuration to haproxy-serve/<node id>/haproxy.cfg; the directory can be
-# moved by a variable, the 28-byte node id stays.
-HAPROXY_CONFIG = re.compile(r"/([0-9a-f]{56})/haproxy\.cfg$")
+# Serve writes HAProxy's configuration to haproxy-serve/<node id>/haproxy.cfg, our launcher what
+# becomes of it beside that; the directory can be moved by a variable, the 28-byte node id stays.
+HAPROXY_CONFIG = re.compile(r"/([0-9a-f]{56})/(?:haproxy|launched)\.cfg$")
 
 SIGNALS_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

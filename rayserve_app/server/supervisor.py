@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
-from rayserve_app.errors import MissingDependency
-from rayserve_app.server import ports, processes
+from rayserve_app.errors import ConfigurationError
+from rayserve_app.server import access, ports, processes
 from rayserve_app.server.output import Relay, say
-from rayserve_app.server.settings import ServeConfig, read_config, serve_environment
+from rayserve_app.server.settings import (
+    ServeConfig,
+    read_config,
+    require_ray,
+    serve_environment,
+    yaml_with_host,
+)
 from rayserve_app.server.watch import Watch
 
 EXIT_STOPPED = 0
@@ -22,22 +28,42 @@ EXIT_KILLED = 130
 
 STOP_TIMEOUT_S = 8.0
 
+CHECK_VALUES = "deployments.serve_schema"
+"""Checks a YAML in a process of its own: this one never imports Ray."""
 
-def serve(config_path: Path, environment_path: Path) -> int:
+
+def serve(config_path: Path, environment_file: Path | None) -> int:
     """Serve the applications of a YAML until SIGINT, SIGTERM or the terminal's end.
+
+    Args:
+        environment_file: the user's variables over those of the package.
 
     Returns: the exit status: 0 stopped, 1 Serve died, 3 a port is taken, 130 killed on request.
     """
-    if find_spec("ray") is None:
-        raise MissingDependency("Ray is not installed", remedy="pip install 'rayserve-app[serve]'")
+    require_ray()
     config = read_config(config_path)
-    environment = serve_environment(environment_path, os.environ)
+    environment = serve_environment(environment_file, os.environ)
+    check_values(config_path)
     with processes.StopRequests() as requests:
         stop_leftover_haproxies()
         taken = [port for port in ports.serve_ports(config, environment) if ports.is_taken(port)]
         for port in taken:
             print(ports.describe_taken(port), file=sys.stderr)
-        return EXIT_PORT_TAKEN if taken else supervise(config, environment, requests)
+        if taken:
+            return EXIT_PORT_TAKEN
+        with (
+            access.own_token(environment, config.http_port) as with_token,
+            yaml_with_host(config) as path,
+        ):
+            return supervise(config, path, with_token, requests)
+
+
+def check_values(config_path: Path) -> None:
+    """Raise ConfigurationError for what Serve would refuse with a traceback."""
+    command = [sys.executable, "-m", CHECK_VALUES, str(config_path)]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    if checked.returncode:
+        raise ConfigurationError(checked.stderr.strip())
 
 
 def stop_leftover_haproxies() -> None:
@@ -49,14 +75,21 @@ def stop_leftover_haproxies() -> None:
 
 
 def supervise(
-    config: ServeConfig, environment: Mapping[str, str], requests: processes.StopRequests
+    config: ServeConfig,
+    path: Path,
+    environment: Mapping[str, str],
+    requests: processes.StopRequests,
 ) -> int:
-    """Run Serve as a child until it ends or a request to stop comes."""
+    """Run Serve as a child until it ends or a request to stop comes.
+
+    Args:
+        path: of the YAML that Serve reads.
+    """
     say(f"Starting Serve with {config.path}. Ctrl-C stops it.")
     processes.become_subreaper()
     # Always an instance of its own: one that runs already has not read our environment.
     command = [sys.executable, "-m", "ray.serve.scripts", "run", "--address", "local"]
-    child, lines = processes.start([*command, str(config.path)], environment)
+    child, lines = processes.start([*command, str(path)], environment)
     relay = Relay(lines)
     try:
         relay.start()

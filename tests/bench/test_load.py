@@ -93,6 +93,15 @@ async def test_closed_loop_counts_other_statuses_as_errors() -> None:
     assert len(load.latencies) + load.errors == server.requests
 
 
+async def test_refusals_are_told_from_other_errors() -> None:
+    answers = {1: OK, 2: BUSY, 3: BUSY.replace(b"503", b"429"), 4: BUSY.replace(b"503", b"504")}
+    server = Server(lambda number: answers[number])
+    async with server.run() as target:
+        load = await open_loop(target, rate=40, seconds=0.1, poisson=False)
+    assert (len(load.latencies), load.errors, len(load.refusals)) == (1, 3, 2)
+    assert all(0 < seconds < 2 for seconds in load.refusals)
+
+
 async def test_closed_loop_connects_anew_when_the_server_closes() -> None:
     server = Server(lambda number: None if number == 2 else OK)
     async with server.run() as target:

@@ -18,19 +18,20 @@ GRACE_S = 2.0
 def serve(rate: float, batch_s: float, most: int, seed: int) -> Load:
     """Simulate a queue of Poisson arrivals and a server that takes `batch_s` for up to `most` of
     them at a time: M/D/1 if that is one. It is stable below `most / batch_s` per second."""
-    waiting = arrivals(rate, SECONDS, seed=seed)
+    due = arrivals(rate, SECONDS, seed=seed)
     latencies: list[float] = []
     free_at = 0.0
-    while waiting:
-        started_at = max(free_at, waiting[0])
-        batch = [due_at for due_at in waiting[:most] if due_at <= started_at]
+    while len(latencies) < len(due):
+        first = len(latencies)
+        started_at = max(free_at, due[first])
+        batch = [due_at for due_at in due[first : first + most] if due_at <= started_at]
         free_at = started_at + batch_s
         if free_at > SECONDS + GRACE_S:
             break
-        waiting = waiting[len(batch) :]
         latencies += [free_at - due_at for due_at in batch]
+    waiting = len(due) - len(latencies)
     seconds = SECONDS + GRACE_S if waiting else max(SECONDS, free_at)
-    return Load(latencies, 0, len(waiting), seconds, 0.0)
+    return Load(latencies, 0, waiting, seconds, 0.0)
 
 
 def test_the_simulation_waits_as_long_as_theory_says() -> None:

@@ -11,6 +11,7 @@ from rayserve_app.bench.figures import (
     gateway,
     image_example,
     mixed_sizes,
+    overload,
     packed_stream,
     protocols,
     slow_neighbour,
@@ -43,6 +44,9 @@ TARGETS = {
     ("batching", "600/s, ours", "/s"): Bound("at least", 550),
     ("mixed-sizes", "JPEGs of 128 to 1024 px, c=16", "x all 512 px"): Bound("at least", 0.9),
     ("slow-neighbour", "image-example at 100/s, p99", "x alone"): Bound("at most", 1.5),
+    ("overload", "hasty, 5 x", "x capacity"): Bound("at least", 0.9),
+    ("overload", "hasty, 5 x, p99 of the answered", "x deadline"): Bound("at most", 0.5),
+    ("overload", "hasty, 5 x, p99 of the refusals", "ms"): Bound("at most", 50),
     ("peers-image-size", "10 KB PNG, c=16, the best model API", "x"): Bound("at least", 3),
     ("peers-image-size", "130 KB JPEG, c=16, the best model API", "x"): Bound("at least", 2),
     ("gateway", "c=1", "ms added"): Bound("at most", 1.2),
@@ -72,6 +76,7 @@ def rows() -> Iterator[Row]:
         yield from batching.rows_at(batching.NAME, rate, "ours", [LOAD], goal)
     yield mixed_sizes.row([(LOAD, LOAD)])
     yield slow_neighbour.row([slow_neighbour.Round(LOAD, LOAD, LOAD, 0.5, 1.0)])
+    yield from overload.rows_of("hasty, 5 x", overload.HASTY, [overload.Round(LOAD, LOAD, LOAD)])
     for image in (image_example.PNG, image_example.JPEG):
         for route in (PREDICT, BASE64):
             for connections in image_example.CONNECTIONS:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from email.utils import formatdate
 from typing import Any
@@ -193,6 +194,7 @@ def test_retry_after_is_waited_for(connect: Connect) -> None:
         (formatdate(time.time() + 1e6, usegmt=True), 9e5, 1e6),
         (formatdate(time.time() - 1e6, usegmt=True), 0, 0),
     ],
+    ids=["seconds", "later", "before"],
 )
 def test_retry_after_is_in_seconds_or_a_date(value: str, least_s: float, most_s: float) -> None:
     asked_s = Answer(503, {"retry-after": value}, bytearray()).retry_after_s
@@ -290,6 +292,30 @@ def test_a_content_coding_that_is_none_is_no_answer(connect: Connect) -> None:
 def test_what_is_no_url_is_refused(connect: Connect, url: str) -> None:
     with pytest.raises(ConfigurationError, match="at `url`"):
         connect(url)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("concurrency", (0, -1, 2.0, "4", True, None, math.nan)),
+        ("max_items", (0, -1, 2.5, "4", True, math.inf)),
+        ("retries", (-1, 1.0, "3", True, None)),
+        ("timeout_s", (0, -1, math.nan, math.inf, 1e10, "5", True, None)),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused_before_anything_is_asked(
+    connect: Connect, name: str, values: Sequence[Any]
+) -> None:
+    for value in values:
+        with pytest.raises(ConfigurationError, match=f"No such {name}: .* at `{name}`"):
+            connect("http://127.0.0.1:1/m", **{name: value})
+
+
+def test_numbers_may_be_numpys(connect: Connect) -> None:
+    numbers = {"concurrency": np.int64(1), "max_items": np.int32(1), "retries": np.uint8(0)}
+    with failing() as (url, _):
+        client = connect(url, timeout_s=np.float32(20), **numbers)
+        assert client.predict(VECTOR) == [3, 5]
 
 
 def test_the_callers_own_transport_is_used_and_left_open() -> None:

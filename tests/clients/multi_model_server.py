@@ -54,7 +54,7 @@ def check_errors(url: str, model: str) -> None:
     assert unknown.json()["type"] == "ModelNotFoundException"
     wrong = requests.post(
         f"{url}/predictions/{model}",
-        data=b"",
+        data=b"a",
         headers={"content-type": "application/no-such"},
         timeout=TIMEOUT_S,
     )

@@ -298,7 +298,7 @@ HOSTILE = {
     + struct.pack("<IHHI", 0, 0, 0, 1078)
     + struct.pack("<IiiHHIIiiII", 40, 900, 900, 1, 8, 1, 0, 0, 0, 256, 0)
     + bytes(1024)
-    + b"\1\5" * 1_000_000,
+    + b"\0\2\0\0" * 1_000_000,
 }
 
 
@@ -318,7 +318,7 @@ def test_refuses_truncated_images(name: str) -> None:
             image.decode(data[:length], max_pixels=LIMIT)
 
 
-@pytest.mark.parametrize("name", ["rgb.jpg", "progressive.jpg", "rgb.png", "rgb.bmp", "lossy.webp"])
+@pytest.mark.parametrize("name", ["rgb.jpg", "progressive.jpg", "rgb.bmp", "lossy.webp"])
 def test_refuses_an_image_without_its_last_bytes(name: str) -> None:
     with pytest.raises(DecodeError):
         image.decode(FILES[name][:-2], max_pixels=LIMIT)
@@ -334,20 +334,6 @@ def test_refuses_what_is_no_image_and_lists_the_formats(data: bytes) -> None:
         DecodeError, match=rf"JPEG, PNG, WebP, GIF, BMP or TIFF, got {len(data)} bytes that start"
     ):
         image.decode(data, max_pixels=LIMIT)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "sentence"),
-    [
-        ("f4", "expected unsigned integers of 1 to 16 bits, got floats"),
-        ("f8", "expected unsigned integers of 1 to 16 bits"),
-        ("i4", "got 32-bit or signed integers"),
-        ("i2", "got 32-bit or signed integers"),
-    ],
-)
-def test_refuses_pixels_that_do_not_fit_eight_bits(dtype: str, sentence: str) -> None:
-    with pytest.raises(DecodeError, match=sentence):
-        image.decode(by_tifffile(RED.astype(dtype)), max_pixels=LIMIT)
 
 
 @pytest.mark.parametrize("name", ["rgb.png", "rgb.bmp", "rgb.jpg"])

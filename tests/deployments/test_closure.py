@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,16 @@ def test_a_closure_does_not_come_from_just_anywhere() -> None:
         ConfigurationError, match=r"no scheme that is known.*at `args.model.pickle`"
     ):
         load(pickle="ftp://host/func.pkl", trusted=True)
+
+
+def test_packages_that_are_there_already_need_no_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYSERVE_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "uv", None)
+    wanted = ["requests", "pyyaml>=5", "opencv-python", "numpy"]
+    backend = load(function=f"{__name__}:sizes", packages=wanted, requirements="strict")
+    assert list(backend.predict(["abc"])) == [3]
 
 
 def test_packages_that_cannot_be_installed_are_told_by_their_setting(

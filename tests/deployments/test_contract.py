@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from rayserve_app.asgi import create_app
 from rayserve_app.backend import Backend
 from rayserve_app.batching import run_batch
 from rayserve_app.errors import LoadError, PredictError, ServingError
 from rayserve_app.model import Model
 from rayserve_app.settings import ModelSettings, parse_settings
 from rayserve_app.types import Invocation, Row
+from tests.protocols import call
 
 MATRIX = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
 
@@ -275,6 +277,38 @@ def test_many_callers_are_answered_through_the_batcher(case: Case, folder: Path)
 
     results = asyncio.run(ask())
     np.testing.assert_allclose(values(case, results), x @ MATRIX, rtol=1e-4, atol=1e-5)
+    model.close()
+
+
+def test_metadata_lists_the_outputs_that_are_answered(case: Case, folder: Path) -> None:
+    """Open Inference Protocol v2: same names, types, and shapes but for the items."""
+    if case.to_item is to_invocation:
+        pytest.skip("a body without a type, which this protocol brings, is none for the package")
+    settings = ModelSettings.model_validate({"input": {"type": "tensor"}})
+    model = Model(settings, case.create(folder), name="m")
+    model.load()
+    model.warm_up()
+    app = create_app(model)
+
+    async def ask() -> tuple[Any, Any]:
+        described = (await call(app, "GET", "/v2/models/m")).json()
+        (declared,) = described["inputs"]
+        data = {"shape": [1, 3], "data": rows(1).ravel().tolist()}
+        tensor = {"name": declared["name"], "datatype": declared["datatype"], **data}
+        requested = [{"name": each["name"]} for each in described["outputs"]]
+        document = {"inputs": [tensor], "outputs": requested}
+        answered = await call(app, "POST", "/v2/models/m/infer", json=document)
+        assert answered.status_code == 200, answered.text
+        after = (await call(app, "GET", "/v2/models/m")).json()
+        return after["outputs"], answered.json()["outputs"]
+
+    told, answered = asyncio.run(ask())
+    assert len(told) == len(answered) == 1
+    for each, found in zip(told, answered, strict=True):
+        assert (each["name"], each["datatype"]) == (found["name"], found["datatype"])
+        assert len(each["shape"]) == len(found["shape"])
+        for own, size in zip(each["shape"], found["shape"], strict=True):
+            assert own in (-1, size)
     model.close()
 
 

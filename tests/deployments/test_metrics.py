@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from deployments import metrics
-from deployments.metrics import METRICS, MetricsExporter, samples
+from deployments.metrics import MetricsExporter
 from rayserve_app.recorder import STAGES, Recorder
 from rayserve_app.timing import Timing
+from rayserve_app.totals import METRICS, samples
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -159,4 +160,49 @@ async def test_what_was_counted_is_exported_once_a_period(monkeypatch: pytest.Mo
         async with asyncio.timeout(5):
             while seen["deadline",] != total:
                 await asyncio.sleep(0.005)
+    running.cancel()
+
+
+async def test_an_exporter_outlives_what_its_counters_raise(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(metrics, "PERIOD_S", 0.01)
+    recorder = Recorder()
+    exporter, counters = create_exporter(recorder)
+    failing, sound = counters["rayserve_dropped_requests"], counters["rayserve_default_outputs"]
+    failures = [ConnectionError("gone"), ValueError("no such tag"), RuntimeError("still gone")]
+    inc = failing.inc
+
+    def fail_at_first(value: float, tags: dict[str, str]) -> None:
+        if failures:
+            raise failures.pop()
+        inc(value, tags)
+
+    monkeypatch.setattr(failing, "inc", fail_at_first)
+    recorder.dropped_requests = 3
+    recorder.defaults["deadline"] = 2
+    exporter.export()
+    assert sound.totals["deadline",] == 2  # what comes after the one that fails
+    running = asyncio.create_task(exporter.run())
+    async with asyncio.timeout(5):
+        while failing.totals[()] != 3:
+            await asyncio.sleep(0.005)
+    assert not failures
+    assert not running.done()
+    running.cancel()
+    assert [record.getMessage() for record in caplog.records] == ["Metrics could not be exported"]
+
+
+async def test_an_exporter_outlives_what_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "PERIOD_S", 0.01)
+    recorder = Recorder()
+    exporter, counters = create_exporter(recorder)
+    kept, recorder.batch_items = recorder.batch_items, None  # type: ignore[assignment]
+    running = asyncio.create_task(exporter.run())
+    await asyncio.sleep(0.05)
+    recorder.batch_items = kept
+    recorder.dropped_requests = 1
+    async with asyncio.timeout(5):
+        while counters["rayserve_dropped_requests"].totals[()] != 1:
+            await asyncio.sleep(0.005)
     running.cancel()

@@ -378,7 +378,7 @@ def test_code_that_cannot_serve_says_why(tmp_path: Path, code: str, sentence: st
         ),
         (
             "from tensorflow_serving.apis import predict_pb2",
-            "`pip install --no-deps tensorflow-serving-api`",
+            r"`tensorflow-serving-api` in `code/requirements\.txt`.*`pip install --no-deps",
         ),
         (
             "import no_such_package.part",
@@ -413,6 +413,32 @@ def test_what_is_no_package_says_what_was_found(tmp_path: Path) -> None:
     check_refused(tmp_path, expected)
     check_refused(tmp_path / "weights.bin", "no model package: expected a `model.tar.gz`")
     check_refused(tmp_path / "nothing", "No such file or directory")
+
+
+async def test_requirements_that_are_there_already_let_a_package_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As pip leaves them; the code of the container's own tests imports all three."""
+    monkeypatch.setitem(sys.modules, "uv", None)
+    package = write(
+        tmp_path,
+        inference_py="import cv2, requests, yaml\ndef model_fn(d): return 2\n"
+        "def predict_fn(data, model): return data * model\n",
+        requirements_txt="requests\npyyaml\nopencv-python\nnumpy>=1.19\n",
+    )
+    with served(package, requirements="strict") as app:
+        assert (await invoke(app, "[1]", JSON)).text == "[2]"
+
+
+async def test_a_function_may_leave_out_the_content_type(tmp_path: Path) -> None:
+    code = "def model_fn(d): pass\ndef transform_fn(m, data, ct, accept): return {}\n"
+    with served(write(tmp_path, inference_py=code.format("(data, None)"))) as app:
+        response = await invoke(app, b"x", "image/png")
+        assert (response.content, "content-type" in response.headers) == (b"x", False)
+    # What Multi Model Server makes of no body is JSON.
+    with served(write(tmp_path, inference_py=code.format('(None, "text/x")'))) as app:
+        response = await invoke(app, b"x", "image/png")
+        assert (response.text, response.headers["content-type"]) == ("null", "text/x")
 
 
 def test_requirements_that_do_not_install_are_told(tmp_path: Path) -> None:

@@ -63,6 +63,46 @@ async def test_a_handler_is_told_all_of_its_request(tmp_path: Path, half_plus_th
     }
 
 
+@pytest.mark.parametrize(
+    ("attributes", "named"),
+    [
+        # What the container's regular expression finds: anywhere, each up to a comma.
+        ("trace=1;tfs-model-name=half,tfs-model-version=7", ["half", "7"]),
+        ("a tfs-model-name=half", ["half", None]),
+        ("x-tfs-model-version=7 , b", [None, "7"]),
+        ("tfs-model-name=,tfs-model-version= ", [None, None]),
+        ("TFS-model-name=half", [None, None]),
+    ],
+)
+async def test_attributes_may_stand_behind_another_separator(
+    tmp_path: Path, half_plus_three: Path, attributes: str, named: list[str | None]
+) -> None:
+    with served(combine(tmp_path / "p", "handler", half_plus_three)) as app:
+        told = (await invoke(app, b"abcdef", **{ATTRIBUTES: attributes})).json()
+    assert [told["model_name"], told["model_version"]] == named
+
+
+@pytest.mark.parametrize(
+    ("answer", "content_type", "body"),
+    [
+        # What falcon 3.1.3 answers to these in the container's python_service.py.
+        ('(None, "text/x")', "text/x", b""),
+        ('("body", None)', JSON, b"body"),
+        ('(b"body", None)', JSON, b"body"),
+        ("(None, None)", JSON, b""),
+    ],
+)
+async def test_a_handler_may_leave_out_body_or_type(
+    tmp_path: Path, half_plus_three: Path, answer: str, content_type: str, body: bytes
+) -> None:
+    package = combine(tmp_path / "p", "handler", half_plus_three)
+    write(package, inference_py=f"def handler(data, context):\n    return {answer}\n")
+    with served(package) as app:
+        response = await invoke(app, b"x")
+    assert (response.status_code, response.content) == (200, body)
+    assert response.headers["content-type"] == content_type
+
+
 async def test_what_a_handler_raises_is_an_error_in_json(
     tmp_path: Path, half_plus_three: Path
 ) -> None:

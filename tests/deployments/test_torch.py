@@ -5,6 +5,7 @@ No test needs a GPU; where there is one, all of them run on it.
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import pickle
@@ -242,7 +243,7 @@ def save_safetensors(path: Path) -> Settings:
 
 def save_module(path: Path) -> Settings:
     torch.save(CONVOLUTION, path / "model.pt")
-    return {"format": "pickle", "trusted": True}
+    return {"trusted": True}
 
 
 FORMATS = [
@@ -702,9 +703,36 @@ def test_a_trusted_pickle_does_run(tmp_path: Path) -> None:
 
 def test_a_whole_module_says_how_it_may_be_served(tmp_path: Path) -> None:
     save_module(tmp_path)
-    sentence = r"holds more than weights: .*`format: pickle` and `trusted: true`"
-    with pytest.raises(LoadError, match=sentence):
+    sentence = r"holds more than weights: .*`trusted: true`, and no `module` for a whole module"
+    for settings in ({}, factory("Convolution")):
+        with pytest.raises(LoadError, match=sentence):
+            load(tmp_path, **settings)
+    with pytest.raises(LoadError, match=r"got Convolution.*A whole module needs no `module`"):
+        load(tmp_path, trusted=True, **factory("Convolution"))
+
+
+def test_trust_is_all_that_a_pickled_module_needs(tmp_path: Path) -> None:
+    for is_zip in (True, False):
+        torch.save(CONVOLUTION, tmp_path / "model.pt", _use_new_zipfile_serialization=is_zip)
+        outputs = load(tmp_path, trusted=True).predict(PHOTOS)
+        assert isinstance(outputs, dict)
+        expected = by_hand(CONVOLUTION, PHOTOS)
+        np.testing.assert_allclose(outputs["output"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_trusted_weights_alone_need_their_module_still(tmp_path: Path) -> None:
+    save_state_dict(tmp_path)
+    with pytest.raises(LoadError, match=r"holds no module: .* got OrderedDict.*`module: package"):
+        load(tmp_path, trusted=True)
+    assert load(tmp_path, trusted=True, **factory("Convolution")).predict(PHOTOS)
+
+
+def test_a_trusted_checkpoint_may_hold_more_than_weights(tmp_path: Path) -> None:
+    content = {"state_dict": CONVOLUTION.state_dict(), "args": argparse.Namespace(epochs=3)}
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(LoadError, match="holds more than weights"):
         load(tmp_path, **factory("Convolution"))
+    assert load(tmp_path, trusted=True, **factory("Convolution")).predict(PHOTOS)
 
 
 @pytest.mark.parametrize("save", FORMATS, ids=lambda save: save.__name__.removeprefix("save_"))

@@ -146,9 +146,32 @@ def test_an_encoded_path_is_taken_decoded_and_sent_encoded(
     assert seen["raw_path"] == "/a%20b/models/a%20b"
 
 
-def test_what_is_forwarded_already_is_refused(client: httpx.Client) -> None:
-    response = client.post("/invocations", content=b"", headers={"x-rayserve-forwarded": "1"})
-    assert response.status_code == 508
+@pytest.mark.parametrize("header", ["x-rayserve-forwarded", "x-rayserve-gateways"])
+def test_a_client_cannot_say_that_its_request_is_forwarded(
+    client: httpx.Client, header: str
+) -> None:
+    answer = client.post("/invocations", content=b"", headers={header: "theirs"})
+    assert answer.status_code == 200
+    seen = answer.json()["headers"]
+    # Which protocols may answer is the gateway's to say.
+    assert [value for name, value in seen if name == "x-rayserve-forwarded"] == [
+        "clipper,sagemaker"
+    ]
+
+
+def test_what_comes_back_is_not_forwarded_again(setup: Setup) -> None:
+    """Straight, and through another gateway: `/m/predict` is a path of Clipper's at each."""
+    directories = Directory(), Directory()
+    settings = GatewaySettings(protocols=("clipper",))
+    with (
+        serving(Gateway(settings, directories[0])) as first,
+        serving(Gateway(settings, directories[1])) as second,
+    ):
+        for back in (first, second):
+            directories[0].update([ServedModel("m", "/m", (Address("127.0.0.1", back),))])
+            directories[1].update([ServedModel("m", "/m", (Address("127.0.0.1", first),))])
+            response = httpx.post(f"http://127.0.0.1:{first}/m/predict", json={}, timeout=20)
+            assert response.status_code == 508
 
 
 def test_head_has_no_body(client: httpx.Client) -> None:
@@ -164,8 +187,7 @@ def test_a_path_without_a_name_means_the_default_model(client: httpx.Client) -> 
 def test_an_unknown_model_is_answered_with_the_known(client: httpx.Client) -> None:
     response = client.post("/models/x/invoke", content=b"")
     assert response.status_code == 404
-    assert "No such model" in response.text
-    assert "expected m, got" in response.json()["error"]
+    assert response.json() == {"error": "No model 'x'. Models: m"}
 
 
 def test_clippers_paths_reach_models_of_other_prefixes(client: httpx.Client) -> None:

@@ -8,29 +8,10 @@ from typing import Any
 import httpx
 
 from rayserve_app.asgi import App
-from rayserve_app.backend import Backend
+from rayserve_app.bench.event_loop.models import FunctionBackend as FunctionBackend
 from rayserve_app.model import Model
 from rayserve_app.settings import ModelSettings
 from rayserve_app.types import Metadata
-
-
-class FunctionBackend(Backend):
-    """A function of a list of items."""
-
-    def __init__(
-        self, function: Callable[[Sequence[Any]], Any], metadata: Metadata | None = None
-    ) -> None:
-        self.function = function
-        self._metadata = metadata or Metadata(platform="function")
-
-    def load(self) -> None:
-        return
-
-    def predict(self, items: Sequence[Any]) -> Any:
-        return self.function(items)
-
-    def metadata(self) -> Metadata:
-        return self._metadata
 
 
 def create_model(

@@ -5,20 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from starlette.types import ASGIApp, Receive, Scope, Send
-
 from rayserve_app.asgi import create_app
+from rayserve_app.bench.served import mount
+from rayserve_app.bench.served import serving as serving_app
 from rayserve_app.model import Model
-from tests.servers import serving as serving_app
-
-
-def mount(app: ASGIApp, prefix: str) -> ASGIApp:
-    """Return the app under a prefix, as Serve mounts it."""
-
-    async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
-        await app({**scope, "root_path": prefix}, receive, send)
-
-    return mounted
 
 
 @contextmanager

@@ -262,7 +262,7 @@ async def test_an_image_with_metadata_is_an_instance_of_several_names() -> None:
         ("\ud800", "NaN"),
         (object(), "NaN"),
     ],
-    ids=str,
+    ids=lambda each: "object" if type(each) is object else str(each),
 )
 async def test_results_are_float32_tensors_or_text(result: Any, value: str) -> None:
     app = create_zoo(lambda items: [result], input={"type": "string"})
@@ -418,8 +418,8 @@ async def test_a_fault_on_the_models_routes_is_a_runtime_error(body: Any, detail
 @pytest.mark.parametrize(
     ("path", "missing", "known"),
     [
-        ("/models/other", "Model Name: other", "Known: m"),
-        ("/models/other/versions/1", "Model Name: other", "Known: m"),
+        ("/models/other", "Model Name: other", "Models: m"),
+        ("/models/other/versions/1", "Model Name: other", "Models: m"),
         ("/models/m/versions/9", "Model Name: m, Model Version: 9", "Known: '1'"),
         ("/models/m/versions/9/predict", "Model Name: m, Model Version: 9", "Known: '1'"),
     ],

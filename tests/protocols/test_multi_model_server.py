@@ -230,7 +230,7 @@ async def test_a_form_that_does_not_fit_is_told_why(
     assert message in response.json()["message"]
 
 
-async def test_user_code_gets_forms_as_they_came() -> None:
+async def test_user_code_gets_the_field_body_and_other_forms_as_they_came() -> None:
     seen: list[Invocation] = []
 
     def answer(items: Sequence[Any]) -> list[Reply]:
@@ -243,6 +243,13 @@ async def test_user_code_gets_forms_as_they_came() -> None:
     assert (response.text, response.headers["content-type"]) == ("ok", "text/plain")
     assert "x-request-id" in response.headers
     assert (bytes(seen[0].body), seen[0].content_type) == (b"a=1", URLENCODED["content-type"])
+    files = [("other", b"x"), ("body", b"first"), ("body", ("a.jpg", b"\xff\0", "image/jpeg"))]
+    await call(app, "POST", PREDICTIONS, files=files)
+    assert (bytes(seen[1].body), seen[1].is_field) == (b"\xff\0", True)
+    assert seen[1].content_type.startswith("multipart/form-data")
+    cut = {"content-type": "multipart/form-data; boundary=x"}
+    response = await call(app, "POST", PREDICTIONS, content=b"--x\r\n", headers=cut)
+    assert (response.status_code, len(seen)) == (400, 2)
 
 
 # Descriptions, and other protocols at the same paths

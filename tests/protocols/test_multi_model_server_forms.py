@@ -128,19 +128,6 @@ async def test_user_codes_own_error_is_sent_as_it_is() -> None:
     assert response.headers["x-request-id"]
 
 
-async def test_a_browsers_preflight_is_another_protocols() -> None:
-    headers = {"origin": "http://a", "access-control-request-method": "POST"}
-    for protocols, status in (
-        (["multi_model_server"], 400),
-        (["multi_model_server", "simple_tensorflow_serving"], 200),
-    ):
-        app = create_lengths(protocols=protocols)
-        response = await call(app, "OPTIONS", "/", headers=headers)
-        assert response.status_code == status
-        assert (await call(app, "OPTIONS", "/")).json()["openapi"] == "3.0.1"
-    assert response.headers["access-control-allow-origin"] == "*"
-
-
 PARTS = st.tuples(
     st.sampled_from(["a", "b", "data", "model_name", ""]) | st.text(max_size=6),
     st.binary(max_size=30) | st.sampled_from([b"[1, 2]", b"3", b"\xff\xd8\xff", b'{"b64": 1}']),

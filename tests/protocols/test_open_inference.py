@@ -545,7 +545,10 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "negative unsigned": (one(datatype="UINT64", data=[1, 2, 3, -1]), "range of UINT64"),
     "number for BOOL": (one(datatype="BOOL", data=[1, 0, 1, 0]), "Not a value of BOOL"),
     "fraction for integers": (one(datatype="INT32", data=[1, 2, 3, 4.5]), "Not a value of INT32"),
-    "wrong kind for the model": (one(datatype="BYTES", data=list("abcd")), "Not an array of num"),
+    "wrong kind for the model": (
+        one(datatype="BYTES", data=list("abcd")),
+        "data-type is 'BYTES', but model 'm' expects 'FP32'",
+    ),
     "wrong shape for the model": (
         one(shape=[1, 3], data=[1, 2, 3]),
         "The array does not fit the model",
@@ -645,7 +648,7 @@ async def test_bytes_must_be_as_many_as_the_shape_says(shape: list[int], blob: b
 
 
 async def test_elements_are_one_per_item() -> None:
-    for shape in ([], [1, 2], [2, 2]):
+    for shape in ([1, 2], [2, 2]):
         data = ["a"] * int(np.prod(shape))
         response = await infer(
             create_lengths("string"), {"inputs": [tensor("string", "BYTES", shape, data)]}
@@ -841,7 +844,7 @@ async def test_metadata_of_models_that_say_nothing_themselves(
         "versions": ["1"],
         "platform": "test",
         "inputs": [{"name": n, "datatype": d, "shape": s} for n, d, s in inputs],
-        "outputs": [],
+        "outputs": [{"name": "output", "datatype": "BYTES", "shape": [-1]}],
     }
 
 
@@ -894,7 +897,7 @@ async def test_an_unknown_model_or_version_is_named(path: str) -> None:
     method = "POST" if path == "/infer" else "GET"
     response = await call(app, method, f"/v2/models/x{path}", content=json.dumps(one()).encode())
     assert response.status_code == 404
-    assert response.json() == {"error": "Request for unknown model: 'x' is not found. Known: m"}
+    assert response.json() == {"error": "Request for unknown model: 'x' is not found. Models: m"}
     response = await call(app, method, f"/v2/models/m/versions/3{path}")
     if path == "/ready":
         assert (response.status_code, response.json()["ready"]) == (400, False)

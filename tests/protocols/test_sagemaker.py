@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from rayserve_app import batching
 from rayserve_app.asgi import App, create_app
 from rayserve_app.types import FailedInvocation, Invocation, Metadata, Reply, TensorSpec
 from tests.protocols import call, create_model
@@ -58,7 +59,10 @@ async def test_ping_says_unavailable_while_the_model_is_cold() -> None:
     assert int(response.headers["retry-after"]) > 0
 
 
-async def test_ping_says_unavailable_when_the_model_hangs() -> None:
+async def test_ping_says_unavailable_when_the_model_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batching, "HANG_FLOOR_S", 0.1)
     gate = threading.Event()
     model = create_model(
         lambda items: gate.wait(20),
@@ -71,6 +75,8 @@ async def test_ping_says_unavailable_when_the_model_hangs() -> None:
         response = await invoke(app, b"a")
         assert response.status_code == 504
         assert response.json() == {"error": "The model gave no result within its deadline"}
+    while not model.is_stalled:
+        await asyncio.sleep(0.005)
     assert (await call(app, "GET", "/ping")).status_code == 503
     gate.set()
 
@@ -154,7 +160,7 @@ async def test_the_yolo_of_the_guide() -> None:
     [
         (b"{", "application/json", None, 400, "not JSON"),
         (b"[]", "text/csv", None, 400, "Not an array of numbers"),
-        (b"", "text/csv", None, 400, "No items: expected at least one"),
+        (b"", "text/csv", None, 400, "The body is empty: expected application/json or"),
         (b'[[1], ["a"]]', "application/json", None, 400, "at `[1].input`"),
         (b"1,2\n3,a", "text/csv", None, 400, "at `rows[1].input`"),
         (b"1", "image/jpeg", None, 415, "application/json or application/x-npy or text/csv"),
@@ -238,7 +244,7 @@ async def test_user_code_gets_body_and_headers_as_they_came() -> None:
     await call(app, "POST", "/invocations", content=b"{\xff", headers=headers)
     await invoke(app, b"")
     assert [bytes(item.body) for item in seen] == [b"{\xff", b""]
-    assert [item[1:] for item in seen] == [tuple(headers.values()), (None, None, None)]
+    assert [item[1:4] for item in seen] == [tuple(headers.values()), (None, None, None)]
 
 
 @pytest.mark.parametrize(
@@ -374,3 +380,49 @@ def test_no_body_gets_an_unexpected_answer(
                 assert set(response.json()) == {"error"}
 
         check()
+
+
+@pytest.mark.parametrize(
+    ("result", "accept", "kind"),
+    [
+        ("text", "application/x-npy, application/json", "application/json"),
+        ("text", "application/x-npy, */*;q=0.1", "application/json"),
+        ("text", "application/x-npy;q=0.5, application/jsonlines;q=0.2", "application/jsonlines"),
+        (np.ones(3), "application/json;q=0, application/x-npy;q=0.1", "application/x-npy"),
+        (np.array([np.nan]), "application/json, application/x-npy", "application/x-npy"),
+        (np.array([np.nan]), "application/json, */*;q=0.5", "text/csv"),
+        (np.zeros(3_000_000), "text/csv, application/x-npy", "application/x-npy"),
+        ({"a": [1]}, "application/x-npy, text/csv;q=0.9, application/json", "application/json"),
+    ],
+)
+async def test_the_first_form_that_can_carry_the_result_is_sent(
+    result: Any, accept: str, kind: str
+) -> None:
+    def answer(items: Sequence[Any]) -> list[Any]:
+        return [result] * len(items)
+
+    app = create_app(create_model(answer, input={"type": "string"}))
+    for path in ("/invocations", "/models/m/invoke", "/predictions/m", "/endpoints/m/invocations"):
+        headers = {"accept": accept, "content-type": "text/plain"}
+        response = await call(app, "POST", path, content=b"a", headers=headers)
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"] == kind
+
+
+async def test_where_no_form_can_carry_the_result_the_first_is_told_of() -> None:
+    app = create_app(create_model(lambda items: ["text"], input={"type": "string"}))
+    response = await invoke(app, b"a", "text/plain", "application/x-npy, application/json;q=0")
+    assert response.status_code == 406
+    assert "`.npy` cannot hold them" in response.json()["error"]
+
+
+async def test_lines_of_a_repeated_header_count() -> None:
+    app = create_app(create_model(lambda items: ["text"], input={"type": "string"}))
+    for lines in (
+        ["application/x-npy", "application/json"],
+        ["image/png", "*/*"],
+        ["a/b", "", "application/json"],
+    ):
+        headers = [("accept", line) for line in lines]
+        response = await call(app, "POST", "/invocations", content=b"a", headers=headers)
+        assert (response.status_code, response.json()) == (200, "text")

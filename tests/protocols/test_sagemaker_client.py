@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,23 +139,32 @@ def test_asynchronous_invocations_with_a_bucket(monkeypatch: pytest.MonkeyPatch)
             accepted = runtime.invoke_endpoint_async(
                 EndpointName="m", InputLocation="s3://bucket/in/a photo.jpg"
             )
-            assert read_object(s3, accepted["OutputLocation"]) == expected
+            assert read_object(s3, accepted["OutputLocation"]) == (expected, "application/json")
+            # What the SDK's AsyncPredictor hands to its deserializer is the object's ContentType.
+            accepted = runtime.invoke_endpoint_async(
+                EndpointName="m",
+                InputLocation="s3://bucket/in/a photo.jpg",
+                Accept="application/x-npy",
+            )
+            content, kind = read_object(s3, accepted["OutputLocation"])
+            assert kind == "application/x-npy"
+            assert np.load(io.BytesIO(content)).tolist() == json.loads(expected)
             failing = runtime.invoke_endpoint_async(
                 EndpointName="m", InputLocation="s3://bucket/in/no-such"
             )
-            assert b"cannot be read: got no such file" in read_object(
-                s3, failing["FailureLocation"]
-            )
+            content, kind = read_object(s3, failing["FailureLocation"])
+            assert b"cannot be read: got no such file" in content
+            assert kind == "application/json"
             with pytest.raises(client.ClientError, match="InputLocation is nowhere from where"):
                 runtime.invoke_endpoint_async(EndpointName="m", InputLocation="s3://bucket/secret")
     finally:
         server.stop()
 
 
-def read_object(s3: Any, location: str) -> bytes:
+def read_object(s3: Any, location: str) -> tuple[bytes, str]:
     bucket, _, key = location.removeprefix("s3://").partition("/")
     s3.get_waiter("object_exists").wait(
         Bucket=bucket, Key=key, WaiterConfig={"Delay": 1, "MaxAttempts": 30}
     )
-    content: bytes = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
-    return content
+    found = s3.get_object(Bucket=bucket, Key=key)
+    return found["Body"].read(), found["ContentType"]

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rayserve_app import batching
 from rayserve_app.asgi import App, create_app
 from tests.protocols import call, create_model
 
@@ -76,7 +77,10 @@ async def test_an_endpoint_that_warms_up_is_being_created() -> None:
     assert (response.status_code, response.json()["EndpointStatus"]) == (200, "Creating")
 
 
-async def test_an_endpoint_that_hangs_is_out_of_service() -> None:
+async def test_an_endpoint_that_hangs_is_out_of_service(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batching, "HANG_FLOOR_S", 0.1)
     gate = threading.Event()
     model = create_model(
         lambda items: gate.wait(20),
@@ -87,6 +91,8 @@ async def test_an_endpoint_that_hangs_is_out_of_service() -> None:
     app = create_app(model)
     for _ in range(3):
         await call(app, "POST", "/invocations", content=b"a")
+    while not model.is_stalled:
+        await asyncio.sleep(0.005)
     response = await ask(app, "DescribeEndpoint", EndpointName="m")
     assert response.json()["EndpointStatus"] == "OutOfService"
     gate.set()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rayserve_app.asgi import App, create_app
 from rayserve_app.backend import Predictor
 from rayserve_app.model import Model
+from rayserve_app.protocols.sagemaker.container import TARGET_MODEL
 from rayserve_app.protocols.sagemaker.names import MAX_NAMES, ModelNames, targets
 from rayserve_app.settings import FileSettings, ModelSettings
 from tests.protocols import FunctionBackend, call, create_model
@@ -161,13 +162,13 @@ def test_what_a_url_may_keep_secret_is_not_told() -> None:
 
 
 def test_a_target_model_is_the_name_or_the_archive() -> None:
-    assert targets(create_filed("s3://bucket/models/resnet.tar.gz")) == {
+    assert targets("m", "s3://bucket/models/resnet.tar.gz") == {
         "m",
         "m.tar.gz",
         "resnet.tar.gz",
         "s3://bucket/models/resnet.tar.gz",
     }
-    assert targets(create_model(add, input={"type": "doubles"})) == {"m", "m.tar.gz"}
+    assert targets("m", None) == {"m", "m.tar.gz"}
 
 
 # What the TensorFlow container reads from the custom attributes
@@ -193,6 +194,7 @@ class TwoVersions(FunctionBackend):
         ("tfs-model-version=1", 200, 11),
         ("tfs-model-name=m,tfs-model-version=1,tfs-method=predict", 200, 11),
         ("trace=tfs, tfs-model-version=2", 200, 21),
+        ("trace=1;tfs-model-version=1", 200, 11),
         ("tfs-model-version=", 200, 21),
         ("version=1,anything", 200, 21),
         ("tfs-model-version=3", 404, "Model 'm' has no such version: expected one of '2', '1'"),
@@ -278,3 +280,15 @@ def test_no_registration_gets_an_unexpected_answer() -> None:
             assert ("error" in response.json()) == (response.status_code != 200)
 
         check()
+
+
+async def test_a_container_answers_for_no_other_model() -> None:
+    """Where the path has no name; beside the platform's own name the header may be anything."""
+    app = create_sums()
+    headers = {"content-type": "application/json", TARGET_MODEL: "n.tar.gz"}
+    for path, status in (("/invocations", 400), ("/models/m/invoke", 200)):
+        response = await call(app, "POST", path, content=b"[1, 2]", headers=headers)
+        assert response.status_code == status, response.text
+    headers[TARGET_MODEL] = "m.tar.gz"
+    response = await call(app, "POST", "/invocations", content=b"[1, 2]", headers=headers)
+    assert (response.status_code, response.json()) == (200, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayserve_app.asgi import App, create_app
+from rayserve_app.errors import DeadlineExceeded
+from rayserve_app.protocols.sagemaker.runtime import SageMakerRuntime
 from rayserve_app.types import FailedInvocation, Reply
 from tests.protocols import call, create_model
 
@@ -63,6 +66,7 @@ async def test_user_code_answers_for_itself() -> None:
         ("Target-Variant", "-a", "X-Amzn-SageMaker-target-variant"),
         ("Target-Variant", "a" * 64, "X-Amzn-SageMaker-target-variant"),
         ("Target-Model", "n.tar.gz", "No such TargetModel here: expected 'm' or 'm.tar.gz'"),
+        ("Inference-Component", "n", "No such TargetModel here: expected 'm' or 'm.tar.gz'"),
     ],
 )
 async def test_a_header_that_does_not_fit_is_a_validation_error(
@@ -88,7 +92,7 @@ async def test_another_endpoint_is_a_validation_error() -> None:
     response = await call(create_sums(), "POST", "/endpoints/n/invocations", content=b"[1]")
     assert response.status_code == 400
     assert response.headers["x-amzn-errortype"] == "ValidationError"
-    assert response.json() == {"Message": "Endpoint n not found: expected m"}
+    assert response.json() == {"Message": "Endpoint n not found. Models: m"}
 
 
 @pytest.mark.parametrize(
@@ -329,3 +333,13 @@ def test_no_call_of_the_control_plane_gets_an_unexpected_answer() -> None:
             assert isinstance(response.json(), dict)
 
         check()
+
+
+def test_a_deadline_that_passes_before_the_model_is_told_as_the_models_own() -> None:
+    """As a gateway does: AWS tells the container's time-out as a ModelError, which botocore does
+    not repeat."""
+    response = SageMakerRuntime.render_error(DeadlineExceeded("Too late"))
+    assert response.status == 424
+    assert response.headers["x-amzn-errortype"] == "ModelError"
+    fields = json.loads(b"".join(map(bytes, response.buffers)))
+    assert fields["OriginalStatusCode"] == 504

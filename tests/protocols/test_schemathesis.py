@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
+
+import pytest
 
 from rayserve_app.gateway.app import Gateway
 from rayserve_app.gateway.replicas import Address, Directory, ServedModel
@@ -15,7 +17,7 @@ from tests.protocols import create_model
 from tests.protocols.servers import serving
 from tests.servers import serving as serving_app
 
-EXAMPLES = 4
+EXAMPLES = 2
 
 
 def texts() -> Model:
@@ -32,8 +34,9 @@ def images() -> Model:
     return create_model(sizes, input={"type": "image"})
 
 
-def test_a_model_answers_as_its_document_says() -> None:
-    with serving(texts()) as url:
+@pytest.mark.parametrize("create", [texts, images])
+def test_a_model_answers_as_its_document_says(create: Callable[[], Model]) -> None:
+    with serving(create()) as url:
         statuses = check_operations(url, examples=EXAMPLES, model="m", version="1")
     assert statuses[200] > 50
 

@@ -23,6 +23,10 @@ from skimage import data as photographs
 
 from rayserve_app import openapi
 from rayserve_app.asgi import App, create_app
+from rayserve_app.gateway.app import Gateway
+from rayserve_app.gateway.replicas import Address, Directory, ServedModel
+from rayserve_app.gateway.settings import GatewaySettings
+from rayserve_app.protocols import PROTOCOLS
 from rayserve_app.protocols.tensorflow_serving import TensorFlowServing
 from rayserve_app.types import Invocation, Metadata, Reply, TensorSpec
 from tests.protocols import call, create_model
@@ -249,12 +253,12 @@ ONE = {"instances": [1]}
 @pytest.mark.parametrize(
     ("path", "body", "status", "sentence"),
     [
-        ("half:predict", ONE, 404, "Servable not found for request: Latest(half). Known: m"),
+        ("half:predict", ONE, 404, "Servable not found for request: Latest(half). Models: m"),
         (
             "half/versions/5:predict",
             ONE,
             404,
-            "Servable not found for request: Latest(half). Known: m",
+            "Servable not found for request: Latest(half). Models: m",
         ),
         ("m/versions/9:predict", ONE, 404, "Servable not found for request: Specific(m, 9)"),
         (
@@ -316,8 +320,8 @@ async def test_errors_are_upstreams(path: str, body: Any, status: int, sentence:
     ("path", "status", "sentence"),
     [
         ("", 400, "Missing model name in request."),
-        ("/half", 404, "Servable not found for request: Latest(half). Known: m"),
-        ("/half/metadata", 404, "Servable not found for request: Latest(half). Known: m"),
+        ("/half", 404, "Servable not found for request: Latest(half). Models: m"),
+        ("/half/metadata", 404, "Servable not found for request: Latest(half). Models: m"),
         ("/m/versions/9", 404, "Could not find version 9 of model m"),
         ("/m/versions/9/metadata", 404, "Servable not found for request: Specific(m, 9)"),
         ("/m/versions/x", 400, "Malformed request: GET /v1/models/m/versions/x"),
@@ -712,3 +716,30 @@ def test_no_path_gets_an_unexpected_answer(method: str, segments: list[str]) -> 
     path = "/v1/models/" + "/".join(segments)
     response = asyncio.run(call(create_half(), method, path, content=b'{"instances": [1]}'))
     assert response.status_code in (200, 400, 404, 405)
+
+
+MALFORMED = [
+    ("POST", "/v1/models/m:foo"),
+    ("POST", "/v1/models/m:Predict_"),
+    ("POST", "/v1/models/m/versions/1:foo"),
+    ("POST", "/v1/models/m/labels/stable:foo"),
+    ("POST", "/v1/models/no-such:foo"),
+    ("POST", "/v1/models/m"),
+    ("PUT", "/v1/models/m:predict"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), MALFORMED)
+@pytest.mark.parametrize("protocols", [["tensorflow_serving"], list(PROTOCOLS)])
+async def test_an_unknown_verb_is_malformed(method: str, path: str, protocols: list[str]) -> None:
+    """http_rest_api_handler.cc: 400 for whatever its expressions do not match."""
+    model = create_model(lambda items: items, input={"type": "string"}, protocols=protocols)
+    response = await call(create_app(model), method, path, json={"instances": ["a"]})
+    assert response.status_code == 400
+    assert response.json() == {"error": f"Malformed request: {method} {path}"}
+    directory = Directory()
+    directory.update([ServedModel("m", "/m", (Address("127.0.0.1", 1),))])
+    gateway = Gateway(GatewaySettings(protocols=tuple(protocols)), directory)
+    response = await call(gateway, method, path, json={"instances": ["a"]})
+    assert response.status_code == 400
+    assert response.json() == {"error": f"Malformed request: {method} {path}"}

@@ -6,6 +6,7 @@ import copy
 import os
 import random
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -176,7 +177,6 @@ class Server:
         path.write_text(yaml.safe_dump(self.config))
         self.log = folder / "serve.log"
         command = [str(Path(sys.executable).with_name("rayserve-app")), "serve", str(path)]
-        command += ["--environment", str(ROOT / "configs" / "serve.env")]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command,
@@ -203,15 +203,31 @@ class Server:
         assert found is not None
         return found.group(1)
 
+    @property
+    def script_environment(self) -> dict[str, str]:
+        """What a user beside the server has: no variables of Serve's, but those that it told."""
+        told = re.search(r"^Scripts:  export ((?:.*\\\n)*.*)$", self.log.read_text(), re.MULTILINE)
+        assert told is not None
+        variables = dict(word.split("=", 1) for word in shlex.split(told[1].replace("\\\n", "")))
+        own = {k: v for k, v in self.environment.items() if not k.startswith("RAY_SERVE_")}
+        return own | variables
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What requests to the dashboard carry."""
+        token = Path(self.script_environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+        return {"authorization": f"Bearer {token}"}
+
     def applications(self) -> dict[str, Any]:
-        answer = httpx.get(f"{self.dashboard}/api/serve/applications/", timeout=30)
+        address = f"{self.dashboard}/api/serve/applications/"
+        answer = httpx.get(address, headers=self.headers, timeout=30)
         applications: dict[str, Any] = answer.json()["applications"]
         return applications
 
     def apply(self, config: dict[str, Any]) -> None:
         """Do what `serve deploy` does."""
         address = f"{self.dashboard}/api/serve/applications/"
-        httpx.put(address, json=config, timeout=60).raise_for_status()
+        httpx.put(address, json=config, headers=self.headers, timeout=60).raise_for_status()
 
     def application(self, name: str) -> dict[str, Any]:
         """Return the declaration of an application; changes to it count at the next `apply`."""

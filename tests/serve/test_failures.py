@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
+import psutil
 import pytest
 
 from tests.serve.conftest import Server
@@ -87,6 +90,67 @@ def test_what_a_closure_raises_is_on_the_terminal_and_in_its_replicas_log(
     seconds_until(is_told, 20)
 
 
+def processes_named(server: Server, name: str) -> list[psutil.Process]:
+    """Return the server's processes of which Ray, or the program's file, begins the name so."""
+    found = []
+    for process in psutil.Process(server.process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            titles = (process.name(), "".join(process.cmdline()[:1]))
+            if any(title.startswith(name) for title in titles):
+                found.append(process)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        ("haproxy", 3),
+        ("rayserve-haprox", 0),
+        ("ray::HAProxyManager", 0),
+        ("ray::ProxyActor", 0),
+        ("ray::ServeController", 0),
+    ],
+)
+def test_no_process_between_clients_and_replicas_takes_the_others_down(
+    client: httpx.Client, server: Server, name: str, lost: int
+) -> None:
+    """HAProxy's death loses what it was answering, of three clients, the others' nothing; changes
+    arrive after it as before."""
+    found = processes_named(server, name)
+    before = {each.pid for each in found}
+    # What launches HAProxy is two, of which the first is the one that Serve knows.
+    newest = max(
+        (each for each in found if each.ppid() not in before), key=lambda each: each.create_time()
+    )
+    with ExitStack() as stack:
+        loads = [
+            stack.enter_context(steady_load(server, "/image-example/invocations", png()))
+            for _ in range(3)
+        ]
+        newest.kill()
+        seconds_until(
+            lambda: any(each.pid not in before for each in processes_named(server, name)), 60
+        )
+        changed = server.application("image-example")["args"]["model"]
+        changed["version"] = f"after {name}"
+        seconds_until(lambda: is_applied(server), 60)
+        seconds_until(
+            lambda: client.get("/image-example").json()["version"] == changed["version"], 90
+        )
+    statuses = [status for load in loads for status in load]
+    assert set(statuses) <= {200, 0}, Counter(statuses)
+    assert statuses.count(0) <= lost
+
+
+def is_applied(server: Server) -> bool:
+    """Whether Serve takes the configuration, as it does once it has a controller."""
+    try:
+        server.apply(server.config)
+    except httpx.HTTPError:
+        return False
+    return True
+
+
 def status_of(client: httpx.Client, word: str) -> int:
     """Return the answer's status, 0 where the connection was closed without an answer."""
     try:
@@ -121,14 +185,15 @@ def test_a_closure_that_hangs(client: httpx.Client, server: Server) -> None:
         return ask(client, "fine").json().get("output") == "FINE"
 
     with steady_load(server, "/image-example/invocations", png()) as others:
-        late = [ask(client, "hang").json() for _ in range(3)]
+        # A batch of six seconds is more than slow: three deadlines of 1.5 s, and five seconds.
+        late = [ask(client, "hang").json() for _ in range(4)]
         meanwhile = ask(client, "fine")
         container = client.post("/faulty/invocations", json="fine")
         took_s = seconds_until(is_well, 90)
     assert set(statuses) <= {200, 503}, statuses
     assert ask(client, "fine").json()["output"] == "FINE"
-    assert [answer["default_explanation"] for answer in late] == [DEADLINE] * 3
-    assert [answer["output"] for answer in late] == [-1.0] * 3
+    assert [answer["default_explanation"] for answer in late] == [DEADLINE] * 4
+    assert [answer["output"] for answer in late] == [-1.0] * 4
     assert meanwhile.json()["default_explanation"] == "No connected models found for query"
     assert container.status_code == 503
     assert int(container.headers["retry-after"]) > 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import copy
+import json
 import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -17,11 +20,15 @@ import psutil
 import pytest
 from openapi_spec_validator import validate
 
+from rayserve_app.bench.load import Target
+from rayserve_app.bench.steady_load import Asked, SteadyLoad
+from rayserve_app.gateway.forwarding import LATE_S
+from rayserve_app.settings import DeadlineSettings
 from tests.clients import tensorflow_serving
 from tests.clients.openapi import check_operations
 from tests.serve.conftest import Server
 from tests.serve.test_bad_input import png
-from tests.serve.test_failures import seconds_until, steady_load
+from tests.serve.test_failures import processes_named, seconds_until, steady_load
 
 pytestmark = pytest.mark.serve
 
@@ -94,7 +101,8 @@ def test_encoded_paths_reach_models_and_do_not_loop(client: httpx.Client) -> Non
     assert (lost.status_code, "'/colors/ping'" in lost.json()["error"]) == (404, True)
     assert time.monotonic() - started_at < 5
     again = client.get("/ping", headers={"x-rayserve-forwarded": "1"})
-    assert again.status_code == 508
+    assert again.status_code == 200
+    assert again.headers["x-rayserve-model"] == "colors"
 
 
 def test_a_gateway_for_one_protocol_under_its_own_prefix(
@@ -203,3 +211,86 @@ def test_small_requests_survive_the_death_of_a_replica(server: Server) -> None:
         time.sleep(2)  # until the gateway asks the new one too
     assert [set(statuses) for statuses in loads] == [{200}] * 4
     assert min(map(len, loads)) > 20
+
+
+def through_both_ways(server: Server) -> list[Asked]:
+    """Requests of several protocols to one model with one replica."""
+    image = png()
+    text = json.dumps({"instances": [{"b64": base64.b64encode(image).decode()}]}).encode()
+    bodies = {
+        "/colors/invocations": (image, "image/png"),
+        "/models/colors/invoke": (image, "image/png"),
+        "/endpoints/colors/invocations": (image, "image/png"),
+        "/v1/models/colors:predict": (text, JSON),
+        "/predictions/colors": (image, "image/png"),
+    }
+    deadline_s = DeadlineSettings().latency_ms / 1e3
+    return [
+        Asked("colors", deadline_s, Target.post(server.url + path, *body))
+        for path, body in bodies.items()
+    ]
+
+
+def other_pid(server: Server, title: str, pid: int) -> bool:
+    return any(each.pid != pid for each in processes_named(server, title))
+
+
+@pytest.mark.parametrize(
+    ("title", "most_lost"),
+    [
+        ("ray::ServeReplica:colors:", 3),
+        ("ray::ServeReplica:gateway:", 3),
+        ("ray::ServeController", 0),
+        (None, 0),
+    ],
+    ids=["replica", "gateway", "controller", "update"],
+)
+async def test_only_what_is_in_flight_is_lost(
+    server: Server, title: str | None, most_lost: int
+) -> None:
+    """Whatever is killed or replaced: everybody else is answered, or refused at the deadline, in
+    the words of the protocol."""
+    options = server.application("colors")["deployments"][0]["ray_actor_options"]
+    async with SteadyLoad(through_both_ways(server), 20.0) as load:
+        await asyncio.sleep(1)
+        if title is not None:
+            (victim,) = processes_named(server, title)
+            victim.kill()
+            came = partial(other_pid, server, title, victim.pid)
+        else:
+            (before,) = replicas(server, "colors")
+            options["num_cpus"] = round(options["num_cpus"] + 0.01, 2)
+            await asyncio.to_thread(server.apply, server.config)
+            came = partial(is_replaced, server, "colors", before)
+        await asyncio.to_thread(seconds_until, came, 60)
+        asked = len(load.outcomes)
+        await asyncio.sleep(2)
+        async with asyncio.timeout(60):
+            while not all(each.is_good for each in load.outcomes[-10:]):
+                await asyncio.sleep(0.2)
+    assert len(load.outcomes) > asked
+    assert load.outcomes.lost <= most_lost, load.outcomes.statuses
+    assert load.outcomes.latest_s < 20 * LATE_S
+
+
+def is_replaced(server: Server, name: str, before: int) -> bool:
+    now = replicas(server, name)
+    return before not in now and "RUNNING" in now.values()
+
+
+def test_who_waits_for_a_replica_is_told_at_the_deadline(
+    client: httpx.Client, server: Server
+) -> None:
+    """Of 1.5 s, which is shorter than a replica takes to start; straight, where Serve's own proxy
+    lets requests wait, and through the gateway."""
+    (victim,) = processes_named(server, "ray::ServeReplica:faulty:")
+    victim.kill()
+    for path in ("/faulty/invocations", "/models/faulty/invoke"):
+        started_at = time.monotonic()
+        answer = client.post(path, json="fine")
+        assert time.monotonic() - started_at < 1.5 + 20 * LATE_S
+        if answer.status_code != 200:
+            assert answer.status_code == 503, answer.text
+            assert int(answer.headers["retry-after"]) > 0
+            assert "has no replica" in answer.json()["error"]
+    seconds_until(lambda: client.post("/faulty/invocations", json="fine").status_code == 200, 60)

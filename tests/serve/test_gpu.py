@@ -75,7 +75,9 @@ def gpu_server() -> Iterator[Server]:
 def test_gpus_are_given_as_declared(gpu_server: Server) -> None:
     states = {name: each["status"] for name, each in gpu_server.applications().items()}
     assert states == {"yolov3": "RUNNING", "deep_image_model": "RUNNING"}
-    answer = httpx.get(f"{gpu_server.dashboard}/api/v0/actors", params={"detail": "1"})
+    answer = httpx.get(
+        f"{gpu_server.dashboard}/api/v0/actors", params={"detail": "1"}, headers=gpu_server.headers
+    )
     given = {
         actor["name"].removeprefix("SERVE_REPLICA::").split("#")[0]: resources["GPU"]
         for actor in answer.json()["data"]["result"]["result"]
@@ -90,7 +92,9 @@ def test_gpus_are_taken_from_the_machines(gpu_server: Server) -> None:
     usage: dict[str, list[float]] = {}
     while usage.get("GPU") != [1.25, 2] and time.monotonic() < deadline:
         time.sleep(0.5)
-        status = httpx.get(f"{gpu_server.dashboard}/api/cluster_status").json()["data"]
+        status = httpx.get(
+            f"{gpu_server.dashboard}/api/cluster_status", headers=gpu_server.headers
+        ).json()["data"]
         if status["clusterStatus"]:
             usage = status["clusterStatus"]["loadMetricsReport"]["usage"]
     assert usage["GPU"] == [1.25, 2]

@@ -23,10 +23,15 @@ def blocks(kind: str) -> list[str]:
     return [text for name, text in BLOCKS if name == kind]
 
 
+def for_server(server: Server, block: str) -> str:
+    """Return a block as it is for a server on another port."""
+    port = str(server.config["http_options"]["port"])
+    return block.replace("http://127.0.0.1:8000", server.url).replace("token-8000", f"token-{port}")
+
+
 def run(server: Server, command: list[str]) -> str:
     """Run a command in the repository's root, as a user beside the server does."""
     environment = {k: v for k, v in server.environment.items() if not k.startswith("RAY_SERVE_")}
-    environment |= {"RAY_AUTH_MODE": "disabled"}
     done = subprocess.run(
         command,
         cwd=ROOT,
@@ -51,7 +56,7 @@ def steady(text: str) -> str:
 def test_commands_print_what_is_shown(server: Server, block: str) -> None:
     commands: list[str] = []
     expected = ""
-    for line in block.replace("http://127.0.0.1:8000", server.url).splitlines():
+    for line in for_server(server, block).splitlines():
         if line.startswith("$ "):
             commands.append(line[2:])
             if "curl" in line:
@@ -69,7 +74,7 @@ def test_scripts_print_what_is_shown(
     server: Server, tmp_path: Path, block: str, expected: str
 ) -> None:
     script = tmp_path / "script.py"
-    script.write_text(block.replace("http://127.0.0.1:8000", server.url))
+    script.write_text(for_server(server, block))
     assert run(server, [sys.executable, str(script)]).strip() == expected.strip()
 
 

@@ -1,7 +1,8 @@
 """What is measured, one module per figure.
 
 A figure names the applications that it needs and measures them in a running instance. They run in
-the order of `FIGURES`: starts before anything runs, then the memory of idle replicas.
+the order of `FIGURES`: starts and faults before anything else runs, then the memory of idle
+replicas.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 from rayserve_app.bench.figures import (
     batching,
     cnn,
+    event_loop,
+    faults,
     frameworks,
     gateway,
     image_example,
     memory,
     mixed_sizes,
     neighbours,
+    overload,
     packed_stream,
     protocols,
     slow_neighbour,
@@ -27,6 +31,8 @@ FIGURES: dict[str, Figure] = {
     figure.name: figure
     for figure in (
         start.FIGURE,
+        faults.FIGURE,
+        event_loop.FIGURE,
         memory.FIGURE,
         image_example.FIGURE,
         protocols.FIGURE,
@@ -39,5 +45,6 @@ FIGURES: dict[str, Figure] = {
         yolov3.FIGURE,
         frameworks.FIGURE,
         neighbours.FIGURE,
+        overload.FIGURE,
     )
 }

@@ -20,7 +20,7 @@ class Figure(NamedTuple):
     applications: tuple[str, ...]
     measure: Measure
     starts_itself: bool = False
-    """Its instance is not started: it starts applications one by one."""
+    """It gets an instance of its own, which is not started."""
     gpu_applications: tuple[str, ...] = ()
     """What it needs as well where PyTorch finds a GPU."""
 

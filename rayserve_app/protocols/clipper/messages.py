@@ -22,6 +22,7 @@ from rayserve_app.errors import (
     RequestTooLarge,
     ServingError,
     VersionNotFound,
+    let_go,
 )
 from rayserve_app.inputs import Inputs
 from rayserve_app.outputs import json_value
@@ -67,10 +68,14 @@ class MalformedQuery(InvalidRequest):
     """Clipper's `Json error`: the body is not what the API takes."""
 
 
-class Query(NamedTuple):
-    """A parsed request: the items of each prediction that is asked for."""
+class NoQuery(MalformedQuery):
+    """It is not even an object with a query's keys: maybe another protocol's request."""
 
-    inputs: list[list[Encoded]]
+
+class Query(NamedTuple):
+    """A parsed request: the items of each prediction that is asked for, or why it has none."""
+
+    inputs: Sequence[list[Encoded] | DecodeError]
     is_batch: bool
     version: str | None
 
@@ -94,13 +99,18 @@ def parse(
         inputs: reads the items where the query names no version.
         inputs_of: returns what reads them for the version that it names; `inputs` if None.
     Raises:
-        MalformedQuery: with the cause as Clipper words it, where it has words for it.
+        MalformedQuery: with the cause as Clipper words it, where it has words for it; no query of
+            a batch can be read.
         RequestTooLarge: more items or pixels than the model allows.
         VersionNotFound: what `inputs_of` raises.
+        NoQuery: no object, or one without a query's keys.
         Declined: the body holds `instances` instead, as Cluster Serving's clients send.
     """
     try:
         fields = _decode_object(body)
+    except DecodeError as exc:
+        raise NoQuery(str(exc)) from exc
+    try:
         version = fields.get("version")
         # null is no version here, for clients that write every field; upstream refuses it.
         if version is not None:
@@ -109,15 +119,15 @@ def parse(
         if "input" in fields:
             return Query([_read(fields["input"], "input", inputs)], False, version)
         if "input_batch" not in fields:
-            missing = "JSON object does not have required keys input or input_batch"
-            if "instances" in fields:
-                raise Declined(MalformedQuery(missing))
-            raise DecodeError(missing)
+            raise _without_keys(fields)
         batch = _expect(fields["input_batch"], "input_batch", list)
         inputs.check_count(len(batch))
         queries = [_read_element(value, index, inputs) for index, value in enumerate(batch)]
-        inputs.check_count(sum(map(len, queries)))
-    except (RequestTooLarge, VersionNotFound):
+        inputs.check_count(sum(len(each) for each in queries if isinstance(each, list)))
+        if queries and all(isinstance(each, DecodeError) for each in queries):
+            assert isinstance(queries[0], DecodeError)
+            raise queries[0]
+    except (RequestTooLarge, VersionNotFound, NoQuery):
         raise
     except InvalidRequest as exc:
         raise MalformedQuery(str(exc)) from exc
@@ -211,6 +221,11 @@ def reparse(text: str) -> Any:
         return text
 
 
+def _without_keys(fields: Mapping[str, Any]) -> Exception:
+    error = NoQuery("JSON object does not have required keys input or input_batch")
+    return Declined(error) if "instances" in fields else error
+
+
 def _python_value(value: Any, depth: int = 0) -> Any:
     """Return a result without numpy's scalars, which in numpy 2 no longer look like numbers."""
     value = simplify(value)
@@ -254,22 +269,32 @@ def _read(value: Any, key: str, inputs: Inputs) -> list[Encoded]:
     return inputs.from_json_item(value, path=key)
 
 
-def _read_element(value: Any, index: int, inputs: Inputs) -> list[Encoded]:
+def _read_element(value: Any, index: int, inputs: Inputs) -> list[Encoded] | DecodeError:
     """Read one query of a batch: upstream has other words for what is wrong with it."""
+    _check_element(value, inputs)
+    try:
+        return _read(value, f"input_batch[{index}]", inputs)
+    except DecodeError as exc:
+        if not inputs.may_be_image:
+            raise
+        let_go(exc)
+        return exc
+
+
+def _check_element(value: Any, inputs: Inputs) -> None:
     kind = inputs.settings.type
     problem = "Array input of type"
     container: type
     if kind in VECTORS:
         container, name = list, "array"
     elif (kind, inputs.settings.codec) not in TEXTS:
-        return _read(value, f"input_batch[{index}]", inputs)
+        return
     elif kind == "string":
         container, name = str, "string"
     else:
         problem, container, name = "PredictionData of type", str, "base64-encoded string"
     if not isinstance(value, container):
         raise DecodeError(f"{problem} {_json_type(value)} is not of type {name}")
-    return _read(value, f"input_batch[{index}]", inputs)
 
 
 def _expect(value: Any, key: str, kind: type) -> Any:

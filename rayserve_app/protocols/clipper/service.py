@@ -13,6 +13,7 @@ from rayserve_app.batching import Result
 from rayserve_app.codecs import json
 from rayserve_app.errors import (
     DeadlineExceeded,
+    DecodeError,
     ModelNotReady,
     ServingError,
     VersionNotFound,
@@ -25,6 +26,7 @@ from rayserve_app.protocols.clipper.messages import (
     SCHEMA,
     UPDATE_SCHEMA,
     MalformedQuery,
+    NoQuery,
     Prediction,
     Query,
     explain,
@@ -36,7 +38,7 @@ from rayserve_app.protocols.clipper.messages import (
     reparse,
 )
 from rayserve_app.protocols.clipper.metrics import ApplicationMetrics
-from rayserve_app.protocols.protocol import Protocol, Route
+from rayserve_app.protocols.protocol import Protocol, Route, disowned, inference
 from rayserve_app.protocols.writing import written
 from rayserve_app.types import Row
 from rayserve_app.versions import Servable
@@ -73,6 +75,7 @@ class Clipper(Protocol):
         self._query_ids = count()
         self._metrics = ApplicationMetrics()
 
+    @inference
     async def predict(self, request: Request) -> Response:
         # query_processor.cpp: there is no error for a model that cannot be asked.
         absence: ModelNotReady | None = None
@@ -83,7 +86,10 @@ class Clipper(Protocol):
             absence = exc
         body = await request.body()
         reading = partial(parse, body, self.model.inputs, inputs_of=self._inputs_of)
-        query = await self.model.offload(reading, json.work_bytes(body))
+        try:
+            query = await self.model.offload(reading, json.work_bytes(body))
+        except NoQuery as exc:
+            raise disowned(exc, body, request.header("content-type")) from exc
         answer = await written(
             self.model,
             await self._predict(query, request, absence),
@@ -142,19 +148,26 @@ class Clipper(Protocol):
     async def _predict(
         self, query: Query, request: Request, absence: ModelNotReady | None
     ) -> Sequence[Result]:
-        items = [item for inputs in query.inputs for item in inputs]
+        items = [item for inputs in query.inputs if isinstance(inputs, list) for item in inputs]
         if absence is not None:
             return [absence] * len(items)
         servable = self._select(query.version)
         try:
-            return await self.model.predict(items, servable=servable, timing=request.timing)
+            return await self.model.predict(
+                items, servable=servable, timing=request.timing, apart=True
+            )
         except (DeadlineExceeded, ModelNotReady) as exc:
             let_go(exc)
             return [exc] * len(items)
 
     def _render(self, query: Query, results: Sequence[Result]) -> bytes:
         remaining = iter(results)
-        bodies = [self._render_one([next(remaining) for _ in inputs]) for inputs in query.inputs]
+        bodies = [
+            self._render_one(
+                [inputs] if isinstance(inputs, DecodeError) else [next(remaining) for _ in inputs]
+            )
+            for inputs in query.inputs
+        ]
         return join(bodies, is_batch=query.is_batch)
 
     def _render_one(self, results: Sequence[Result]) -> bytes:

@@ -43,33 +43,45 @@ PredictionForm: TypeAlias = Literal["json", "map"]
 PostProcessing: TypeAlias = Callable[[Array], str]
 
 
+class NoInstances(InvalidRequest):
+    """It is not even an object with `instances`: maybe another protocol's request."""
+
+
 def parse(
-    body: Buffer, servable: Servable, *, max_dense_bytes: int, may_decline: bool
-) -> list[list[Encoded]]:
-    """Read the items of each instance; `Content-Type` plays no part (FrontEndApp.scala).
+    body: Buffer, servable: Servable, *, max_dense_bytes: int
+) -> list[list[Encoded] | DecodeError]:
+    """Read the items of each instance, or why it has none; `Content-Type` plays no part
+    (FrontEndApp.scala).
 
     An instance maps names to values. A model of one input takes the one value that there is,
     whatever its name; one of named tensors takes those of its inputs' names.
 
     Args:
         max_dense_bytes: what the sparse tensors of one request may take.
-        may_decline: whether the path is another protocol's too.
     Raises:
-        InvalidRequest: no instances, or one that does not fit the model; the path says which.
+        InvalidRequest: no instances, or one that does not fit the model, of images none that can
+            be read; the path says which.
         RequestTooLarge: more items, pixels or elements than the model allows.
+        NoInstances: no object, or one without `instances`.
         Declined: the body is a query of Clipper's.
     """
-    fields = json.decode_object(body)
-    instances = fields.get("instances")
+    try:
+        fields = json.decode_object(body)
+    except DecodeError as exc:
+        raise NoInstances(str(exc)) from exc
+    if "instances" not in fields:
+        error = NoInstances(NO_INSTANCE)
+        raise Declined(error) if fields.keys() & {"input", "input_batch"} else error
+    instances = fields["instances"]
     if not isinstance(instances, list) or not instances:
-        error = InvalidRequest(NO_INSTANCE)
-        if may_decline and "instances" not in fields and fields.keys() & {"input", "input_batch"}:
-            raise Declined(error)
-        raise error
+        raise InvalidRequest(NO_INSTANCE)
     servable.inputs.check_count(len(instances))
     reader = _InstanceReader(servable, max_dense_bytes)
-    items = [reader.read(value, f"instances[{i}]") for i, value in enumerate(instances)]
-    servable.inputs.check_count(sum(map(len, items)))
+    items = [reader.read_apart(value, f"instances[{i}]") for i, value in enumerate(instances)]
+    servable.inputs.check_count(sum(len(each) for each in items if isinstance(each, list)))
+    if all(isinstance(each, DecodeError) for each in items):
+        assert isinstance(items[0], DecodeError)
+        raise items[0]
     return items
 
 
@@ -83,6 +95,16 @@ class _InstanceReader:
             self._settings, servable.metadata.inputs, servable.inputs.check_count
         )
         self._dense_bytes_left = max_dense_bytes
+
+    def read_apart(self, instance: Any, path: str) -> list[Encoded] | DecodeError:
+        """Return an instance's items; of an image that cannot be read, the error."""
+        try:
+            return self.read(instance, path)
+        except DecodeError as exc:
+            if not self._inputs.may_be_image:
+                raise
+            let_go(exc)
+            return exc
 
     def read(self, instance: Any, path: str) -> list[Encoded]:
         if not isinstance(instance, Mapping) or not instance:

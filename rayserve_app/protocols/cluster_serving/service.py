@@ -7,23 +7,38 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from time import perf_counter
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeAlias
 
 import numpy as np
 
 from rayserve_app.batching import Result
 from rayserve_app.codecs import json
 from rayserve_app.encoded_inputs import Encoded
-from rayserve_app.errors import InvalidRequest, ModelNotFound, ServingError, VersionNotFound, let_go
+from rayserve_app.errors import (
+    DecodeError,
+    InvalidRequest,
+    ModelNotFound,
+    ServingError,
+    VersionNotFound,
+    let_go,
+)
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import Model
 from rayserve_app.protocols.cluster_serving.messages import (
+    NoInstances,
     create_post_processing,
     parse,
     pretty,
     render,
 )
-from rayserve_app.protocols.protocol import Protocol, Route, listed
+from rayserve_app.protocols.protocol import (
+    Declined,
+    Protocol,
+    Route,
+    disowned,
+    inference,
+    those_known,
+)
 from rayserve_app.protocols.timers import Timer, quantiles
 from rayserve_app.protocols.writing import written
 from rayserve_app.types import Buffer
@@ -56,6 +71,9 @@ EXAMPLE: Final = """{
 SECURED: Final = "model secured secrect and salt succeed to put in redis"
 
 
+Instances: TypeAlias = Sequence[list[Encoded] | DecodeError]
+
+
 class ClusterServing(Protocol):
     """Cluster Serving's HTTP frontend for one model."""
 
@@ -81,16 +99,21 @@ class ClusterServing(Protocol):
         )
         self._overall, self._predictions, self._reports = Timer(), Timer(), Timer()
 
+    @inference
     async def predict(self, request: Request) -> Response:
-        return await self._predict(request, self.model.versions.default, may_decline=True)
+        try:
+            return await self._predict(request, self.model.versions.default)
+        except NoInstances as exc:
+            raise disowned(exc, await request.body(), request.header("content-type")) from exc
 
+    @inference
     async def predict_version(self, request: Request) -> Response:
         servable = self._select(request)
         try:
-            return await self._predict(request, servable, may_decline=False)
-        except ServingError as exc:
+            return await self._predict(request, servable)
+        except (ServingError, Declined) as exc:
             let_go(exc)
-            return _render_runtime_error(exc)
+            return _render_runtime_error(exc.error if isinstance(exc, Declined) else exc)
 
     async def models(self, request: Request) -> Response:
         """Describe all versions, of which the model is the only one here."""
@@ -118,7 +141,7 @@ class ClusterServing(Protocol):
     @classmethod
     def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:
         return ModelNotFound(
-            f"model not exist. Model Name: {name[:200]}", remedy=f"Known: {listed(known)}"
+            f"model not exist. Model Name: {name[:200]}", remedy=those_known(name, known)
         )
 
     @classmethod
@@ -143,9 +166,7 @@ class ClusterServing(Protocol):
             ]
         )
 
-    async def _predict(
-        self, request: Request, servable: Servable, *, may_decline: bool
-    ) -> Response:
+    async def _predict(self, request: Request, servable: Servable) -> Response:
         model = self.model
         model.check_admission()
         body = await request.body()
@@ -154,30 +175,36 @@ class ClusterServing(Protocol):
             body,
             servable,
             max_dense_bytes=int(model.settings.limits.max_body_mb * 1e6),
-            may_decline=may_decline,
         )
         instances = await model.offload(reading, json.work_bytes(body))
         answer = await written(
             model,
             await self._results(instances, servable, request),
-            partial(self._write, [len(each) for each in instances]),
+            partial(self._write, instances),
         )
         self._predictions.observe(perf_counter() - request.started_at)
         return self._answer(request, answer)
 
     async def _results(
-        self, instances: Sequence[Sequence[Encoded]], servable: Servable, request: Request
+        self, instances: Instances, servable: Servable, request: Request
     ) -> list[Result]:
-        items = [item for instance in instances for item in instance]
-        results = await self.model.predict(items, servable=servable, timing=request.timing)
+        items = [item for each in instances if isinstance(each, list) for item in each]
+        results = await self.model.predict(
+            items, servable=servable, timing=request.timing, apart=True
+        )
         if failed := sum(isinstance(result, ServingError) for result in results):
             self.model.recorder.defaults["error"] += failed
         return results
 
-    def _write(self, counts: Sequence[int], results: Sequence[Result]) -> bytes:
-        """Write the results of instances of so many items each."""
+    def _write(self, instances: Instances, results: Sequence[Result]) -> bytes:
+        """Write the results of each instance's items."""
         remaining = iter(results)
-        return self._render([[*islice(remaining, count)] for count in counts])
+        return self._render(
+            [
+                [each] if isinstance(each, DecodeError) else [*islice(remaining, len(each))]
+                for each in instances
+            ]
+        )
 
     def _answer(self, request: Request, body: str | bytes) -> Response:
         self._overall.observe(perf_counter() - request.started_at)

@@ -12,6 +12,7 @@ from typing import Any, Final
 import rayserve_app
 from rayserve_app.codecs.open_inference_tensor import DATATYPES
 from rayserve_app.model import Model
+from rayserve_app.outputs import ONLY_OUTPUT
 from rayserve_app.protocols.open_inference.tensors import input_specs
 from rayserve_app.recorder import Duration, Recorder
 from rayserve_app.types import TensorSpec
@@ -25,6 +26,9 @@ EXTENSIONS: Final = (
     "parameters",
     "statistics",
 )
+
+UNKNOWN_OUTPUTS: Final = (TensorSpec(ONLY_OUTPUT, "string", (-1,)),)
+"""What is told before a model's first answer: one value per item, in any form."""
 
 
 def server_metadata() -> dict[str, Any]:
@@ -46,13 +50,13 @@ def default_servables(model: Model) -> list[Servable]:
 
 
 def model_metadata(model: Model, servable: Servable) -> dict[str, Any]:
-    """Return `$metadata_model_response`; no outputs where the model cannot tell."""
+    """Return `$metadata_model_response`."""
     return {
         "name": model.name,
         "versions": [each.version for each in default_servables(model)],
         "platform": servable.metadata.platform,
         "inputs": [_tensor_metadata(spec) for spec in input_specs(servable)],
-        "outputs": [_tensor_metadata(spec) for spec in servable.metadata.outputs],
+        "outputs": [_tensor_metadata(spec) for spec in _outputs(model, servable)],
     }
 
 
@@ -66,7 +70,7 @@ def model_config(model: Model, servable: Servable) -> dict[str, Any]:
         "version_policy": {"all": {}},
         "max_batch_size": batching.max_batch_size,
         "input": [_tensor_config(spec) for spec in input_specs(servable)],
-        "output": [_tensor_config(spec) for spec in servable.metadata.outputs],
+        "output": [_tensor_config(spec) for spec in _outputs(model, servable)],
         "dynamic_batching": {
             "max_queue_delay_microseconds": round(batching.batch_wait_timeout_s * 1e6)
         },
@@ -128,6 +132,10 @@ def _batch_statistics(recorder: Recorder, servable: Servable) -> list[dict[str, 
 
 def _duration(duration: Duration) -> dict[str, int]:
     return {"count": duration.count, "ns": duration.ns}
+
+
+def _outputs(model: Model, servable: Servable) -> tuple[TensorSpec, ...]:
+    return model.observed_outputs.of(servable) or UNKNOWN_OUTPUTS
 
 
 def _datatype(spec: TensorSpec) -> str:

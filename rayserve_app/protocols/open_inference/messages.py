@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
-from rayserve_app.codecs import json
+from rayserve_app.codecs import image_header, json
 from rayserve_app.codecs import open_inference_tensor as tensor
 from rayserve_app.errors import DecodeError, InvalidRequest, NotAcceptable, PredictError
 from rayserve_app.types import Array, Buffer
@@ -109,13 +109,17 @@ def parse(body: Buffer, length: int | None) -> InferenceRequest:
     """
     view = memoryview(body)
     document = view if length is None else view[:length]
+    if not len(view):
+        raise DecodeError("The body is empty", expected="a JSON object with `inputs`")
     try:
-        fields = json.decode_object(document)
+        fields = present(json.decode_object(document))
     except DecodeError as exc:
         if length is not None:
             raise
         # Triton's issue 4244: binary data after the JSON, and no header to tell where it starts.
         remedy = f"With binary data after the JSON, {LENGTH_HEADER} must say the JSON's length."
+        if name := image_header.evident_format(view):
+            remedy = f"It is a {name} image, which alone is a raw request, with {LENGTH_HEADER}: 0"
         raise DecodeError(exc.problem, expected=exc.expected, got=exc.got, remedy=remedy) from exc
     parameters = _parameters(fields)
     _check_parameters(parameters)
@@ -130,6 +134,12 @@ def parse(body: Buffer, length: int | None) -> InferenceRequest:
         is_binary,
         request_id,
     )
+
+
+def present(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an object that are there. One that is null is absent: KServe's SDK
+    writes every field that it knows, `"id": null` (infer_type.py, InferRequest.to_dict)."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def render(
@@ -255,7 +265,7 @@ def _parameters(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     parameters = fields.get("parameters", {})
     if not isinstance(parameters, dict):
         raise DecodeError("Unable to parse 'parameters'", expected="an object")
-    return parameters
+    return present(parameters)
 
 
 def _flag(parameters: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
@@ -276,7 +286,7 @@ def _objects(fields: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     value = fields.get(key)
     if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
         raise DecodeError(f"Unable to parse '{key}'", expected="a list of objects", path=key)
-    return value
+    return [present(each) for each in value]
 
 
 def _refuse_shared_memory(parameters: Mapping[str, Any]) -> None:

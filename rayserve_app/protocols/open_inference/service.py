@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from time import perf_counter, time
 from typing import Any, ClassVar, Final
 
 from rayserve_app import content_coding
@@ -31,19 +30,21 @@ from rayserve_app.protocols.open_inference.messages import (
     InferenceResponse,
     header_length,
     parse,
+    present,
     render,
 )
 from rayserve_app.protocols.open_inference.tensors import (
     check_outputs,
+    columns_of,
     output_tensors,
     read_items,
     read_raw,
     read_work_bytes,
     result_bytes,
 )
-from rayserve_app.protocols.protocol import Protocol, Route, listed, rows
+from rayserve_app.protocols.protocol import Protocol, Route, inference, rows, those_known
 from rayserve_app.protocols.writing import writing_bytes, written
-from rayserve_app.types import Buffer, Row, TensorSpec
+from rayserve_app.types import Buffer, Row
 from rayserve_app.versions import Servable
 
 MAX_COMPRESSED_BYTES: Final = 1 << 23
@@ -146,25 +147,31 @@ class OpenInference(Protocol):
             chosen = []
         return _json({"model_stats": [documents.model_statistics(self.model, s) for s in chosen]})
 
+    @inference
     async def infer(self, request: Request) -> Response:
-        servable = self._servable(request)
-        inferences = self.model.recorder.inferences[servable.version]
-        inferences.last_ms = round(time() * 1e3)
-        try:
-            response, count = await self._infer(request, servable)
-        except ServingError:
-            inferences.fail.add(perf_counter() - request.started_at)
-            raise
-        now, timing = perf_counter(), request.timing
-        inferences.add(
-            count,
-            total_s=now - request.started_at,
-            queue_s=timing.queue + timing.batch_wait,
-            input_s=timing.decode,
-            infer_s=timing.predict,
-            output_s=now - timing.predicted_at,
+        servable, model = self._servable(request), self.model
+        model.check_admission()
+        body = await self._body(request)
+        length = header_length(request.header(LENGTH_HEADER.lower()), len(body))
+        if length == 0:
+            message, payload = await self._read_raw(body, servable)
+        else:
+            work = json.work_bytes(memoryview(body)[:length])
+            message = await model.offload(partial(parse, body, length), work)
+            check_outputs(message.outputs, servable.metadata, model.name)
+            reading = model.offload(
+                partial(_read, message, servable, model.name),
+                work + read_work_bytes(message, servable.inputs),
+            )
+            del message  # its values are freed where they are read
+            message, payload = await reading
+        coding = content_coding.choose(request.list_header("accept-encoding"))
+        return await written(
+            model,
+            rows(await model.predict(payload.items, servable=servable, timing=request.timing)),
+            partial(self._write, message=message, servable=servable, coding=coding),
+            work_bytes=partial(_writing_bytes, message=message, coding=coding),
         )
-        return response
 
     async def index(self, request: Request) -> Response:
         only_ready = await self._parameter(request, "ready", bool, False)
@@ -177,7 +184,7 @@ class OpenInference(Protocol):
         )
 
     async def load(self, request: Request) -> Response:
-        parameters = await self._parameter(request, "parameters", dict, {})
+        parameters = present(await self._parameter(request, "parameters", dict, {}))
         if parameters:
             # Triton takes another configuration, and files, from clients.
             raise InvalidRequest(
@@ -204,11 +211,18 @@ class OpenInference(Protocol):
         # As a Triton that is built without them, but for its status, 501.
         raise InvalidRequest(next(text for part, text in WITHOUT.items() if part in request.path))
 
+    def schema_examples(self) -> Mapping[str, Any]:
+        default = self.model.versions.default
+        return {
+            "OpenInferenceMetadata": documents.model_metadata(self.model, default),
+            "OpenInferenceConfig": documents.model_config(self.model, default),
+        }
+
     @classmethod
     def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:
         return ModelNotFound(
             f"Request for unknown model: '{name[:200]}' is not found",
-            remedy=f"Known: {listed(known)}",
+            remedy=those_known(name, known),
         )
 
     @classmethod
@@ -226,56 +240,23 @@ class OpenInference(Protocol):
             headers["accept-encoding"] = ", ".join(CODINGS)
         return _json({"error": str(error)}, status=status, headers=headers)
 
-    async def _infer(self, request: Request, servable: Servable) -> tuple[Response, int]:
-        model = self.model
-        model.check_admission()
-        body = await self._body(request)
-        length = header_length(request.header(LENGTH_HEADER.lower()), len(body))
-        if length == 0:
-            message, payload = await self._read_raw(body, servable)
-        else:
-            work = json.work_bytes(memoryview(body)[:length])
-            message = await model.offload(partial(parse, body, length), work)
-            check_outputs(message.outputs, servable.metadata, model.name)
-            reading = model.offload(
-                partial(_read, message, servable), work + read_work_bytes(message, servable.inputs)
-            )
-            del message  # its values are freed where they are read
-            message, payload = await reading
-        coding = content_coding.choose(request.header("accept-encoding"))
-        response = await written(
-            model,
-            rows(await model.predict(payload.items, servable=servable, timing=request.timing)),
-            partial(
-                self._write,
-                message=message,
-                version=servable.version,
-                specs=servable.metadata.outputs,
-                coding=coding,
-            ),
-            work_bytes=partial(_writing_bytes, message=message, coding=coding),
-        )
-        return response, len(payload.items)
-
     async def _read_raw(self, body: Buffer, servable: Servable) -> tuple[InferenceRequest, Payload]:
         work = servable.inputs.work_bytes(body, OCTETS)
         reading = partial(read_raw, body, servable, self.model.name)
         return InferenceRequest((), is_binary=True), await self.model.offload(reading, work)
 
     def _write(
-        self,
-        found: Sequence[Row],
-        *,
-        message: InferenceRequest,
-        version: str,
-        specs: Sequence[TensorSpec],
-        coding: str,
+        self, found: Sequence[Row], *, message: InferenceRequest, servable: Servable, coding: str
     ) -> Response:
-        outputs = output_tensors(found, message.outputs, self.model.name, specs)
+        columns = columns_of(found)
+        self.model.observed_outputs.add(servable, columns)
+        outputs = output_tensors(
+            columns, message.outputs, self.model.name, servable.metadata.outputs
+        )
         binary = dict.fromkeys((each.name for each in outputs), message.is_binary)
         binary |= {each.name: each.is_binary for each in message.outputs}
         buffers, length = render(
-            InferenceResponse(self.model.name, version, outputs, message.id), binary
+            InferenceResponse(self.model.name, servable.version, outputs, message.id), binary
         )
         headers = {} if length is None else {LENGTH_HEADER: str(length)}
         if coding != "identity" and sum(map(len, buffers)) <= MAX_COMPRESSED_BYTES:
@@ -302,7 +283,7 @@ class OpenInference(Protocol):
         if not body:
             return default
         fields = await self.model.offload(partial(json.decode_object, body), len(body))
-        value = fields.get(name, default)
+        value = present(fields).get(name, default)
         if not isinstance(value, kind):
             raise DecodeError(f"Unable to parse '{name}'", expected=kind.__name__)
         return value
@@ -352,9 +333,11 @@ class OpenInference(Protocol):
         return "UNAVAILABLE" if self.model.is_warm else "LOADING", str(fault)
 
 
-def _read(message: InferenceRequest, servable: Servable) -> tuple[InferenceRequest, Payload]:
+def _read(
+    message: InferenceRequest, servable: Servable, model_name: str
+) -> tuple[InferenceRequest, Payload]:
     """Read a request's items; return it without its inputs, whose values may take long to free."""
-    payload = read_items(message, servable.inputs)
+    payload = read_items(message, servable, model_name)
     return message._replace(inputs=()), payload
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from rayserve_app.codecs import open_inference_tensor as tensor
 from rayserve_app.errors import DecodeError, InvalidRequest, PredictError, ShapeMismatch
 from rayserve_app.inputs import OCTETS, Inputs, Payload
-from rayserve_app.outputs import named_arrays, whole_columns
+from rayserve_app.outputs import ONLY_OUTPUT, named_arrays, whole_columns
 from rayserve_app.plain_values import with_text
 from rayserve_app.protocols.open_inference.messages import (
     InferenceRequest,
@@ -56,18 +56,23 @@ def input_specs(servable: Servable) -> tuple[TensorSpec, ...]:
     return (own._replace(name=names[0], dtype=settings.dtype or own.dtype),)
 
 
-def read_items(request: InferenceRequest, inputs: Inputs) -> Payload:
+def read_items(request: InferenceRequest, servable: Servable, model_name: str) -> Payload:
     """Read the items of a request.
 
     Raises:
         DecodeError, ShapeMismatch, RequestTooLarge: the path names the input.
+        InvalidRequest: an input is of another datatype than the model's, in Triton's words.
     """
+    inputs, specs = servable.inputs, _specs_by_name(servable)
     columns: dict[str, Any] = {}
     for index, each in enumerate(request.inputs):
+        spec = specs.get(each.name)
         try:
-            columns[each.name] = _read(each, inputs)
+            columns[each.name] = _read(_shaped(each, spec), inputs)
         except InvalidRequest as exc:
             raise exc.at(f"inputs[{index}]") from exc.__cause__
+        if spec is not None:
+            _check_datatype(each, spec, inputs, model_name)
     if inputs.settings.type == "request":
         payload = _invocations(columns, inputs)
     else:
@@ -137,29 +142,45 @@ def result_bytes(rows: Sequence[Row]) -> int:
     return sum(sizes) * len(rows)
 
 
+def columns_of(rows: Sequence[Row]) -> dict[str, list[Array]]:
+    """Return per output its arrays along axis 0: of rows that are neighbours in one batch a slice
+    of the batch's own array, so that nothing is copied."""
+    if not isinstance(rows[0].outputs, Mapping):
+        return {name: [array] for name, array in named_arrays(rows).items()}
+    breaks = [
+        index
+        for index, (left, right) in enumerate(pairwise(rows), start=1)
+        if left.outputs is not right.outputs or left.position + 1 != right.position
+    ]
+    parts = [named_arrays(rows[i:j]) for i, j in pairwise([0, *breaks, len(rows)])]
+    return {name: [part[name] for part in parts] for name in parts[0]}
+
+
 def output_tensors(
-    rows: Sequence[Row],
+    columns: Mapping[str, Sequence[Array]],
     requested: Sequence[RequestedOutput],
     model_name: str,
     specs: Sequence[TensorSpec] = (),
 ) -> list[OutputTensor]:
-    """Return the requested outputs in the order in which they were asked for, or all of them.
+    """Return the requested outputs in the order in which they were asked for, or all of them. The
+    only output also answers to the name that is told before it is known.
 
     Args:
+        columns: what `columns_of` returned.
         specs: what the model says of its outputs.
-
     Raises:
         InvalidRequest: there is no such output, or it is of no type that can be classified.
         PredictError: an output's arrays are not of one shape and type.
     """
-    columns = _columns(rows)
     without_batch = {spec.name for spec in specs if not spec.has_batch_axis}
     wanted = {each.name: each for each in requested} or {n: RequestedOutput(n) for n in columns}
     found = []
     for name, output in wanted.items():
-        if name not in columns:
+        runs = columns.get(name)
+        if runs is None and name == ONLY_OUTPUT and len(columns) == 1:
+            (runs,) = columns.values()
+        if runs is None:
             raise _no_such_output(name, columns.keys(), model_name)
-        runs = columns[name]
         if output.classes:
             runs = [_classify(run, output.classes) for run in runs]
         if name in without_batch:
@@ -189,6 +210,46 @@ def _deduce(spec: TensorSpec, size_bytes: int) -> tuple[str, tuple[int, ...]]:
         )
     shape = tuple(count if size == -1 else size for size in dims)
     return datatype, (1, *shape) if spec.has_batch_axis else shape
+
+
+def _specs_by_name(servable: Servable) -> dict[str, TensorSpec]:
+    """Return what the inputs are by all the names that they answer to."""
+    specs, names = input_specs(servable), servable.inputs.names
+    if servable.inputs.settings.type == "tensors":
+        return {spec.name: spec for spec in specs}
+    return dict.fromkeys(names, specs[0])
+
+
+def _shaped(each: InputTensor, spec: TensorSpec | None) -> InputTensor:
+    """Return an input in the model's own shape, if that is one number or text per item: clients
+    send it as [], [N] or [N, 1]."""
+    if spec is None or not spec.shape or spec.shape == each.shape:
+        return each
+    own, sent = spec.shape[1:], each.shape[1:]
+    if max(own, default=1) > 1 or min(own, default=1) < 1 or any(size != 1 for size in sent):
+        return each
+    return each._replace(shape=(*(each.shape[:1] or (1,)), *own))
+
+
+def _check_datatype(each: InputTensor, spec: TensorSpec, inputs: Inputs, model_name: str) -> None:
+    """Raise InvalidRequest for another datatype than the model's (Triton's core, infer_request.cc,
+    Normalize): a cast might change the numbers, and the caller would not know.
+
+    BF16 is how FP32 may travel, to the bit. A model that does not say its type takes any, as one of
+    whole requests, which has words of its own, takes none but BYTES."""
+    known = [tensor.DATATYPES[spec.dtype]] if spec.dtype in tensor.DATATYPES else []
+    if "FP32" in known:
+        known.append("BF16")
+    if inputs.settings.type in ("bytes", "image") or inputs.settings.codec != "raw":
+        known.append("UINT8")  # of pixels, or of one encoded image
+    if inputs.settings.type == "image":
+        known.append(tensor.DATATYPES[inputs.preprocess.normalized_dtype.name])
+    if inputs.settings.type == "request" or not known or each.datatype in known:
+        return
+    raise InvalidRequest(
+        f"inference input '{each.name}' data-type is '{each.datatype}', but model '{model_name}'"
+        f" expects '{known[0]}'"
+    )
 
 
 def _read(each: InputTensor, inputs: Inputs) -> Any:
@@ -228,20 +289,6 @@ def _invocations(columns: Mapping[str, Any], inputs: Inputs) -> Payload:
         for item in inputs.from_json_item(body, path=f"inputs.{name}[{index}]")
     ]
     return Payload(items, True)
-
-
-def _columns(rows: Sequence[Row]) -> dict[str, list[Array]]:
-    """Return per output its arrays along axis 0: of rows that are neighbours in one batch a slice
-    of the batch's own array, so that nothing is copied."""
-    if not isinstance(rows[0].outputs, Mapping):
-        return {name: [array] for name, array in named_arrays(rows).items()}
-    breaks = [
-        index
-        for index, (left, right) in enumerate(pairwise(rows), start=1)
-        if left.outputs is not right.outputs or left.position + 1 != right.position
-    ]
-    parts = [named_arrays(rows[i:j]) for i, j in pairwise([0, *breaks, len(rows)])]
-    return {name: [part[name] for part in parts] for name in parts[0]}
 
 
 def _output(name: str, runs: Sequence[Array]) -> OutputTensor:

@@ -69,6 +69,7 @@ class AsyncRequest(NamedTuple):
     content_type: str | None
     accept: str | None
     custom_attributes: str | None
+    headers: tuple[tuple[str, str], ...]
     expires_at: float
     """By `time.monotonic`: when it is given up unless it has begun."""
     timeout_s: float
@@ -149,7 +150,10 @@ class AsyncInvocations:
     ) -> bool:
         """Write one file; return whether that went well."""
         try:
-            await self._workers.run(partial(self._output.write, names, response.buffers))
+            content_type = response.headers.get("content-type")
+            await self._workers.run(
+                partial(self._output.write, names, response.buffers, content_type)
+            )
         except ServingError as exc:
             logger.warning("Asynchronous invocation %s: %s", request.inference_id, exc)
             return False
@@ -175,6 +179,7 @@ class AsyncInvocations:
             content_type=request.content_type,
             accept=request.accept,
             custom_attributes=request.custom_attributes,
+            headers=lambda: request.headers,
         )
         while True:
             try:

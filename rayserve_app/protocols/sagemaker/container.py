@@ -13,21 +13,30 @@ from functools import partial
 from typing import ClassVar, Final
 
 from rayserve_app.codecs import json
-from rayserve_app.errors import InvalidRequest, PredictError, ServingError, let_go
+from rayserve_app.errors import (
+    InvalidRequest,
+    PredictError,
+    ServingError,
+    UnsupportedContentType,
+    let_go,
+)
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import Model
-from rayserve_app.protocols.protocol import Protocol, Route
+from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, is_form
 from rayserve_app.protocols.sagemaker.invocation import Invoker, render
 from rayserve_app.protocols.sagemaker.names import (
     AlreadyLoaded,
     KeepsLoaded,
     ModelNames,
     TooManyNames,
+    check_target,
     read_registration,
 )
+from rayserve_app.tensorflow_container import HEADER as ATTRIBUTES
 from rayserve_app.types import FailedInvocation
 
-ATTRIBUTES: Final = "x-amzn-sagemaker-custom-attributes"
+TARGET_MODEL: Final = "x-amzn-sagemaker-target-model"
+"""What the client of a multi-model endpoint calls the model."""
 
 PAGE_NAMES: Final = 100
 """How many models one page of `GET /models` lists."""
@@ -64,15 +73,25 @@ class SageMaker(Protocol):
         self.model.check_ready()
         return Response()
 
+    @inference
     async def invocations(self, request: Request) -> Response:
         self.model.check_admission()
+        if "model" not in request.path_params:  # where it is the platform's own name
+            check_target(self.model, request.header(TARGET_MODEL))
         invoker = Invoker(
             self.model,
             content_type=request.header("content-type"),
-            accept=request.header("accept"),
+            accept=request.list_header("accept"),
             custom_attributes=request.header(ATTRIBUTES),
+            headers=request.headers,
         )
-        return await invoker.answer(await request.body(), request.timing)
+        body = await request.body()
+        try:
+            return await invoker.answer(body, request.timing)
+        except UnsupportedContentType as exc:
+            if is_form(body, request.header("content-type")):  # Multi Model Server takes those
+                raise Declined(exc, may_be_mine=True) from exc
+            raise
 
     async def list_models(self, request: Request) -> Response:
         token = dict(request.query()).get("next_page_token", "0")

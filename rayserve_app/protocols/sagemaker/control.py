@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from rayserve_app.codecs import json
 from rayserve_app.errors import DecodeError, InvalidRequest, ModelNotFound, ServingError
-from rayserve_app.http import Response, retry_headers, status_of
+from rayserve_app.http import Response, did_you_mean, retry_headers, status_of
 from rayserve_app.model import Model
 from rayserve_app.types import Buffer
 
@@ -74,7 +74,10 @@ def answer(call: Call, model: Model, *, created_at: float) -> dict[str, Any]:
     """
     if call.endpoint != model.name:
         kind = "endpoint configuration" if "Config" in call.operation else "endpoint"
-        raise ModelNotFound(f'Could not find {kind} "{call.endpoint[:200]}"')
+        raise ModelNotFound(
+            f'Could not find {kind} "{call.endpoint[:200]}"',
+            remedy=did_you_mean(call.endpoint, [model.name]) or None,
+        )
     if call.operation == "DescribeEndpoint":
         return _describe_endpoint(model, created_at)
     if call.operation == "DescribeEndpointConfig":

@@ -2,8 +2,7 @@
 runtime API and Multi Model Server have in common.
 
 A model that takes whole requests gets body and headers as they came, and its answer is sent as it
-is. Source of the custom attributes: aws/sagemaker-tensorflow-serving-container da19256,
-tfs_utils.py.
+is.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from functools import partial
 from typing import Final, Literal, TypeAlias
 
 from rayserve_app.codecs import json_lines
+from rayserve_app.codecs.json import work_bytes as json_work_bytes
 from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
     DecodeError,
@@ -22,8 +22,9 @@ from rayserve_app.errors import (
     ModelNotFound,
     NotAcceptable,
     PredictError,
+    let_go,
 )
-from rayserve_app.http import Response
+from rayserve_app.http import Response, did_you_mean
 from rayserve_app.inputs import Inputs, Payload, media_type
 from rayserve_app.model import Model
 from rayserve_app.outputs import (
@@ -35,9 +36,13 @@ from rayserve_app.outputs import (
     negotiate,
 )
 from rayserve_app.plain_values import utf8
+from rayserve_app.preferences import ranked
 from rayserve_app.protocols.protocol import rows, shortened
+from rayserve_app.protocols.sagemaker import documents
+from rayserve_app.protocols.tensorflow_serving.results import written_bytes
 from rayserve_app.protocols.writing import writing_bytes, written
 from rayserve_app.settings import OutputCodec
+from rayserve_app.tensorflow_container import tfs_attributes
 from rayserve_app.timing import Timing
 from rayserve_app.types import Buffer, Invocation, Reply, Row
 
@@ -51,7 +56,16 @@ LINES_WEIGHT: Final = 128
 TEXTS_PER_BYTE: Final = 16
 """So much text is as quickly encoded as a byte of JSON is read."""
 
-ATTRIBUTE_PREFIX: Final = "tfs-"
+HEADER_NAME: Final = r"[!#$%&'*+.^_`|~0-9a-z-]+"
+"""RFC 9110, section 5.1, in lower case."""
+
+CONNECTIONS_OWN: Final = frozenset(
+    {"connection", "content-length", "date", "keep-alive", "server", "trailer", "transfer-encoding"}
+    | {"upgrade"}
+)
+"""What the connection, not user code, says of an answer."""
+
+Headers: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class Invoker:
@@ -64,36 +78,53 @@ class Invoker:
         content_type: str | None,
         accept: str | None,
         custom_attributes: str | None = None,
+        headers: Callable[[], Headers] = tuple,
     ) -> None:
         """Choose what will answer, and in which form.
 
+        Args:
+            headers: returns those of the request, which a model that takes whole requests gets.
         Raises:
             NotAcceptable, VersionNotFound, ModelNotFound, InvalidRequest: nothing here answers
                 what the headers ask for.
         """
         self._model = model
-        self._headers = (content_type, accept, custom_attributes)
         self._content_type = content_type
         self._takes_requests = model.settings.input.type == "request"
+        self._told = (content_type, accept, custom_attributes)
+        self._headers = headers() if self._takes_requests else ()
         self._servable = model.versions.default
-        self._form: Form = "json"
+        self._forms: Sequence[Form] = ()
+        self._version: str | None = None
+        self._method = "predict"
         if not self._takes_requests:
-            self._form = choose_form(accept, model.settings.output.codec)
-            self._servable = model.select(version_of(custom_attributes, model.name))
+            self._forms = choose_forms(accept, model.settings.output.codec)
+            self._version, self._method = asked_of(custom_attributes, model)
+            self._servable = model.select(self._version)
 
     @property
     def inputs(self) -> Inputs:
         """What reads the items."""
         return self._servable.inputs
 
-    async def answer(self, body: Buffer, timing: Timing) -> Response:
+    async def answer(self, body: Buffer, timing: Timing, *, is_field: bool = False) -> Response:
         """Predict what a body holds.
 
+        Args:
+            is_field: whether it is a field of a form, for a model that takes whole requests.
         Raises:
             ServingError: the body does not fit, or the model fails.
         """
         if self._takes_requests:
-            return await self._hand_over(body, timing)
+            return await self._hand_over(body, timing, is_field)
+        if documents.may_be_document(self._model, body, self._content_type):
+            answer = await self._answer_document(body, timing)
+            if answer is not None:
+                return answer
+        if self._method != "predict":
+            raise DecodeError(
+                f"`{self._method}` takes a JSON document of `examples`", path="tfs-method"
+            )
         inputs = self.inputs
         most = self._model.settings.limits.max_items
         reading = partial(read_body, inputs, body, self._content_type, max_items=most)
@@ -110,26 +141,51 @@ class Invoker:
         payload = await model.offload(read, work_bytes)
         if not payload.items:
             raise DecodeError("No items", expected="at least one")
-        form = self._form
-        codec: OutputCodec = "json" if form == "json_lines" else form
         found = rows(await model.predict(payload.items, servable=self._servable, timing=timing))
-        writing = written(
-            model,
-            found,
-            partial(encode_rows, form=form, is_batch=payload.is_batch),
-            work_bytes=partial(writing_bytes, codec=codec),
-        )
-        del found
-        try:
-            return await writing
-        except PredictError as exc:
-            if form == model.settings.output.codec:
-                raise
-            # The model's results have no such form: it is the caller who asked for it.
-            raise NotAcceptable(str(exc)) from exc
+        forms = [*self._forms]
+        refusal: PredictError | NotAcceptable | None = None
+        while forms:
+            form = forms.pop(0)
+            codec: OutputCodec = "json" if form == "json_lines" else form
+            writing = written(
+                model,
+                found,
+                partial(encode_rows, form=form, is_batch=payload.is_batch),
+                work_bytes=partial(writing_bytes, codec=codec),
+            )
+            if not forms:
+                del found  # it is freed where it is written
+            try:
+                return await writing
+            except (PredictError, NotAcceptable) as exc:
+                let_go(exc)
+                refusal = refusal or exc
+        assert refusal is not None
+        if isinstance(refusal, NotAcceptable) or self._forms == (model.settings.output.codec,):
+            raise refusal
+        # The model's results have no such form: it is the caller who asked for it.
+        raise NotAcceptable(str(refusal)) from refusal
 
-    async def _hand_over(self, body: Buffer, timing: Timing) -> Response:
-        (row,) = rows(await self._model.predict([Invocation(body, *self._headers)], timing=timing))
+    async def _answer_document(self, body: Buffer, timing: Timing) -> Response | None:
+        """Answer a document of TensorFlow Serving's as its REST API does; None for another one."""
+        model = self._model
+        reading = partial(
+            documents.read_document, model, body, version=self._version, method=self._method
+        )
+        query = await model.offload(reading, json_work_bytes(body))
+        if query is None:
+            return None
+        answer = await written(
+            model,
+            rows(await model.predict(query.items, servable=query.servable, timing=timing)),
+            query.render,
+            work_bytes=written_bytes,
+        )
+        return documents.as_accepted(answer, self._told[1])
+
+    async def _hand_over(self, body: Buffer, timing: Timing, is_field: bool) -> Response:
+        invocation = Invocation(body, *self._told, self._headers, is_field)
+        (row,) = rows(await self._model.predict([invocation], timing=timing))
         reply = row.value
         if not isinstance(reply, Reply):
             raise PredictError("Not a reply", expected="Reply", got=type(reply).__name__)
@@ -141,12 +197,21 @@ def render(reply: Reply) -> Response:
     """Write a reply as user code gave it.
 
     Raises:
-        PredictError: its content type cannot stand in a header, or its text is not UTF-8.
+        PredictError: its content type, or what it calls a header, is none, or its text is not
+            UTF-8.
     """
     if re.search(NO_HEADER_VALUE, reply.content_type or ""):
         raise PredictError("Not a Content-Type", got=repr(reply.content_type))
+    for name, value in reply.headers:
+        if not re.fullmatch(HEADER_NAME, name) or re.search(NO_HEADER_VALUE, value):
+            raise PredictError("Not a header", got=repr(f"{name}: {value}"[:200]))
     body = utf8(reply.body).encode() if isinstance(reply.body, str) else reply.body
-    return Response(body, status=reply.status, media_type=reply.content_type)
+    return Response(
+        body,
+        status=reply.status,
+        media_type=reply.content_type,
+        headers={name: value for name, value in reply.headers if name not in CONNECTIONS_OWN},
+    )
 
 
 def read_body(inputs: Inputs, body: Buffer, content_type: str | None, *, max_items: int) -> Payload:
@@ -173,37 +238,50 @@ def encode_rows(found: Sequence[Row], *, form: Form, is_batch: bool) -> Response
     )
 
 
-def choose_form(accept: str | None, default: OutputCodec) -> Form:
-    """Choose the form of the answer; JSON Lines only where they are asked for first.
+def choose_forms(accept: str | None, default: OutputCodec) -> Sequence[Form]:
+    """Return the forms that the answer may have, the one to try first at first; JSON Lines only
+    where they are asked for by name.
 
     Raises:
         NotAcceptable: no form fits.
     """
-    if media_type((accept or "").partition(",")[0]) == json_lines.MEDIA_TYPE:
-        return "json_lines"
-    return negotiate(accept, default)
+    if accept is None or json_lines.MEDIA_TYPE not in accept.lower():
+        return negotiate(accept, default)
+    forms: dict[Form, str] = {each: MEDIA_TYPES[each] for each in (default, *MEDIA_TYPES)}
+    by_name: dict[Form, str] = {"json_lines": json_lines.MEDIA_TYPE}
+    found = ranked(accept, forms, by_name)
+    return found or negotiate(accept, default)
 
 
-def version_of(custom_attributes: str | None, model_name: str) -> str | None:
-    """Return the version that `tfs-model-name=m,tfs-model-version=1,tfs-method=predict` asks for;
-    attributes of other names are ignored.
+def asked_of(custom_attributes: str | None, model: Model) -> tuple[str | None, str]:
+    """Return the version and the method that
+    `tfs-model-name=m,tfs-model-version=1,tfs-method=predict` asks for; attributes of other names
+    are ignored.
 
     Raises:
         ModelNotFound: it names another model.
-        InvalidRequest: another method than `predict`.
+        InvalidRequest: another method than the model has, which is `predict`, and with TensorFlow
+            `classify` and `regress`.
     """
     if not custom_attributes:
-        return None
-    pairs = (each.strip().partition("=") for each in custom_attributes.split(","))
-    asked = {name: value for name, _, value in pairs if name.startswith(ATTRIBUTE_PREFIX) and value}
+        return None, "predict"
+    model_name = model.name
+    asked = tfs_attributes(custom_attributes)
     name, method = asked.get("tfs-model-name", model_name), asked.get("tfs-method", "predict")
     if name != model_name:
         raise ModelNotFound(
-            "No such model", expected=repr(model_name), got=shortened(name), path="tfs-model-name"
+            "No such model",
+            expected=repr(model_name),
+            got=shortened(name),
+            path="tfs-model-name",
+            remedy=did_you_mean(name, [model_name]) or None,
         )
-    if method != "predict":
-        # `classify` and `regress` take Examples, which only TensorFlow Serving's API has.
+    known = documents.METHODS if model.metadata.platform == documents.PLATFORM else ("predict",)
+    if method not in known:
         raise InvalidRequest(
-            "No such method", expected="'predict'", got=shortened(method), path="tfs-method"
+            "No such method",
+            expected=" or ".join(map(repr, known)),
+            got=shortened(method),
+            path="tfs-method",
         )
-    return asked.get("tfs-model-version")
+    return asked.get("tfs-model-version"), method

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from rayserve_app.codecs import json
 from rayserve_app.errors import DecodeError, InvalidRequest, ModelNotFound, ServingError
+from rayserve_app.http import did_you_mean
 from rayserve_app.model import Model
 from rayserve_app.types import Buffer
 
@@ -56,7 +57,12 @@ class ModelNames:
         """Raise ModelNotFound unless the model goes by this name."""
         if name != self._own and name not in self._given:
             known = ", ".join(map(repr, self.known[:10]))
-            raise ModelNotFound("No such model is loaded", expected=known, got=repr(name[:200]))
+            raise ModelNotFound(
+                "No such model is loaded",
+                expected=known,
+                got=repr(name[:200]),
+                remedy=did_you_mean(name, self.known) or None,
+            )
 
     def add(self, name: str, url: str) -> None:
         """Let the model go by a further name.
@@ -117,12 +123,24 @@ def read_registration(body: Buffer) -> tuple[str, str]:
     return fields["model_name"], fields["url"]
 
 
-def targets(model: Model) -> set[str]:
-    """Return what a `TargetModel` may call the model: its name, what a client takes for its
-    archive, and the last part of where it lies."""
-    path: str = getattr(model.settings, "path", model.name)
-    last = PurePosixPath(shown(path)).name
-    return {model.name, f"{model.name}.tar.gz", path, shown(path), last}
+def targets(name: str, path: str | None) -> set[str]:
+    """Return what a `TargetModel` may call a model: its name, what a client takes for its
+    archive, and, of one that lies somewhere, the last part of where that is."""
+    found = {name, f"{name}.tar.gz"}
+    return found | {path, shown(path), PurePosixPath(shown(path)).name} if path else found
+
+
+def check_target(model: Model, target: str | None) -> None:
+    """Raise InvalidRequest if a request names another model than the one that was asked: it must
+    not answer in its place."""
+    known = targets(model.name, getattr(model.settings, "path", None))
+    if target and target.removeprefix("/") not in known:
+        raise InvalidRequest(
+            "No such TargetModel here",
+            expected=f"{model.name!r} or {f'{model.name}.tar.gz'!r}",
+            got=repr(target[:200]),
+            remedy=did_you_mean(target, known) or None,
+        )
 
 
 def shown(path: str) -> str:

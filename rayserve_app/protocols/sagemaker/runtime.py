@@ -16,6 +16,7 @@ from typing import ClassVar, Final
 
 from rayserve_app.codecs import event_stream, json
 from rayserve_app.errors import (
+    DeadlineExceeded,
     InvalidRequest,
     ModelNotFound,
     ModelNotReady,
@@ -25,7 +26,7 @@ from rayserve_app.errors import (
 )
 from rayserve_app.http import Request, Response, retry_headers
 from rayserve_app.model import Model
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, listed
+from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, those_known
 from rayserve_app.protocols.sagemaker import container, control
 from rayserve_app.protocols.sagemaker.asynchronous import (
     DEFAULT_TIMEOUT_S,
@@ -39,7 +40,7 @@ from rayserve_app.protocols.sagemaker.asynchronous import (
 )
 from rayserve_app.protocols.sagemaker.control import VARIANT
 from rayserve_app.protocols.sagemaker.invocation import Invoker
-from rayserve_app.protocols.sagemaker.names import targets
+from rayserve_app.protocols.sagemaker.names import check_target
 from rayserve_app.types import Buffer
 
 PREFIX: Final = "x-amzn-sagemaker-"
@@ -67,19 +68,20 @@ class SageMakerRuntime(Protocol):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
-        self._targets = targets(model)
         self._created_at = time.time()
         output = model.settings.protocol_settings.sagemaker.async_output
         self._async = AsyncInvocations(model, output, as_failure) if output else None
 
     @classmethod
     def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:
-        return ModelNotFound(f"Endpoint {name[:200]} not found", expected=listed(known))
+        return ModelNotFound(f"Endpoint {name[:200]} not found", remedy=those_known(name, known))
 
+    @inference
     async def invoke(self, request: Request) -> Response:
         """InvokeEndpoint."""
-        return await self._invoke(request, request.header("accept"))
+        return await self._invoke(request, request.list_header("accept"))
 
+    @inference
     async def invoke_with_stream(self, request: Request) -> Response:
         """InvokeEndpointWithResponseStream. The answer is whole before its first event, so that
         what goes wrong is an error of HTTP, and the stream has no exceptions."""
@@ -118,6 +120,7 @@ class SageMakerRuntime(Protocol):
             _field(request, "content-type"),
             _field(request, "accept"),
             _field(request, "custom-attributes"),
+            request.headers(),
             time.monotonic() + _seconds(request, "requestttlseconds", TTL_S, TTL_S[-1]),
             _seconds(request, "invocationtimeoutseconds", TIMEOUT_S, DEFAULT_TIMEOUT_S),
         )
@@ -161,7 +164,8 @@ class SageMakerRuntime(Protocol):
         attributes = _field(request, "custom-attributes")
         # Clients keep the variants of the endpoint that they were written for: each is the model.
         variant = _field(request, "target-variant", VARIANT_NAME) or VARIANT
-        self._check_target(_field(request, "target-model"))
+        for field in ("target-model", "inference-component"):
+            check_target(self.model, _field(request, field))
         body = await request.body()
         try:
             invoker = Invoker(
@@ -169,6 +173,7 @@ class SageMakerRuntime(Protocol):
                 content_type=request.header("content-type"),
                 accept=accept,
                 custom_attributes=attributes,
+                headers=request.headers,
             )
             answer = await invoker.answer(body, request.timing)
         except Unavailable:
@@ -186,16 +191,6 @@ class SageMakerRuntime(Protocol):
             answer.headers[f"{PREFIX}custom-attributes"] = attributes
         return answer
 
-    def _check_target(self, target: str | None) -> None:
-        """Another model than the one that was asked for must not answer in its place."""
-        if target is not None and target.removeprefix("/") not in self._targets:
-            known = sorted({self.model.name, f"{self.model.name}.tar.gz"})
-            raise InvalidRequest(
-                "No such TargetModel here",
-                expected=" or ".join(map(repr, known)),
-                got=repr(target),
-            )
-
 
 def render_error(error: ServingError) -> Response:
     """Write what is refused before the model sees it: a fault of the request is a ValidationError,
@@ -206,6 +201,8 @@ def render_error(error: ServingError) -> Response:
         kind, status = "ServiceUnavailable", 503
     elif isinstance(error, InvalidRequest | ModelNotFound):
         kind, status = "ValidationError", 400
+    elif isinstance(error, DeadlineExceeded):
+        return model_error(container.render_error(error))  # as the model says so itself
     else:
         kind, status = "InternalFailure", 500
     return _error(kind, status, {"Message": str(error)[:LONGEST_MESSAGE]}, retry_headers(error))

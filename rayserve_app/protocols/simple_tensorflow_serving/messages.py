@@ -15,6 +15,7 @@ import numpy as np
 
 from rayserve_app.codecs import base64, form, json, lenient_json
 from rayserve_app.codecs.form import Field
+from rayserve_app.codecs.image_header import evident_format
 from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
     DecodeError,
@@ -23,17 +24,19 @@ from rayserve_app.errors import (
     UnsupportedContentType,
     VersionNotFound,
 )
-from rayserve_app.inputs import JSON, Inputs, media_type
+from rayserve_app.http import did_you_mean
+from rayserve_app.inputs import JSON, OCTETS, REMEDIES, Inputs, media_type
 from rayserve_app.model import Model
 from rayserve_app.outputs import named_arrays, whole_columns
 from rayserve_app.plain_values import widened
+from rayserve_app.protocols.protocol import LISTED_NAMES
 from rayserve_app.protocols.simple_tensorflow_serving.signature import (
     INTEGERS,
     input_specs,
     takes_files,
 )
 from rayserve_app.tensors import as_array, whole
-from rayserve_app.types import Array, Buffer, Row, TensorSpec
+from rayserve_app.types import Array, Buffer, Invocation, Row, TensorSpec
 from rayserve_app.versions import Servable
 
 DEFAULT_NAME: Final = "default"
@@ -56,6 +59,8 @@ class Query(NamedTuple):
     data: Mapping[str, Any] | Sequence[Any]
     version: str | None = None
     signature: str | None = None
+    files: Sequence[Field] = ()
+    """Where `data` is uploaded files, those with their content types."""
 
 
 def parse(
@@ -75,9 +80,25 @@ def parse(
     if kind.startswith(JSON):
         return parse_json(body, model_name=model_name, autoconvert=autoconvert)
     if kind == form.MULTIPART:
-        # `model_name` is ignored here: upstream always asks its default model.
-        return parse_form(form.parse(body, content_type))
-    raise UnsupportedContentType("Error, unsupported content type")
+        # Upstream ignores `model_name` here and asks its default model, whichever is named.
+        fields = form.parse(body, content_type)
+        check_model_name(text_of(fields, "model_name") or DEFAULT_NAME, model_name)
+        return parse_form(fields)
+    raise UnsupportedContentType(
+        "Error, unsupported content type",
+        expected=f"{JSON} or {form.MULTIPART}",
+        got=repr(content_type),
+        remedy=_remedy(body, kind),
+    )
+
+
+def _remedy(body: Buffer, kind: str) -> str:
+    """Return what to do about a body of another type."""
+    if not len(body):
+        return "The body is empty"
+    if kind in REMEDIES and evident_format(body) is None:
+        return REMEDIES[kind]
+    return "Files are fields `image` or `images` of a form, as curl's -F sends them"
 
 
 def work_bytes(body: Buffer, content_type: str | None) -> int:
@@ -108,21 +129,22 @@ def parse_json_form(fields: Sequence[Field], *, autoconvert: bool = False) -> Qu
 
 
 def parse_form(fields: Sequence[Field]) -> Query:
-    """Read a request whose fields `image`, one, and `images`, any number, are files.
+    """Read a request whose fields `image` and `images`, any number of each, are files.
 
-    Upstream also writes them to disk under the names that clients gave them, and has long ceased
-    to read `shape` and `channel_layout`.
+    Upstream takes one `image` and drops the others. It also writes all to disk under the names that
+    clients gave them, and has long ceased to read `shape` and `channel_layout`.
     """
     # A browser sends an empty file where its user chose none.
     files = [field for field in fields if field.data or field.filename]
-    images = [field.data for field in files if field.name == "image"][:1]
-    images += [field.data for field in files if field.name == UPLOADED]
+    images = [field for field in files if field.name == "image"]
+    images += [field for field in files if field.name == UPLOADED]
     if not images:
         raise InvalidRequest("Need to set image or images for form-data")
     return Query(
-        {UPLOADED: images},
+        {UPLOADED: [field.data for field in images]},
         text_of(fields, "model_version"),
         text_of(fields, "signature_name"),
+        images,
     )
 
 
@@ -143,7 +165,7 @@ def decode_object(body: Buffer) -> dict[str, Any]:
     try:
         return lenient_json.decode_object(body)
     except DecodeError as exc:
-        is_short = len(body) <= _MAX_QUOTED
+        is_short = 0 < len(body) <= _MAX_QUOTED
         text = bytes(body).decode("utf-8", "replace") if is_short else str(exc)
         raise DecodeError(f"Invalid json data: {text}") from exc
 
@@ -157,8 +179,10 @@ def check_model_name(name: Any, own: str) -> None:
 def unknown_model(name: Any, known: Sequence[str]) -> InvalidRequest:
     """Return the error for a model that is not there; status 400."""
     # A list, as on Python 2; on Python 3 it is `dict_keys([...])`.
+    listed = list(known[:LISTED_NAMES])
     return InvalidRequest(
-        f"Invalid model name: {str(name)[:_MAX_QUOTED]}, available models: {list(known)}"
+        f"Invalid model name: {str(name)[:_MAX_QUOTED]}, available models: {listed}",
+        remedy=did_you_mean(str(name), known) or None,
     )
 
 
@@ -188,6 +212,9 @@ def read_items(query: Query, servable: Servable) -> Sequence[Encoded]:
         DecodeError, ShapeMismatch, RequestTooLarge: the data do not fit the model.
     """
     inputs = servable.inputs
+    if query.files and inputs.settings.type == "request":
+        inputs.check_count(len(query.files))
+        return [Invocation(bytes(each.data), each.content_type or OCTETS) for each in query.files]
     if isinstance(query.data, Mapping):
         columns = _columns(query.data, inputs)
         if not takes_files(inputs):

@@ -14,7 +14,6 @@ from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
     BodyTimeout,
     InvalidRequest,
-    ModelNotFound,
     PredictError,
     RequestTooLarge,
     ServingError,
@@ -22,7 +21,7 @@ from rayserve_app.errors import (
 )
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import Model
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, rows
+from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, rows
 from rayserve_app.protocols.simple_tensorflow_serving import messages, pages
 from rayserve_app.protocols.simple_tensorflow_serving.basic_auth import BasicAuth, Unauthorized
 from rayserve_app.protocols.simple_tensorflow_serving.clients import (
@@ -41,14 +40,6 @@ from rayserve_app.protocols.writing import written
 from rayserve_app.types import Buffer
 from rayserve_app.versions import Servable
 
-# flask-cors: every answer says so.
-_CORS: Final = {"access-control-allow-origin": "*"}
-_PREFLIGHT: Final = _CORS | {
-    "access-control-allow-methods": "POST",
-    "access-control-allow-headers": "authorization, content-type, *",
-    "access-control-max-age": "3600",
-}
-
 _JSON: Final = "application/json"
 _HTML: Final = "text/html; charset=utf-8"
 _TEXT: Final = "text/plain; charset=utf-8"
@@ -65,7 +56,6 @@ class SimpleTensorFlowServing(Protocol):
 
     ROUTES: ClassVar = (
         Route("POST", "/", "infer"),
-        Route("OPTIONS", "/", "allow_origins"),
         Route("GET", "/health", "health"),
         Route("GET", "/v1/models", "list_models"),
         Route("GET", "/v1/models/{model}", "describe_model"),
@@ -95,6 +85,7 @@ class SimpleTensorFlowServing(Protocol):
     def check_name(self, name: str) -> None:
         """Nothing: an unknown name is not always an error; the handlers say."""
 
+    @inference
     async def infer(self, request: Request) -> Response:
         if request.header("x-amz-target") is not None:
             raise Declined(InvalidRequest("This is AWS's JSON protocol", got="X-Amz-Target"))
@@ -106,15 +97,6 @@ class SimpleTensorFlowServing(Protocol):
             autoconvert=self._settings.autoconvert_base64,
         )
         return _answer(await self._predict(request, parse), _JSON)
-
-    async def allow_origins(self, request: Request) -> Response:
-        """Answer a browser's question before it sends JSON (Fetch standard, "CORS-preflight
-        request"), which comes without credentials."""
-        if request.header("access-control-request-method") is None:
-            raise Declined(
-                InvalidRequest("Not a preflight", expected="Access-Control-Request-Method")
-            )
-        return Response(headers=_PREFLIGHT)
 
     async def health(self, _: Request) -> Response:
         self.model.check_ready()
@@ -148,6 +130,7 @@ class SimpleTensorFlowServing(Protocol):
     async def image_form(self, _: Request) -> Response:
         return self._page(pages.IMAGE)
 
+    @inference
     async def run_image_inference(self, request: Request) -> Response:
         def parse(body: Buffer) -> Query:
             return messages.parse_form(self._fields(request, body))
@@ -157,6 +140,7 @@ class SimpleTensorFlowServing(Protocol):
     async def json_form(self, _: Request) -> Response:
         return self._page(pages.JSON)
 
+    @inference
     async def run_json_inference(self, request: Request) -> Response:
         def parse(body: Buffer) -> Query:
             return messages.parse_json_form(
@@ -277,19 +261,20 @@ class SimpleTensorFlowServing(Protocol):
 
     def _check_path(self, request: Request) -> None:
         if not self._is_own(name := request.path_params["model"]):
-            raise ModelNotFound("No such model", expected=repr(self.model.name), got=repr(name))
+            raise super().unknown_model(name, [self.model.name])
 
     def _is_own(self, name: str) -> bool:
         return name in (self.model.name, messages.DEFAULT_NAME)
 
     def _describe(self) -> dict[str, Any]:
         model = self.model
+        default = model.versions.default
         return {
             "model_name": model.name,
             # Upstream tells everybody where on its disk the model lies.
             "model_base_path": "",
             "model_version_list": list(dict.fromkeys(each.version for each in model.versions)),
-            "model_signature": describe_signature(model.versions.default),
+            "model_signature": describe_signature(default, model.observed_outputs.of(default)),
             "platform": model.metadata.platform,
         }
 
@@ -301,9 +286,7 @@ def _answer(
     status: int = 200,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    return Response(
-        body, status=status, media_type=media_type, headers={**_CORS, **(headers or {})}
-    )
+    return Response(body, status=status, media_type=media_type, headers=headers)
 
 
 def _json_as_html(value: Any) -> Response:

@@ -56,12 +56,9 @@ def takes_files(inputs: Inputs) -> bool:
     return settings.type in ("bytes", "image", "request") or settings.codec != "raw"
 
 
-def describe_signature(servable: Servable) -> dict[str, Any]:
+def describe_signature(servable: Servable, outputs: Sequence[TensorSpec]) -> dict[str, Any]:
     """Return inputs and outputs as JSON values, their types as TensorFlow numbers them."""
-    return {
-        "inputs": _describe(input_specs(servable)),
-        "outputs": _describe(servable.metadata.outputs),
-    }
+    return {"inputs": _describe(input_specs(servable)), "outputs": _describe(outputs)}
 
 
 def input_specs(servable: Servable) -> Sequence[TensorSpec]:

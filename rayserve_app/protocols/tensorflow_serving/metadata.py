@@ -47,14 +47,16 @@ def render_status(versions: Iterable[str], state: str) -> bytes:
     return f"{_dump({'model_version_status': statuses})}\n".encode()
 
 
-def render_metadata(name: str, version: str, servables: Sequence[Servable]) -> bytes:
-    """Write the signatures of one version.
+def render_metadata(
+    name: str, version: str, servables: Iterable[tuple[Servable, Sequence[TensorSpec]]]
+) -> bytes:
+    """Write the signatures of one version, each with its outputs.
 
     Inputs are what this API takes for them: encoded images and text are DT_STRING, whatever the
     model makes of them. A tensor without a shape is one of unknown rank.
     """
     spec = {"name": name, "signature_name": "", "version": version}
-    signatures = {each.signature: _signature(each) for each in servables}
+    signatures = {each.signature: _signature(each, outputs) for each, outputs in servables}
     # The pieces are protobuf's, what joins them ToJsonString's.
     return (
         f'{{\n"model_spec":{_dump(spec)}\n,\n"metadata": {{"signature_def":'
@@ -71,10 +73,10 @@ def _age(version: str) -> tuple[int, str]:
     return (int(version) if is_number else -1, version)
 
 
-def _signature(servable: Servable) -> dict[str, Any]:
+def _signature(servable: Servable, outputs: Sequence[TensorSpec]) -> dict[str, Any]:
     return {
         "inputs": {spec.name: _tensor_info(spec) for spec in _inputs(servable)},
-        "outputs": {spec.name: _tensor_info(spec) for spec in servable.metadata.outputs},
+        "outputs": {spec.name: _tensor_info(spec) for spec in outputs},
         "method_name": PREDICT_METHOD,
     }
 

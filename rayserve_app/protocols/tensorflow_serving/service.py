@@ -21,7 +21,7 @@ from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import InvalidRequest, ModelNotFound, ServingError, VersionNotFound
 from rayserve_app.http import Request, Response, retry_headers, status_of
 from rayserve_app.model import INLINE_BYTES
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, listed, rows
+from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, rows, those_known
 from rayserve_app.protocols.tensorflow_serving.items import (
     read_features,
     read_inputs,
@@ -42,6 +42,9 @@ from rayserve_app.versions import Servable
 JSON: Final = "application/json"
 
 MAX_VERSION: Final = 2**63 - 1
+
+MAX_QUOTED: Final = 200
+"""Characters of a path that an error repeats."""
 
 _MODEL: Final = "/v1/models/{model}"
 _CHOICES: Final = (_MODEL, f"{_MODEL}/versions/{{version}}", f"{_MODEL}/labels/{{label}}")
@@ -105,12 +108,15 @@ class TensorFlowServing(Protocol):
         ),
     )
 
+    @inference
     async def predict(self, request: Request) -> Response:
         return await self._answer(request, parse_predict)
 
+    @inference
     async def classify(self, request: Request) -> Response:
         return await self._answer(request, partial(parse_examples, render=classifications))
 
+    @inference
     async def regress(self, request: Request) -> Response:
         return await self._answer(request, partial(parse_examples, render=regressions))
 
@@ -127,7 +133,11 @@ class TensorFlowServing(Protocol):
 
     async def metadata(self, request: Request) -> Response:
         version = self._select(request)(None).version
-        servables = [each for each in self.model.versions if each.version == version]
+        servables = [
+            (each, self.model.observed_outputs.of(each))
+            for each in self.model.versions
+            if each.version == version
+        ]
         body = render_metadata(self.model.name, version, servables)
         return Response(body, media_type=JSON)
 
@@ -141,8 +151,14 @@ class TensorFlowServing(Protocol):
             return InvalidRequest(f"Malformed request: /v1/models/{name[:200]}")
         return ModelNotFound(
             f"Servable not found for request: Latest({name[:200]})",
-            remedy=f"Known: {listed(known)}",
+            remedy=those_known(name, known),
         )
+
+    @classmethod
+    def refuse_method(cls, method: str, path: str) -> ServingError | None:
+        # http_rest_api_handler.cc, ProcessRequest: what no expression matches, `:foo` after a
+        # name like a name without a verb.
+        return InvalidRequest(f"Malformed request: {method} {path[:MAX_QUOTED]}")
 
     @classmethod
     def render_error(cls, error: ServingError) -> Response:

@@ -15,6 +15,7 @@ import numpy as np
 
 from rayserve_app.bench import pictures
 from rayserve_app.codecs import npy, packed_jpeg
+from rayserve_app.types import Array
 
 JSON: Final = "application/json"
 OCTETS: Final = "application/octet-stream"
@@ -69,7 +70,7 @@ def large_photo() -> bytes:
 
 
 @cache
-def numbers(*shape: int) -> Any:
+def numbers(*shape: int) -> Array:
     return np.random.default_rng(0).random(shape, np.float32)
 
 
@@ -164,6 +165,12 @@ def tensors(model: str, count: int, length: int) -> dict[str, Make]:
     def rows() -> Any:
         return numbers(count, length).round(7).tolist()
 
+    datatype = "FP64" if model in VECTORS else "FP32"
+
+    def own(*shape: int) -> bytes:
+        """Return the numbers as the model counts."""
+        return numbers(*shape).astype("<f8" if model in VECTORS else "<f4").tobytes()
+
     shape = [count, length]
     triton = f"/v2/models/{model}/infer"
     return {
@@ -193,16 +200,14 @@ def tensors(model: str, count: int, length: int) -> dict[str, Make]:
         "simple_tensorflow_serving": lambda: Request(
             model, "", dump({"data": {"input": rows()}}), JSON
         ),
-        "Open Inference, JSON": lambda: tensor(model, "FP32", shape, rows()),
-        "Open Inference, binary": lambda: tensor(
-            model, "FP32", shape, numbers(count, length).tobytes()
-        ),
-        "Open Inference, deflate": lambda: tensor(model, "FP32", shape, rows())._replace(
-            body=zlib.compress(tensor(model, "FP32", shape, rows()).body, 1),
+        "Open Inference, JSON": lambda: tensor(model, datatype, shape, rows()),
+        "Open Inference, binary": lambda: tensor(model, datatype, shape, own(count, length)),
+        "Open Inference, deflate": lambda: tensor(model, datatype, shape, rows())._replace(
+            body=zlib.compress(tensor(model, datatype, shape, rows()).body, 1),
             headers={"content-encoding": "deflate", "accept-encoding": "gzip"},
         ),
         "Open Inference, raw": lambda: Request(
-            model, triton, numbers(1, length).tobytes(), OCTETS, {LENGTH: "0"}
+            model, triton, own(1, length), OCTETS, {LENGTH: "0"}
         ),
     }
 
@@ -280,7 +285,7 @@ def broken_base64(model: str) -> dict[str, Make]:
         "padding": whole + "A===",
         "both alphabets": whole + "+/-_?",
     }
-    bodies = {
+    bodies: dict[str, Callable[[str], tuple[str, Any]]] = {
         "SageMaker": lambda text: ("/invocations", text),
         "SageMaker, b64": lambda text: ("/invocations", {"b64": text}),
         "SageMaker, data": lambda text: ("/invocations", {"data": text}),

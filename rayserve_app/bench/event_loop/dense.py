@@ -8,8 +8,19 @@ from typing import Any, Final
 import numpy as np
 
 from rayserve_app.bench import pictures
+from rayserve_app.bench.event_loop.large import (
+    CSV,
+    ESCAPED,
+    FORM,
+    JSON,
+    NPY,
+    Make,
+    Request,
+    form,
+    tensor,
+    text,
+)
 from rayserve_app.codecs import npy, packed_jpeg
-from tests.large_requests import CSV, ESCAPED, FORM, JSON, NPY, Make, Request, form, tensor, text
 
 LINES: Final = "application/jsonlines"
 STREAM: Final = "application/x-packed-jpeg"

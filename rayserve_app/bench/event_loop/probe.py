@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import thread_time
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -63,7 +64,7 @@ class LoopProbe:
     def watching(self) -> Iterator[None]:
         """Measure as long as this lasts, without the garbage collector, whose pauses are nobody's
         own."""
-        run = events.Handle._run  # type: ignore[attr-defined]
+        run = events.Handle._run
 
         def run_measured(handle: asyncio.Handle) -> None:
             if handle._loop is not self._loop:  # type: ignore[attr-defined]
@@ -79,11 +80,10 @@ class LoopProbe:
         gc.collect()
         gc.freeze()
         gc.disable()
-        events.Handle._run = run_measured  # type: ignore[attr-defined]
         try:
-            yield
+            with patch.object(events.Handle, "_run", run_measured):
+                yield
         finally:
-            events.Handle._run = run  # type: ignore[attr-defined]
             gc.enable()
             gc.unfreeze()
 

@@ -6,32 +6,31 @@ Of its own, as a replica's is: what other tests leave in the heap makes some ste
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
 import numpy as np
-import pytest
 from starlette.types import Receive, Scope, Send
 
 from rayserve_app.asgi import create_app
+from rayserve_app.backend import Backend
+from rayserve_app.bench.event_loop.probe import LoopProbe, Step
+from rayserve_app.bench.served import mount, serving
 from rayserve_app.connection import Connections
 from rayserve_app.errors import ServingError
 from rayserve_app.http import ClientDisconnected, Request
 from rayserve_app.model import Model
-from rayserve_app.server.settings import read_environment_file
+from rayserve_app.server.settings import serve_variables
 from rayserve_app.settings import ModelSettings
 from rayserve_app.types import Metadata, Outputs, Reply, TensorSpec
-from tests.loop_lag import LoopProbe, Step
-from tests.protocols import FunctionBackend
-from tests.protocols.servers import mount
-from tests.servers import serving
 
-ENVIRONMENT: Final = read_environment_file(Path(__file__).parents[1] / "configs" / "serve.env")
+ENVIRONMENT: Final = serve_variables(None)
 
 HEADS: Final = ((16, 16, 255), (32, 32, 255), (64, 64, 255))
 
@@ -109,6 +108,25 @@ MODELS: Final[Mapping[str, tuple[Any, dict[str, Any], Metadata | None]]] = {
 }
 
 
+class FunctionBackend(Backend):
+    """A function of a list of items."""
+
+    def __init__(
+        self, function: Callable[[Sequence[Any]], Outputs], metadata: Metadata | None = None
+    ) -> None:
+        self._function = function
+        self._metadata = metadata or Metadata(platform="function")
+
+    def load(self) -> None:
+        return
+
+    def predict(self, items: Sequence[Any]) -> Outputs:
+        return self._function(items)
+
+    def metadata(self) -> Metadata:
+        return self._metadata
+
+
 def create_model(name: str) -> Model:
     function, declared, metadata = MODELS[name]
     settings = {
@@ -171,9 +189,7 @@ def probed_models() -> Iterator[ProbedModels]:
     """Serve the models, each below its name, for as long as this lasts."""
     spawn = get_context("spawn")
     ours, theirs = spawn.Pipe()
-    with pytest.MonkeyPatch.context() as patch:
-        for variable, value in ENVIRONMENT.items():
-            patch.setenv(variable, value)
+    with patch.dict(os.environ, ENVIRONMENT):
         process = spawn.Process(target=_serve, args=(theirs,), daemon=True)
         process.start()
     theirs.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -47,7 +48,8 @@ LATE_S: Final = 0.5
 """By how much an answer may be late: after its model's deadline the model's own is on its way."""
 
 WATCH_AFTER_S: Final = 0.05
-"""Most answers come sooner: only then it is worth looking whether the client is still there."""
+"""Most answers come sooner: only then it is worth looking whether the client is still there, and
+at the clock."""
 
 # RFC 9110, section 7.6.1; `Expect` has been answered by this server already.
 HOP_BY_HOP: Final = frozenset(
@@ -210,7 +212,7 @@ class Forwarder:
             AnswerCut, ClientLeft: there is no way to go on.
         """
         started_at = asyncio.get_running_loop().time()
-        request = _request(scope, path, upload, self._marks(scope), model)
+        request = _request(scope, path, upload, self._order, self._name, model)
         lost: list[Address] = []
         gone: set[Address] = set()
         while True:
@@ -260,12 +262,6 @@ class Forwarder:
             await self._directory.news(min(left, LOOK_AGAIN_S))
             gone.clear()
 
-    def _marks(self, scope: Scope) -> list[Header]:
-        """Return what a request is marked with on its way."""
-        passed = dict(scope.get(CLIENT_HEADERS) or scope["headers"]).get(LOOPS)
-        names = self._name if passed is None else b"%s,%s" % (passed, self._name)
-        return [(ORDER, self._order), (LOOPS, names)]
-
 
 class _Request(NamedTuple):
     """What is sent before the body, and how the body is sent."""
@@ -282,7 +278,7 @@ class _Request(NamedTuple):
 
 
 def _request(
-    scope: Scope, path: str, upload: Upload, marks: Sequence[Header], model: ServedModel
+    scope: Scope, path: str, upload: Upload, order: bytes, gateway: bytes, model: ServedModel
 ) -> _Request:
     headers = _request_headers(scope)
     target = quote(path, safe=SAFE).encode()
@@ -296,17 +292,24 @@ def _request(
         lines.append(b"transfer-encoding: chunked")
     elif not has_length and upload.size:
         lines.append(b"content-length: %d" % upload.size)
-    lines += [b"%s: %s" % mark for mark in marks]
-    lines.append(b"\r\n")
+    passed = [value + b"," for name, value in headers if name == LOOPS]
+    lines.append(b"%s: %s" % (ORDER, order))
+    lines.append(b"%s: %s%s\r\n\r\n" % (LOOPS, passed[-1] if passed else b"", gateway))
     unwanted = UNWANTED_IN_SERVE if CLIENT_HEADERS in scope else UNWANTED
     return _Request(
         b"\r\n".join(lines),
         is_chunked,
         scope["method"] != "HEAD",
         unwanted,
-        quote(model.name, safe=" " + SAFE).encode(),
+        _quoted(model.name),
         model.deadline_s + LATE_S,
     )
+
+
+@lru_cache(maxsize=1024)
+def _quoted(name: str) -> bytes:
+    """Return a model's name as a header has it."""
+    return quote(name, safe=" " + SAFE).encode()
 
 
 def _request_headers(scope: Scope) -> list[Header]:
@@ -355,8 +358,6 @@ class _Exchange:
         timer = asyncio.get_running_loop().call_later(
             WATCH_AFTER_S if upload.is_whole else 0, self._start_attending, task, request
         )
-        if upload.is_whole:
-            self._start_clock(request.limit_s, self._started_at)
         try:
             await self._answer(request)
         except asyncio.CancelledError:
@@ -410,6 +411,8 @@ class _Exchange:
             self._connection.close()
 
     def _start_attending(self, answering: asyncio.Task[None], request: _Request) -> None:
+        if self._upload.is_whole:
+            self._start_clock(request.limit_s, self._started_at)
         self._attending = asyncio.ensure_future(self._attend(answering, request))
 
     async def _attend(self, answering: asyncio.Task[None], request: _Request) -> None:

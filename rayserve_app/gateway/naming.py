@@ -46,6 +46,8 @@ _JSON: Final = ("application/json", "application/x-amz-json")
 
 def archive_named(headers: Mapping[bytes, bytes]) -> str | None:
     """Return what the headers of a multi-model endpoint call the model, None if they do not."""
+    if TARGET_MODEL not in headers and COMPONENT not in headers:
+        return None
     return _one(
         headers[name].decode("latin-1").removeprefix("/")
         for name in (TARGET_MODEL, COMPONENT)
@@ -59,6 +61,8 @@ def name_in_head(headers: Mapping[bytes, bytes], query: bytes) -> str | None:
     Raises:
         InvalidRequest: there are two.
     """
+    if ATTRIBUTES not in headers and not query:
+        return None
     names = _ATTRIBUTE.findall(headers.get(ATTRIBUTES, b"").decode("latin-1"))
     if KEY.encode() in query:
         try:

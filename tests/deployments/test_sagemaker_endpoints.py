@@ -105,7 +105,7 @@ def test_rows_are_answered_to_the_byte(
 def test_columns_are_answered_to_the_byte(
     api: PredictionRest, path: str, body: str, answer: str
 ) -> None:
-    assert str(api.answer("POST", path, body)) == f"{{\n    {answer}\n}}"
+    assert api.answer("POST", path, body).text == f"{{\n    {answer}\n}}"
 
 
 # json_tensor.cc, http_rest_api_handler.cc, server_core.cc.

@@ -70,8 +70,7 @@ class Signature(Predictor):
     mapping of input name to tensor where it has several; none carries the batch axis. Items are
     stacked along axis 0, whatever batch size the signature was traced with: one that fixes it to
     k runs in pieces of k items, the last one padded with its own last item. Items share a call only
-    if they have the same values of inputs that hold for a whole call; where an output does, which
-    may depend on all that is in the call, each item has a call of its own.
+    if they have the same values of inputs that hold for a whole call.
     """
 
     def __init__(
@@ -119,7 +118,7 @@ class Signature(Predictor):
         """Run one batch.
 
         Returns: the chosen outputs by name, in their order, axis 0 being the items: each has its
-            own of an output without a batch axis. Numbers are TensorFlow's own memory, read-only
+            call's of an output without a batch axis. Numbers are TensorFlow's own memory, read-only
             and not copied; DT_STRING comes as `bytes` in object arrays.
         Raises:
             ShapeMismatch: an item's inputs, types or shapes are not the signature's; the path is
@@ -164,11 +163,10 @@ class Signature(Predictor):
 
     def _piece_size(self, rows: Sequence[Mapping[str, Array]]) -> int:
         """Return how many items share a call."""
-        size, whole, once = self._batching
-        first = rows[0]
-        if once or any(not np.array_equal(row[n], first[n]) for row in rows[1:] for n in whole):
+        whole, first = self._batching.inputs, rows[0]
+        if any(not np.array_equal(row[name], first[name]) for row in rows[1:] for name in whole):
             return 1
-        return size or len(rows)
+        return self._batching.size or len(rows)
 
     def _row(self, item: Item) -> dict[str, Array]:
         """Return an item's checked value for each input, without the batch axis."""

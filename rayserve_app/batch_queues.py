@@ -160,11 +160,8 @@ class Queues(Generic[EntryT]):
             return ahead_s, 0.0
         cost = pace.cost
         batches, others = divmod(count - 1, pace.limit)
-        own_s = cost.usual_s
-        if batches or cost.has_slope:  # else it is the one by which more becomes known
-            own_s = max(own_s, cost.of(others + 1))
-            ahead_s += batches * cost.of(pace.limit)
-        return ahead_s, own_s
+        own_s = cost.of(others + 1) if batches else cost.of_next(others + 1)
+        return ahead_s + batches * cost.of(pace.limit), max(own_s, cost.usual_s)
 
     @property
     def shortest_s(self) -> float:

@@ -108,7 +108,7 @@ class _Batch:
         self.entries = entries
         self.pace = pace
         self.predict = entries[0].request.predict
-        self.expected_s = pace.cost.of(len(entries))
+        self.expected_s = pace.cost.of_next(len(entries))
         self.started_at = perf_counter()
 
 

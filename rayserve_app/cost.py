@@ -15,6 +15,9 @@ LEAST_SPREAD: Final = 0.01
 """Variance of the sizes, relative to their mean's square, below which they say nothing of how the
 costs grow with them."""
 
+MOST_SURPRISE: Final = 4
+"""How many times what was expected a measurement may be, when it is told how costs grow."""
+
 WORTHWHILE: Final = 0.9
 """Share of the rate of full batches that smaller ones may cost."""
 
@@ -47,20 +50,18 @@ class Cost:
         self.has_slope = False
         """Whether that was seen, not only supposed."""
 
-    @property
-    def is_known(self) -> bool:
-        return self._count > 0
-
     def observe(self, size: float, seconds: float) -> None:
         """Learn from work of some size, above 0."""
         if self._count == 1 and 2 * seconds < self.usual_s and size >= self._size:
             self._count = 0  # the first call of a model does what others need not
         memory = HORIZON_S / self.usual_s if self.usual_s else MOST_MEMORY
-        self._count = min(self._count + 1, max(MEMORY, min(int(memory), MOST_MEMORY)))
+        self._count = min(self._count + 1, max(MEMORY, int(min(memory, MOST_MEMORY))))
         share = 1 / self._count
         larger, longer = size - self._size, seconds - self.usual_s
+        if self.has_slope:  # one pause of the machine says nothing of how costs grow
+            longer = min(longer, (MOST_SURPRISE - 1) * self.of(size))
         self._size += share * larger
-        self.usual_s += share * longer
+        self.usual_s += share * (seconds - self.usual_s)
         self._variance = (1 - share) * (self._variance + share * larger * larger)
         self._covariance = (1 - share) * (self._covariance + share * larger * longer)
         if self._variance > LEAST_SPREAD * self._size * self._size and self.usual_s:
@@ -80,15 +81,19 @@ class Cost:
         """Return the seconds that work of a size is expected to take."""
         return self.fixed_s + size * self.each_s
 
+    def of_next(self, size: float) -> float:
+        """Return the same of the work by which more becomes known: as much as usual, as long as
+        nobody knows how costs grow."""
+        return self.of(size) if self.has_slope else self.usual_s
+
     def of_batches(self, count: int, limit: int) -> float:
         """Return the seconds of so many items, in batches that are full but the last."""
         return -(-count // limit) * self.fixed_s + count * self.each_s
 
     def shortest_s(self, limit: int) -> float:
         """Return the seconds of the smallest batches that are worthwhile beside full ones: of one
-        item, if the seconds grow with the size, and of many, if they do not. As long as nobody
-        knows, those of the batches that were seen."""
-        return self.of(self.shortest(limit)) if self.has_slope else self.usual_s
+        item, if the seconds grow with the size, and of many, if they do not."""
+        return self.of_next(self.shortest(limit))
 
     def shortest(self, limit: int) -> float:
         """Return the size of these batches."""

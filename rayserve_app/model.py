@@ -156,7 +156,7 @@ class Model:
         inferences.last_ms = round(time() * 1e3)
         deadline_s = self._deadline_s
         try:
-            if self._answers is not None and items:
+            if self._answers is not None and items and not servable.parts_requests:
                 results = await self._recall(
                     self._answers, items, servable, timing, deadline_s, apart
                 )
@@ -305,6 +305,7 @@ class Model:
         """
         started_at = perf_counter()
         inputs = servable.inputs
+        target = servable.of_one_request() if servable.parts_requests else servable
         self.check_ready()
         inputs.check_count(len(items))
         if not items:
@@ -324,9 +325,9 @@ class Model:
             left_s = max(0.0, timeout_s - (perf_counter() - started_at))
             submit = partial(self.batcher.submit, timeout_s=left_s, timing=timing)
             if not apart or not any(isinstance(item, ServingError) for item in ready):
-                return await submit(ready, servable)
+                return await submit(ready, target)
             sound = [item for item in ready if not isinstance(item, ServingError)]
-            results = iter(await submit(sound, servable))
+            results = iter(await submit(sound, target))
             return [item if isinstance(item, ServingError) else next(results) for item in ready]
         finally:
             timing.predicted_at = perf_counter()

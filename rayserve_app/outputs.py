@@ -135,7 +135,7 @@ def whole_columns(columns: Mapping[str, Array], specs: Sequence[TensorSpec]) -> 
         if not all(np.array_equal(each, column[0], equal_nan=is_float) for each in column[1:]):
             raise InvalidRequest(
                 f"Output {spec.name!r} has no batch axis, and is not the same for all items",
-                remedy="Send one item in a request.",
+                remedy="Send no more items than one batch has, of one shape.",
             )
         found[spec.name] = column[:1].reshape(column.shape[1:])
     return found

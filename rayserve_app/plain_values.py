@@ -24,9 +24,6 @@ PLAIN: Final = frozenset({type(None), bool, int, float, str, bytes, list, tuple,
 
 _SIMPLE: Final[tuple[Any, ...]] = (str, int, float, bytes)
 
-MAX_DEPTH: Final = 64
-"""How deeply a result may nest, as JSON that comes in."""
-
 EXACT_IN_DOUBLE: Final = 2**53
 """Not every integer beyond it is a float64."""
 
@@ -50,24 +47,6 @@ def simplify(value: Any) -> Any:
     if found is NotImplemented:
         raise _no_form(value)
     return found
-
-
-def plain(value: Any, depth: int = 0) -> Any:
-    """Return a plain value all the way down, with objects in arrays as lists.
-
-    Raises:
-        PredictError: something in it has no plain value, or it nests too deeply.
-    """
-    value = simplify(value)
-    if depth > MAX_DEPTH:
-        raise PredictError("A result is nested too deeply", expected=f"at most {MAX_DEPTH} levels")
-    if isinstance(value, np.ndarray) and value.dtype.kind in "OSU":
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {key: plain(each, depth + 1) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)([plain(each, depth + 1) for each in value])
-    return value
 
 
 def as_numpy(value: Any) -> Any:
@@ -246,6 +225,8 @@ def _plain_array(array: Array) -> Any:
         return array.tolist() if np.ma.is_masked(array) else array.data
     if type(array) is not np.ndarray:
         array = np.asarray(array)
+    if array.dtype.kind == "T":  # numpy 2's strings of any length
+        return array.astype(object)
     is_foreign = array.dtype.isbuiltin == 2 and array.dtype.name != "bfloat16"
     return array.astype(np.float32) if is_foreign else array
 

@@ -24,6 +24,13 @@ class Servable(NamedTuple):
     bucket: Callable[[Item], Hashable]
     """Returns a key that two items share only if they may meet in one batch, which items of two
     servables never do."""
+    parts_requests: bool = False
+    """Whether an output holds for a whole call, and may depend on all items in it: then those of
+    two requests must not meet, and no item's answer is good for another request."""
+
+    def of_one_request(self) -> Servable:
+        """Return the same for the items of one request, which meet no others."""
+        return self._replace(bucket=partial(_marked_bucket, object(), self.bucket))
 
 
 class Versions:
@@ -89,7 +96,7 @@ class Versions:
             declared = _without_shape(declared, metadata.inputs)
         bucket: Callable[[Item], Hashable] = predictor.bucket
         if any(self):  # items of the first servable, which most models have alone, need no mark
-            bucket = partial(_marked_bucket, (version, signature), predictor)
+            bucket = partial(_marked_bucket, (version, signature), bucket)
         self._servables[version][signature] = Servable(
             version,
             signature,
@@ -102,6 +109,7 @@ class Versions:
             ),
             predictor.predict,
             bucket,
+            parts_requests=any(not spec.has_batch_axis for spec in metadata.outputs),
         )
 
 
@@ -127,8 +135,8 @@ def _without_shape(settings: InputSettings, specs: Sequence[TensorSpec]) -> Inpu
     return settings.model_copy(update={"type": kind, "dtype": None, "shape": None})
 
 
-def _marked_bucket(mark: Hashable, predictor: Predictor, item: Item) -> Hashable:
-    return (mark, predictor.bucket(item))
+def _marked_bucket(mark: Hashable, bucket: Callable[[Item], Hashable], item: Item) -> Hashable:
+    return (mark, bucket(item))
 
 
 def _choice(names: Mapping[str, Any]) -> str:

@@ -67,6 +67,26 @@ def test_applications_that_run_together_fit_on_two_cores(is_shared: bool) -> Non
     assert round(sum(shares), 6) <= 1.5
 
 
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("applications: 5", "applications"),
+        ("applications: [{name: [a]}]", "applications[0].name"),
+        ("applications: [5]", "applications[0]"),
+        ("- a", ""),
+        ("a: 2024-13-45", ""),
+    ],
+)
+def test_a_config_that_is_none_is_refused_with_the_keys_path(
+    tmp_path: Path, text: str, path: str
+) -> None:
+    file = tmp_path / "app.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        build_config({"yolov3"}, file, 1234, MODELS)
+    assert caught.value.path == path
+
+
 def test_a_declared_application_can_be_had_with_two_replicas() -> None:
     declared = yaml.safe_load(APP_YAML.read_text())["applications"]
     (once,) = (each for each in declared if each["name"] == "resnet-embedding")

@@ -20,7 +20,6 @@ def learn(*measured: tuple[float, float]) -> Cost:
 
 def test_nothing_is_expected_of_what_is_unknown() -> None:
     cost = Cost()
-    assert not cost.is_known
     assert (cost.of(5), cost.of_batches(100, 8), cost.shortest_s(8), cost.usual_s) == (0, 0, 0, 0)
 
 
@@ -47,6 +46,13 @@ def test_a_first_call_that_takes_much_longer_than_the_second_is_forgotten() -> N
 def test_the_line_stays_when_only_one_size_is_left() -> None:
     cost = learn((1, 0.05), (32, 0.05), *[(32, 0.05)] * 200)
     assert cost.of(64) == pytest.approx(0.05)
+
+
+def test_a_pause_does_not_make_costs_grow() -> None:
+    """A large batch that was slow once among small ones."""
+    cost = learn(*[(1, 0.05), (4, 0.05)] * 20, (32, 2.0))
+    assert cost.of(32) < 0.5
+    assert learn((1, 0.05), (4, 0.05), *[(32, 2.0)] * 20).of(32) == pytest.approx(2, rel=0.4)
 
 
 def test_what_has_changed_is_learned() -> None:

@@ -202,6 +202,21 @@ def test_two_callers_of_a_model_that_takes_a_fifth_of_its_deadline_are_not_refus
     run(monkeypatch, work)
 
 
+def test_a_crowd_of_which_one_batch_is_enough_is_taken_by_a_model_that_saw_single_items(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody knows yet that thirty take as long as one."""
+
+    async def work(clock: Clock) -> Outcome:
+        model = create(clock, constant(0.5), batching={"max_batch_size": 32})
+        await model.predict([b"1"])
+        await model.predict([b"1"])
+        return await offer(clock, model, [b"2"], [*[0.0] * 30, *[0.1] * 30])
+
+    outcome = run(monkeypatch, work)
+    assert (len(outcome.latencies), outcome.refused, outcome.failed) == (60, 0, 0)
+
+
 @pytest.mark.parametrize("times", [2, 5])
 def test_images_that_take_long_to_decode_count_for_more_than_small_ones(
     monkeypatch: pytest.MonkeyPatch, times: float

@@ -113,7 +113,7 @@ def test_a_layer_knows_nothing_of_those_above(layer: str, others: tuple[str, ...
 
 def test_the_model_knows_nothing_of_http() -> None:
     names = ("model", "inputs", "encoded_inputs", "tensor_inputs", "outputs", "batching")
-    names += ("batch_queues", "pace", "answers", "kept_answers", "content")
+    names += ("batch_queues", "pace", "answers", "kept_answers", "content", "admission", "cost")
     free = {f"rayserve_app/{name}.py" for name in names}
     assert importers(*HTTP, "rayserve_app.protocols") & free == set()
 

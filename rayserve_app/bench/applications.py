@@ -7,14 +7,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from rayserve_app.bench import cuda
 from rayserve_app.bench.models import HEADS, MAX_IMAGES, TEXTURE_SIDE
 from rayserve_app.bench.networks import SIDE
 from rayserve_app.bench.subjects import CUDA, CUDA_FLOATS, Subject
 from rayserve_app.cores import available_cores
 from rayserve_app.errors import ConfigurationError
+from rayserve_app.serve_yaml import read_document
 
 TWICE: Final = "{}-twice"
 """The name of a declared application with two replicas."""
@@ -35,10 +34,11 @@ def build_config(
         declared_in: the Serve YAML that declares what is not the bench's own.
         models: the folder of what networks.py builds.
     Raises:
-        ConfigurationError: neither declares an application of that name.
+        ConfigurationError: neither declares an application of that name, or the YAML is none of
+            Serve's.
     """
-    config = _read(declared_in)
-    known = {each.get("name"): each for each in config.get("applications", [])}
+    config = read_document(declared_in)
+    known = {each.get("name"): each for each in config.get("applications") or ()}
     known |= {twice["name"]: twice for twice in map(_twice, list(known.values()))}
     known |= {each["name"]: each for each in _own_applications(models)}
     missing = sorted(set(names) - known.keys())
@@ -54,25 +54,15 @@ def build_config(
     }
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path} cannot be read", got=str(error)) from error
-    if not isinstance(config, dict):
-        raise ConfigurationError(f"{path} is no Serve configuration")
-    return config
-
-
 def _twice(application: dict[str, Any]) -> dict[str, Any]:
     name = TWICE.format(application.get("name"))
     deployments = [
         {
             **each,
             "num_replicas": 2,
-            "ray_actor_options": {**each.get("ray_actor_options", {}), "num_cpus": NUM_CPUS},
+            "ray_actor_options": {**(each.get("ray_actor_options") or {}), "num_cpus": NUM_CPUS},
         }
-        for each in application.get("deployments", [])
+        for each in application.get("deployments") or ()
     ]
     return {**application, "name": name, "route_prefix": f"/{name}", "deployments": deployments}
 

@@ -34,6 +34,7 @@ LABELS: Final = (
     (re.compile(r"ray::(DashboardAgent|RuntimeEnvAgent)"), "Ray's agents"),
     (re.compile(r"ray::"), "Ray worker"),
     (re.compile(r"\S*haproxy\S* "), "HAProxy"),
+    (re.compile(r"\S* \S*rayserve-haproxy "), "HAProxy's launchers"),
     (re.compile(r"\S*gcs_server"), "GCS"),
     (re.compile(r"\S*raylet/raylet"), "raylet"),
     (re.compile(r".*/ray/_private/log_monitor\.py"), "Ray's agents"),

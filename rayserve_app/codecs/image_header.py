@@ -318,7 +318,7 @@ def _read_entries(entries: memoryview, entry: struct.Struct, end: int) -> _Direc
     tags: dict[int, int] = {}
     total = 0
     for tag, kind, count, field in entry.iter_unpack(entries):
-        size = _TIFF_TYPE_SIZES.get(kind, 1)
+        size = _TIFF_TYPE_SIZES.get(kind, 0)  # what is of no known type nobody copies
         if size * count <= len(field) or int.from_bytes(field, byte_order) + size * count <= end:
             total += size * count
         if count == 1 and kind in (1, 3, 4, 16) and size <= len(field):

@@ -84,6 +84,10 @@ class Protocol(ABC):
             raise self.unknown_model(name, [self.model.name])
 
 
+HEAD_BYTES: Final = 64
+"""So much of a body is looked at to tell a form from JSON."""
+
+
 def disowned(error: ServingError, body: Buffer, content_type: str | None) -> Exception:
     """Return what to raise for a body that is no document of a protocol to which `Content-Type`
     means nothing: Declined where that, or the body's first bytes, say that it is another's."""
@@ -100,9 +104,6 @@ def is_form(body: Buffer, content_type: str | None) -> bool:
     """Return whether a body is an HTML form, as far as its beginning tells: curl calls JSON one."""
     kind, start = media_type(content_type), bytes(body[:HEAD_BYTES]).lstrip()
     return kind == MULTIPART or (kind == URLENCODED and start[:1] not in (b"{", b"["))
-
-
-HEAD_BYTES: Final = 64
 
 
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[Response]])

@@ -43,8 +43,6 @@ class Handover:
 
     keeper: int
     """Process id; it stops its HAProxy at SIGUSR1."""
-    text: str
-    """The configuration as Serve wrote it."""
     listeners: dict[Place, socket.socket]
 
 
@@ -58,6 +56,11 @@ class Folder:
     @property
     def configuration(self) -> Path:
         return self.path / "launched.cfg"
+
+    @property
+    def known(self) -> Path:
+        """The configuration as Serve wrote it that is being served, until Serve wants no more."""
+        return self.path / "known.cfg"
 
     @property
     def haproxy_socket(self) -> str:
@@ -124,11 +127,10 @@ class Keeper:
             poll.register(descriptor, select.POLLIN)
         heirs: socket.socket | None = None
         self._start(replaced)
-        if self._is_stopping:
-            self._pass_on(signal.SIGTERM)
         while (status := self._exit_status()) is None:
             if not self._is_up and self._answers():
                 self._is_up = True
+                self.folder.known.write_text(self.text)
                 heirs = listen_unix(self.folder.keeper_socket)
                 poll.register(heirs, select.POLLIN)
                 os.write(ready, b"1")
@@ -145,6 +147,7 @@ class Keeper:
                     poll.unregister(descriptor)
                     self._gone_s[descriptor] = now_s
             if not self._is_needed():
+                self.folder.known.unlink(missing_ok=True)
                 self._pass_on(signal.SIGTERM)
         return status
 
@@ -165,14 +168,18 @@ class Keeper:
         binary, *arguments = self.command
         self._started_s = time.monotonic()
         self._child = os.posix_spawn(binary, [binary, *arguments, *files, *replacing], os.environ)
+        if self._is_stopping:
+            # The signal may have come before there was somebody to pass it on to.
+            self._pass_on(signal.SIGTERM)
 
     def _exit_status(self) -> int | None:
-        """Return HAProxy's exit status if it has ended; start it again if it was killed."""
+        """Return HAProxy's exit status if it could not start, or ended as it was told; start it
+        again if it ended otherwise."""
         pid, waited = os.waitpid(self._child, os.WNOHANG)
         if pid == 0:
             return None
-        if os.WIFEXITED(waited) or self._is_stopping:
-            return os.WEXITSTATUS(waited) if os.WIFEXITED(waited) else 0
+        if self._is_stopping or not self._is_up:
+            return exit_status(waited)
         time.sleep(max(0.0, self._started_s + RESTART_PERIOD_S - time.monotonic()))
         self._start()
         return None
@@ -216,23 +223,25 @@ class Keeper:
         with contextlib.suppress(OSError), heirs.accept()[0] as heir:
             heir.settimeout(ANSWER_TIMEOUT_S)
             descriptors = [listener.fileno() for listener in self.listeners.values()]
-            socket.send_fds(heir, [f"{os.getpid()}\n".encode()], descriptors)
-            heir.sendall(self.text.encode())
+            socket.send_fds(heir, [str(os.getpid()).encode()], descriptors)
+
+
+def exit_status(waited: int) -> int:
+    """Return what a process ends with that stands for one of which this was waited for."""
+    code = os.waitstatus_to_exitcode(waited)
+    return code if code >= 0 else 128 - code
 
 
 def ask_keeper(path: str) -> Handover | None:
     """Return what the keeper that runs now hands over; None where there is none."""
     try:
         with connect(path) as keeper:
-            data, descriptors, _, _ = socket.recv_fds(keeper, 1 << 16, 16)
-            while piece := keeper.recv(1 << 16):
-                data += piece
+            pid, descriptors, _, _ = socket.recv_fds(keeper, 64, 16)
     except OSError:
         return None
-    pid, _, text = data.decode().partition("\n")
     listeners = [socket.socket(fileno=descriptor) for descriptor in descriptors]
     by_place = {Place(*each.getsockname()[:2]): each for each in listeners}
-    return Handover(int(pid), text, by_place) if pid else None
+    return Handover(int(pid), by_place) if pid else None
 
 
 def ask_haproxy(path: str, command: bytes) -> bytes:

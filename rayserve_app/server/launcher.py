@@ -30,6 +30,7 @@ from rayserve_app.server.keeper import (
     Relatives,
     ask_haproxy,
     ask_keeper,
+    exit_status,
     listen_unix,
     running_pid,
 )
@@ -54,12 +55,11 @@ def launch(binary: str, arguments: Sequence[str]) -> int:
     relatives = _relatives()
     config_path = Path(arguments[arguments.index("-f") + 1])
     folder = Folder(config_path.parent)
-    text = config_path.read_text()
-    before = ask_keeper(folder.keeper_socket)
     is_reload = "-sf" in arguments
-    if before is not None and not is_reload:
-        # Serve's actor is a new one, which does not know the applications yet.
-        text = before.text
+    # A new actor of Serve's does not know the applications yet.
+    is_known = not is_reload and folder.known.exists()
+    text = (folder.known if is_known else config_path).read_text()
+    before = ask_keeper(folder.keeper_socket)
     try:
         listeners = _listeners(text, before, folder, is_shared="-dR" not in arguments)
     except OSError as error:
@@ -151,7 +151,7 @@ class Launcher:
         if pid == 0:
             return None
         if os.WIFEXITED(waited) or self._is_stopping:
-            return os.WEXITSTATUS(waited) if os.WIFEXITED(waited) else 0
+            return exit_status(waited)
         left = running_pid(self._keeper.folder.haproxy_socket)
         if ask_keeper(self._keeper.folder.keeper_socket) is not None:
             _stop(left, signal.SIGUSR1)

@@ -182,6 +182,7 @@ def test_documents_are_read_again() -> None:
         (["ray::DashboardAgent"], "Ray's agents"),
         (["ray::IDLE"], "Ray worker"),
         (["/opt/v/bin/haproxy", "-f", "/tmp/x/haproxy.cfg"], "HAProxy"),
+        (["/v/bin/python", "/v/bin/rayserve-haproxy", "-db"], "HAProxy's launchers"),
         (["/v/ray/core/src/ray/gcs/gcs_server", "--port=1"], "GCS"),
         (["/v/ray/core/src/ray/raylet/raylet", "--x=/gcs_server"], "raylet"),
         (["/v/bin/python", "/v/ray/dashboard/dashboard.py", "--host=h"], "dashboard"),

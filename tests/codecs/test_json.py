@@ -292,7 +292,6 @@ class Box:
         ([np.datetime64("NaT", "ms"), np.datetime64(0, "s")], '[null,"1970-01-01T00:00:00"]'),
         (range(3), "[0,1,2]"),
     ],
-    ids=str,
 )
 def test_what_else_python_has_becomes_what_json_has(value: Any, text: str) -> None:
     assert json.encode(value).decode() == text

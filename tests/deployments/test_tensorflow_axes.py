@@ -20,7 +20,6 @@ import pytest
 from deployments.signature import Batching
 from deployments.tensorflow import TensorFlowBackend, TensorFlowSettings
 from rayserve_app.asgi import App, create_app
-from rayserve_app.batching import run_batch
 from rayserve_app.model import Model
 from rayserve_app.types import Row
 from tests.protocols import call
@@ -264,15 +263,41 @@ async def test_an_output_that_depends_on_the_whole_call_is_the_requests_own(
         lambda x: {"y": x, "mean": tf.reduce_mean(x)},
         tf.TensorSpec((None, 2), tf.float32, "x"),
     )
-    model = create(path, input={"type": "tensor"})
-    results = run_batch(model.versions.default.predict, [X[0], X[1]])
-    assert [float(each.value["mean"]) for each in results if isinstance(each, Row)] == [1.5, -0.5]
+    model = create(path, input={"type": "tensor"}, batching={"max_batch_size": 4})
+    asked = [model.predict([row]) for row in X] + [model.predict(list(X))]
+    means = [
+        [float(row.value["mean"]) for row in rows if isinstance(row, Row)]
+        for rows in await asyncio.gather(*asked)
+    ]
+    assert means == [[1.5], [-0.5], [0.5, 0.5]]
     app = create_app(model)
-    one = await call(app, "POST", "/v1/models/m:predict", json={"inputs": X[:1].tolist()})
-    assert one.json() == {"outputs": {"y": X[:1].tolist(), "mean": 1.5}}
-    two = await call(app, "POST", "/v1/models/m:predict", json={"inputs": X.tolist()})
-    assert two.status_code == 400
-    assert "'mean' has no batch axis, and is not the same for all items" in two.json()["error"]
+    columns = await call(app, "POST", "/v1/models/m:predict", json={"inputs": X.tolist()})
+    assert columns.json() == {"outputs": {"y": X.tolist(), "mean": 0.5}}
+    tensor = {"name": "x", "datatype": "FP32", "shape": [2, 2], "data": X.tolist()}
+    answer = await call(app, "POST", "/v2/models/m/infer", json={"inputs": [tensor]})
+    outputs = {each["name"]: each for each in answer.json()["outputs"]}
+    assert (outputs["mean"]["shape"], outputs["mean"]["data"]) == ([], [0.5])
+    many = await call(app, "POST", "/v1/models/m:predict", json={"inputs": [*X.tolist()] * 3})
+    assert many.status_code == 200  # the means of both calls are the same
+    long = await call(
+        app, "POST", "/v1/models/m:predict", json={"inputs": [[i, i] for i in range(6)]}
+    )
+    assert long.status_code == 400
+    assert "'mean' has no batch axis, and is not the same for all items" in long.json()["error"]
+    model.close()
+
+
+async def test_no_answer_is_kept_that_depends_on_the_whole_call(tmp_path: Path) -> None:
+    path = save(
+        tmp_path,
+        lambda x: {"mean": tf.reduce_mean(x)},
+        tf.TensorSpec((None, 2), tf.float32, "x"),
+    )
+    model = create(path, input={"type": "tensor"}, cache={"max_mb": 1})
+    for items, mean in ((list(X), 0.5), ([X[0]], 1.5)):
+        for row in await model.predict(items):
+            assert isinstance(row, Row)
+            assert float(row.value["mean"]) == mean
     model.close()
 
 

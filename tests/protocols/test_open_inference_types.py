@@ -202,6 +202,30 @@ async def test_a_scalar_may_be_of_shape_one_or_none(own: tuple[int, ...], one: A
             assert response.status_code == 400
 
 
+async def test_a_scalar_of_the_whole_call_may_be_of_shape_one_or_none() -> None:
+    specs = [
+        TensorSpec("x", "float32", (-1, 2)),
+        TensorSpec("keep_prob", "float32", (), has_batch_axis=False),
+        TensorSpec("labels", "int64", (3,), has_batch_axis=False),
+    ]
+
+    def answer(items: Sequence[Any]) -> dict[str, Any]:
+        return {"y": np.stack([item["x"] * item["keep_prob"] for item in items])}
+
+    app = create(answer, inputs=specs, input={"type": "tensors"}, warm_up=False)
+    x = tensor("x", "FP32", [2, 2], [1, 2, 3, 4])
+    labels = tensor("labels", "INT64", [3], [1, 2, 3])
+    for shape in ([], [1]):
+        scalar = tensor("keep_prob", "FP32", shape, [0.5])
+        response = await infer(app, {"inputs": [x, scalar, labels]})
+        assert arrays(response)["y"] == [[0.5, 1], [1.5, 2]]
+    other = tensor("keep_prob", "FP64", [], [0.5])
+    response = await infer(app, {"inputs": [x, other, labels]})
+    assert response.json() == refusal("keep_prob", "FP64", "FP32")
+    response = await infer(app, {"inputs": [x, scalar, labels | {"shape": [3, 1]}]})
+    assert response.status_code == 400
+
+
 async def test_one_text_may_be_of_shape_one_or_none() -> None:
     for app, expected in (
         (create_lengths("string"), {"output": [3]}),

@@ -298,6 +298,9 @@ CASES: Final[dict[str, Case]] = {
     "array of str": Case({"out": np.array(["ab"])}, "ab", text("ab")),
     "DT_STRING": Case({"out": objects(b"ab")}, "ab", text("ab")),
     "DT_STRING of two": Case({"out": objects(b"a", b"bc")[None]}, ["a", "bc"], texts("a", "bc")),
+    "StringDType": Case(
+        {"out": np.array([["a", "bc"]], np.dtypes.StringDType())}, ["a", "bc"], texts("a", "bc")
+    ),
     "objects": Case([objects(b"a", "bc")], ["a", "bc"], texts("a", "bc")),
     "array of bytes": Case([np.array([b"a", b"bc"])], ["a", "bc"], texts("a", "bc")),
     "list of bytes": Case(

@@ -77,9 +77,7 @@ async def test_an_endpoint_that_warms_up_is_being_created() -> None:
     assert (response.status_code, response.json()["EndpointStatus"]) == (200, "Creating")
 
 
-async def test_an_endpoint_that_hangs_is_out_of_service(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_an_endpoint_that_hangs_is_out_of_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "HANG_FLOOR_S", 0.1)
     gate = threading.Event()
     model = create_model(

@@ -7,12 +7,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from schemathesis import GenerationMode
 
 from rayserve_app.gateway.app import Gateway
 from rayserve_app.gateway.replicas import Address, Directory, ServedModel
 from rayserve_app.gateway.settings import GatewaySettings
 from rayserve_app.model import Model
-from tests.clients.openapi import check_operations
+from tests.clients.openapi import MODES, check_operations
 from tests.protocols import create_model
 from tests.protocols.servers import serving
 from tests.servers import serving as serving_app
@@ -34,10 +35,13 @@ def images() -> Model:
     return create_model(sizes, input={"type": "image"})
 
 
-@pytest.mark.parametrize("create", [texts, images])
-def test_a_model_answers_as_its_document_says(create: Callable[[], Model]) -> None:
+# What is forbidden has no part in what a model takes, and takes long to find.
+@pytest.mark.parametrize(("create", "modes"), [(texts, MODES), (images, MODES[:1])])
+def test_a_model_answers_as_its_document_says(
+    create: Callable[[], Model], modes: Sequence[GenerationMode]
+) -> None:
     with serving(create()) as url:
-        statuses = check_operations(url, examples=EXAMPLES, model="m", version="1")
+        statuses = check_operations(url, examples=EXAMPLES, modes=modes, model="m", version="1")
     assert statuses[200] > 50
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import yaml
 
 from tests.serve.conftest import Server
 from tests.serve.test_failures import seconds_until
@@ -101,6 +102,20 @@ def test_serves_commands_work_with_what_the_server_tells(
     )
     assert done.returncode == 0, done.stderr
     assert "image-example" in done.stdout
+
+
+def test_serve_deploy_works_with_what_the_server_tells(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "app.yaml"
+    path.write_text(yaml.safe_dump(server.config))
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("serve")), "deploy", str(path)],
+        env=server.script_environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_script_without_the_token_is_refused(server: Server, tmp_path: Path) -> None:

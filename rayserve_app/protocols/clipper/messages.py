@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from rayserve_app.codecs import json
+from rayserve_app.codecs.json import MAX_DEPTH
 from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
     DecodeError,
@@ -25,7 +26,7 @@ from rayserve_app.errors import (
 )
 from rayserve_app.inputs import Inputs
 from rayserve_app.outputs import json_value
-from rayserve_app.plain_values import as_numpy, plain, text_of, widened, with_text
+from rayserve_app.plain_values import as_numpy, simplify, text_of, widened, with_text
 from rayserve_app.protocols.protocol import Declined
 from rayserve_app.types import Buffer, Reply, Row
 
@@ -225,15 +226,17 @@ def _without_keys(fields: Mapping[str, Any]) -> Exception:
     return Declined(error) if "instances" in fields else error
 
 
-def _python_value(value: Any) -> Any:
+def _python_value(value: Any, depth: int = 0) -> Any:
     """Return a result without numpy's scalars, which in numpy 2 no longer look like numbers."""
-    value = plain(value)
-    if isinstance(value, dict):
-        return {key: _python_value(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)([_python_value(each) for each in value])
+    value = simplify(value)
+    if depth > MAX_DEPTH:
+        raise PredictError("A result is nested too deeply", expected=f"at most {MAX_DEPTH} levels")
     if isinstance(value, np.ndarray):
-        return with_text(value).tolist()
+        value = with_text(value).tolist()
+    if isinstance(value, dict):
+        return {key: _python_value(each, depth + 1) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)([_python_value(each, depth + 1) for each in value])
     if isinstance(value, np.floating):
         return float(str(value))  # with as many digits as its own type needs
     if isinstance(value, np.generic):

@@ -223,7 +223,7 @@ def _specs_by_name(servable: Servable) -> dict[str, TensorSpec]:
 def _shaped(each: InputTensor, spec: TensorSpec | None) -> InputTensor:
     """Return an input in the model's own shape, if that is one number or text per item: clients
     send it as [], [N] or [N, 1]."""
-    if spec is None or not spec.shape or spec.shape == each.shape:
+    if spec is None or not (spec.shape and spec.has_batch_axis) or spec.shape == each.shape:
         return each
     own, sent = spec.shape[1:], each.shape[1:]
     if max(own, default=1) > 1 or min(own, default=1) < 1 or any(size != 1 for size in sent):

@@ -6,6 +6,7 @@ Source: aws/sagemaker-tensorflow-serving-container da19256, tensorflowServing.js
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
@@ -32,6 +33,12 @@ JSON_TYPES: Final = (JSON, "application/jsonlines", "application/jsons")
 
 KEYS: Final = ("instances", "inputs", "examples")
 
+KEY: Final = re.compile(rb'"(?:instances|inputs|examples)"\s*:')
+
+HEAD_BYTES: Final = 1 << 12
+"""Where one of the keys stands, if not first, then behind the signature's name, or the context that
+examples share."""
+
 METHODS: Final[Mapping[str, Parse]] = {
     "predict": parse_predict,
     "classify": partial(parse_examples, render=classifications),
@@ -44,10 +51,8 @@ def may_be_document(model: Model, body: Buffer, content_type: str | None) -> boo
     microseconds, and tells most others, which may be large."""
     if model.metadata.platform != PLATFORM or media_type(content_type) not in JSON_TYPES:
         return False
-    if bytes(body[:64]).lstrip()[:1] != b"{":
-        return False
-    raw = body if isinstance(body, bytes | bytearray) else bytes(body)
-    return any(b'"%s"' % key.encode() in raw for key in KEYS)
+    head = bytes(body[:HEAD_BYTES])
+    return head.lstrip()[:1] == b"{" and KEY.search(head) is not None
 
 
 def read_document(model: Model, body: Buffer, *, version: str | None, method: str) -> Query | None:

@@ -318,10 +318,10 @@ async def test_clipper_hands_over_json_or_base64(value: Any, output: Any) -> Non
         assert "application/octet-stream is not supported" in answer["default_explanation"]
 
 
-async def test_clipper_answers_bytes_in_base64_and_text_as_it_is(tmp_path: Path) -> None:
+async def test_clipper_answers_bytes_as_b64_and_text_as_it_is(tmp_path: Path) -> None:
     with served(write(tmp_path, inference_py=TRANSFORM.format("return bytes(data)"))) as app:
         for data, output in (
-            (b"\xff\0", "/wA="),
+            (b"\xff\0", {"b64": "/wA="}),
             (b"text", "text"),
             (b'{"a": [1.5]}', {"a": [1.5]}),
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 from collections.abc import Sequence
@@ -100,6 +101,9 @@ async def test_large_results_are_freed_where_they_are_written() -> None:
     gc.disable()
     try:
         assert await written(model, results(), write) == 1
+        async with asyncio.timeout(5):
+            while not freed_in:  # the thread may be a moment behind its answer
+                await asyncio.sleep(0.001)
     finally:
         gc.enable()
     assert freed_in == wrote_in != [threading.current_thread()]

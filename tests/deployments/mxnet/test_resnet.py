@@ -19,6 +19,7 @@ from rayserve_app.inputs import EncodedImage
 from rayserve_app.model import Model
 from rayserve_app.mxnet_environment import import_mxnet
 from rayserve_app.settings import parse_settings
+from rayserve_app.types import TensorSpec
 
 mx = import_mxnet()
 
@@ -133,7 +134,5 @@ def test_the_same_seed_makes_the_same_file(params: Path, tmp_path: Path) -> None
 
 
 def test_metadata_follows_from_the_image_settings(model: Model) -> None:
-    assert [tuple(spec) for spec in model.metadata.inputs] == [
-        ("data", "float32", (-1, 3, 224, 224))
-    ]
-    assert [tuple(spec) for spec in model.metadata.outputs] == [("features", "float32", (-1, 512))]
+    assert model.metadata.inputs == (TensorSpec("data", "float32", (-1, 3, 224, 224)),)
+    assert model.metadata.outputs == (TensorSpec("features", "float32", (-1, 512)),)

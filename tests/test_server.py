@@ -503,7 +503,7 @@ def test_killed_supervisor_takes_serve_along(server: Server) -> None:
 def test_end_of_serve_itself_is_told_with_its_last_lines(server: Server) -> None:
     terminal = server.start()
     terminal.expect("Starting Serve with ")
-    terminal.expect("Waiting for echo")
+    terminal.expect(["Waiting for echo", "Ready after"])
     for process in psutil.Process(terminal.pid).children():
         if "ray.serve.scripts" in process.cmdline():
             process.kill()

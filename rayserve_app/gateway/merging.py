@@ -12,8 +12,9 @@ from rayserve_app.codecs import json
 from rayserve_app.errors import DecodeError
 from rayserve_app.http import Response
 
-UNKNOWN: Final = frozenset({400, 401, 403, 404, 405})
-"""Statuses of a model that does not know what is asked, or not who asks."""
+UNKNOWN: Final = (401, 403, 400, 405, 404)
+"""Statuses of a model that does not know what is asked, or not who asks: where no model does, those
+who ask for a password are heard before those who know of nothing."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ def merge_answers(answers: Sequence[Answer]) -> Answer:
     Args:
         answers: at least one.
     """
-    # Those who ask for a password before those who know of nothing.
     known = [each for each in answers if each.status not in UNKNOWN]
-    known = known or [each for each in answers if each.status == 401] or list(answers)
+    for status in UNKNOWN:
+        known = known or [each for each in answers if each.status == status]
     worst = max(each.status for each in known)
     heard = sorted(
         (each for each in known if each.status == worst),

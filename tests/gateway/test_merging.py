@@ -42,6 +42,7 @@ CHALLENGE = Answer(401, b"password", {"www-authenticate": "Basic"})
         ([told(200, {"a": 1}), told(200, [1]), told(200, {"b": 2})], 200, {"a": 1, "b": 2}),
         ([told(200, {"a": 1}), Answer(200, b"# text")], 200, {"a": 1}),
         ([told(404, {"e": 1}), told(405, {"e": 2})], 405, {"e": 2}),
+        ([told(404, {"e": 1}), told(400, {"e": 2}), told(405, {"e": 3})], 400, {"e": 2}),
     ],
 )
 def test_the_order_of_models_plays_no_part(answers: list[Answer], status: int, value: Any) -> None:

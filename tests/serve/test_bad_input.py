@@ -156,7 +156,8 @@ def test_a_body_without_content_length_over_the_limit(client: httpx.Client) -> N
 
 def test_a_path_or_a_verb_that_is_not_there(client: httpx.Client) -> None:
     assert client.get("/image-example/nothing").status_code == 404
-    assert "/invocations" in client.get("/image-example/nothing").json()["error"]
+    error = client.get("/image-example/invocation").json()["error"]
+    assert error == "No such path '/invocation'. Did you mean '/invocations'?"
     assert client.get("/image-example/invocations").status_code == 405
 
 
@@ -239,7 +240,10 @@ def test_bad_requests_leave_good_ones_in_the_same_batch_alone(client: httpx.Clie
     answers: list[Any] = []
 
     def send(body: bytes) -> None:
-        answers.append((body, client.post("/faulty/predict", content=body).json()))
+        # Where others of late have slept, the model is taken to be slow: it says to come again.
+        while (answer := client.post("/faulty/predict", content=body)).status_code == 503:
+            time.sleep(0.1)
+        answers.append((body, answer.json()))
 
     words = ["raise", *"abcdefgh"]
     threads = [

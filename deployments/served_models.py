@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
@@ -17,6 +18,7 @@ from ray.serve._private.common import ReplicaState, RequestProtocol
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.schema import ApplicationStatus, TargetGroup
 
+from rayserve_app.errors import ConfigurationError
 from rayserve_app.gateway.deadlines import model_at_gateway
 from rayserve_app.gateway.replicas import Address, ServedModel
 from rayserve_app.gateway.settings import GatewaySettings
@@ -126,7 +128,8 @@ def gateways(applications: Mapping[str, Any]) -> dict[str, GatewaySettings]:
         args = (application.get("deployed_app_config") or {}).get("args") or {}
         if GATEWAY_DEPLOYMENT in application["deployments"] and application["route_prefix"]:
             prefix = application["route_prefix"].rstrip("/")
-            found[prefix] = parse_section(GatewaySettings, args, "gateway")
+            with suppress(ConfigurationError):  # another's, or a YAML with a fault
+                found[prefix] = parse_section(GatewaySettings, args, "gateway")
     return found
 
 
@@ -159,7 +162,9 @@ def served_models(told: Told, known: Mapping[str, ServedModel]) -> dict[str, Ser
             # Serve tells of a replica's address before it calls it running.
             is_ready = bool(listening.get(name)) or bool(states & READY)
             if application.get("deployed_app_config") or not before:
-                before = _model(name, application)
+                before = _model(name, application) or before
+            if before is None:
+                continue
             models[name] = before._replace(
                 prefix=application["route_prefix"].rstrip("/"),
                 replicas=replicas,
@@ -171,19 +176,25 @@ def served_models(told: Told, known: Mapping[str, ServedModel]) -> dict[str, Ser
     return models
 
 
-def _model(name: str, application: Mapping[str, Any]) -> ServedModel:
-    """Return what the YAML says of an application's model."""
-    settings = ((application.get("deployed_app_config") or {}).get("args") or {}).get("model") or {}
-    deadline = settings.get("deadline") or {}
-    model_name = str(settings.get("name") or name)
-    return ServedModel(
-        name=model_name,
-        prefix="",
-        replicas=(),
-        targets=frozenset(targets(model_name, settings.get("path"))),
-        deadline_s=float(deadline.get("latency_ms", DeadlineSettings().latency_ms)) / 1e3,
-        protocols=tuple(settings.get("protocols") or ()),
-    )
+def _model(name: str, application: Mapping[str, Any]) -> ServedModel | None:
+    """Return what the YAML says of an application's model; None if its arguments are those of no
+    model of ours, as another's application may have them, and a YAML with a fault, which replaces
+    no replica."""
+    try:
+        args = (application.get("deployed_app_config") or {}).get("args") or {}
+        settings = args.get("model") or {}
+        deadline = DeadlineSettings.model_validate(settings.get("deadline") or {})
+        model_name = str(settings.get("name") or name)
+        return ServedModel(
+            name=model_name,
+            prefix="",
+            replicas=(),
+            targets=frozenset(targets(model_name, settings.get("path"))),
+            deadline_s=deadline.latency_ms / 1e3,
+            protocols=tuple(settings.get("protocols") or ()),
+        )
+    except (AttributeError, TypeError, ValueError):
+        return None
 
 
 def _addresses(groups: Sequence[TargetGroup], hosts: Mapping[str, str]) -> tuple[Address, ...]:

@@ -99,6 +99,25 @@ def test_what_is_not_told_does_not_change(change: dict[str, Any]) -> None:
     assert learn({"one": without_config}, REPLICA.port) == KNOWN
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"model": "gpt2"},
+        ["gpt2"],
+        {"model": {"deadline": 5}},
+        {"model": {"deadline": {"latency_ms": "soon"}}},
+        {"model": {"deadline": {"latency_ms": 0}}},
+        {"model": {"path": 5}},
+    ],
+)
+def test_arguments_that_are_no_models_keep_nothing_else_from_being_known(args: Any) -> None:
+    wrong = application("RUNNING", deployed_app_config={"args": args})
+    sound = application("RUNNING")
+    assert learn({"other": wrong, "one": sound}, REPLICA.port, known={}) == KNOWN
+    # Such a YAML has been deployed over a model, whose replicas serve on.
+    assert learn({"one": wrong}, REPLICA.port) == KNOWN
+
+
 def test_a_model_that_is_deleted_is_not_known_any_more() -> None:
     assert learn({"one": application(status="DELETING", deployments={})}) == {}
     assert learn({"gateway": GATEWAY}) == {}
@@ -146,6 +165,7 @@ async def test_a_path_means_a_model_by_its_prefix_or_at_a_gateway(
         "one": application("STARTING"),
         "slow": application("STARTING", route_prefix="/slow", deployed_app_config=slow),
         "gateway": GATEWAY,
+        "other": GATEWAY | {"route_prefix": "/other", "deployed_app_config": {"args": {"x": 1}}},
     }
 
     async def ask(controller: Any) -> Told:

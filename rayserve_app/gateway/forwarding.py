@@ -11,6 +11,7 @@ import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import inf
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -218,7 +219,9 @@ class Forwarder:
         while True:
             address = await self._place(model, lost, gone, started_at + model.patience_s)
             try:
-                lease = await self._connections.take(address)
+                # As long as its body comes, it has all of its deadline before it.
+                late_at = started_at + request.limit_s if upload.is_whole else inf
+                lease = await self._connections.take(address, late_at)
             except ReplicaLost:
                 gone.add(address)
                 continue

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from rayserve_app.gateway import forwarding
+from rayserve_app.gateway import forwarding, replicas
 from rayserve_app.gateway.app import Gateway
 from rayserve_app.gateway.forwarding import LATE_S
 from rayserve_app.gateway.replicas import Address, Directory, ServedModel
@@ -132,6 +132,20 @@ def test_nobody_waits_where_none_is_to_come(models: Models) -> None:
     started_at = time.monotonic()
     assert models.ask().status_code == 503
     assert time.monotonic() - started_at < 10
+
+
+def test_a_replica_that_takes_no_connection_is_given_up_at_the_deadline(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose node is gone: what is sent there is lost without a word."""
+    monkeypatch.setattr(forwarding, "LATE_S", 0.1)
+    monkeypatch.setattr(replicas, "CONNECT_TIMEOUT_S", 60.0)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as filling:
+        filling.connect(full.getsockname())
+        models.serve(full.getsockname()[1], deadline_s=0.3)
+        started_at = time.monotonic()
+        assert models.ask().status_code == 503
+        assert time.monotonic() - started_at < 0.3 + BOUND * LATE_S
 
 
 async def hanging(scope: Any, receive: Any, send: Any) -> None:

@@ -20,13 +20,13 @@ from starlette.types import Receive, Scope, Send
 from rayserve_app.errors import BodyTimeout, DeadlineExceeded, ModelNotReady, RequestTooLarge
 from rayserve_app.gateway.connection import Connection, Head, Header, ReplicaLost
 from rayserve_app.gateway.replicas import Address, Connections, Directory, ServedModel
-from rayserve_app.http import FORWARDED, BodyBudget
+from rayserve_app.http import FORWARDED, GATEWAYS, BodyBudget
 from rayserve_app.ingress import CLIENT_HEADERS, REQUEST_ID
 from rayserve_app.types import Buffer
 
 ORDER: Final = FORWARDED.encode()
 
-LOOPS: Final = b"x-rayserve-gateways"
+LOOPS: Final = GATEWAYS.encode()
 """The gateways that a request has passed, by names that nobody else can know: one that finds its
 own forwards the request no more. What a client writes there is nobody's name."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, NamedTuple
@@ -90,24 +90,27 @@ class ModelsByPath:
     def __init__(self) -> None:
         self._models: Mapping[str, ServedModel] = {}
         self._gateways: Mapping[str, GatewaySettings] = {}
+        self._prefixes: Collection[str] = ()
+        """Those of all applications: below a gateway's may be those of others that are not ours."""
         self._asked_at = float("-inf")
 
     async def find(self, path: str) -> ServedModel | None:
-        """Return the model that a path means, None if none is known; one that has no prefix there
-        is a gateway's."""
+        """Return the model that a path means, None if none is known or it is another application's;
+        one that has no prefix there is a gateway's."""
         if monotonic() - self._asked_at > self.PERIOD_S:
             self._asked_at = monotonic()
             try:
                 told = await ask(find_controller())
                 self._models = served_models(told, self._models)
                 self._gateways = gateways(told.applications) or self._gateways
+                self._prefixes = prefixes(told.applications) or self._prefixes
             except Exception as exc:
                 logger.debug("Serve's controller could not be asked for the models: %s", exc)
         models = {model.prefix: model for model in self._models.values()}
-        prefix = _longest(path, [*models, *self._gateways])
+        prefix = _longest(path, [*models, *self._gateways, *self._prefixes])
         if prefix in models:
             return models[prefix]
-        if prefix is None or not models:
+        if prefix is None or prefix not in self._gateways or not models:
             return None
         settings = self._gateways[prefix]
         return model_at_gateway(path.removeprefix(prefix), settings, models.values())._replace(
@@ -119,6 +122,12 @@ def _longest(path: str, prefixes: Iterable[str]) -> str | None:
     """Return the longest prefix that is one of the path's, by whole segments."""
     found = [each for each in prefixes if f"{path}/".startswith(f"{each}/")]
     return max(found, key=len, default=None)
+
+
+def prefixes(applications: Mapping[str, Any]) -> set[str]:
+    """Return the prefixes of Serve's applications, ours and others', without a final slash."""
+    found = (application["route_prefix"] for application in applications.values())
+    return {prefix.rstrip("/") for prefix in found if prefix}
 
 
 def gateways(applications: Mapping[str, Any]) -> dict[str, GatewaySettings]:

@@ -146,6 +146,9 @@ def test_what_is_no_model_is_none() -> None:
 @pytest.mark.parametrize(
     ("path", "model", "prefix"),
     [
+        # Of somebody else's application, whose requests may take as long as they do.
+        ("/other/predict", None, ""),
+        ("/wrong/predict", None, ""),
         ("/one/predict", "m", "/one"),
         ("/one", "m", "/one"),
         ("/models/m/invoke", "m", ""),
@@ -158,14 +161,15 @@ def test_what_is_no_model_is_none() -> None:
     ],
 )
 async def test_a_path_means_a_model_by_its_prefix_or_at_a_gateway(
-    monkeypatch: pytest.MonkeyPatch, path: str, model: str, prefix: str
+    monkeypatch: pytest.MonkeyPatch, path: str, model: str | None, prefix: str
 ) -> None:
     slow = {"args": {"model": {"deadline": {"latency_ms": 9000}, "protocols": ["sagemaker"]}}}
     told = {
         "one": application("STARTING"),
         "slow": application("STARTING", route_prefix="/slow", deployed_app_config=slow),
         "gateway": GATEWAY,
-        "other": GATEWAY | {"route_prefix": "/other", "deployed_app_config": {"args": {"x": 1}}},
+        "other": application("RUNNING", route_prefix="/other", deployments={"Llm": {}}),
+        "wrong": GATEWAY | {"route_prefix": "/wrong", "deployed_app_config": {"args": {"x": 1}}},
     }
 
     async def ask(controller: Any) -> Told:
@@ -174,6 +178,9 @@ async def test_a_path_means_a_model_by_its_prefix_or_at_a_gateway(
     monkeypatch.setattr(module, "ask", ask)
     monkeypatch.setattr(module, "find_controller", lambda: None)
     found = await ModelsByPath().find(path)
+    if model is None:
+        assert found is None
+        return
     assert found is not None
     assert (found.name, found.prefix) == (model, prefix)
     assert found.deadline_s == {"m": 3.0, "slow": 9.0}[model]

@@ -209,6 +209,41 @@ def test_an_upload_takes_its_own_time(models: Models, monkeypatch: pytest.Monkey
         assert models.ask(content=pieces()).text == "ok"
 
 
+def test_a_slow_upload_whose_replica_is_lost_has_all_of_the_deadline_left(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forwarding, "LATE_S", 0.1)
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(4):
+            time.sleep(0.2)
+            yield b"x" * 10
+
+    def die(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            received = b""
+            while not received.endswith(b"\r\n0\r\n\r\n"):
+                received += connection.recv(1 << 16)
+            models.serve(port, deadline_s=0.5)
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await asyncio.sleep(0.2)
+        await answer(send, 200, b"ok")
+
+    with (
+        serving(late) as port,
+        socket.create_server(("127.0.0.1", 0)) as dying,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        models.serve(dying.getsockname()[1], deadline_s=0.5)
+        died = pool.submit(die, dying)
+        assert models.ask(content=pieces()).text == "ok"
+        died.result()
+
+
 def test_lists_wait_for_nobody(models: Models, port: int) -> None:
     models.serve(closed_port())
     started_at = time.monotonic()

@@ -180,7 +180,7 @@ def served_models(told: Told, known: Mapping[str, ServedModel]) -> dict[str, Ser
                 is_ready=is_ready,
                 patience_s=before.deadline_s if is_expected else 0.0,
             )
-        elif before:
+        elif before and (deployment or not application["deployments"]):  # else another's by now
             models[name] = before
     return models
 

@@ -123,6 +123,10 @@ def test_a_model_that_is_deleted_is_not_known_any_more() -> None:
     assert learn({"gateway": GATEWAY}) == {}
 
 
+def test_a_model_whose_application_has_become_anothers_is_not_known_any_more() -> None:
+    assert learn({"one": application("RUNNING", deployments={"Llm": {}})}) == {}
+
+
 def test_a_controller_that_knows_of_nothing_has_lost_its_memory() -> None:
     assert learn({}) == KNOWN
 

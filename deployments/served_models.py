@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
@@ -17,6 +18,7 @@ from ray.serve._private.common import ReplicaState, RequestProtocol
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.schema import ApplicationStatus, TargetGroup
 
+from rayserve_app.errors import ConfigurationError
 from rayserve_app.gateway.deadlines import model_at_gateway
 from rayserve_app.gateway.replicas import Address, ServedModel
 from rayserve_app.gateway.settings import GatewaySettings
@@ -88,24 +90,27 @@ class ModelsByPath:
     def __init__(self) -> None:
         self._models: Mapping[str, ServedModel] = {}
         self._gateways: Mapping[str, GatewaySettings] = {}
+        self._prefixes: Collection[str] = ()
+        """Those of all applications: below a gateway's may be those of others that are not ours."""
         self._asked_at = float("-inf")
 
     async def find(self, path: str) -> ServedModel | None:
-        """Return the model that a path means, None if none is known; one that has no prefix there
-        is a gateway's."""
+        """Return the model that a path means, None if none is known or it is another application's;
+        one that has no prefix there is a gateway's."""
         if monotonic() - self._asked_at > self.PERIOD_S:
             self._asked_at = monotonic()
             try:
                 told = await ask(find_controller())
                 self._models = served_models(told, self._models)
                 self._gateways = gateways(told.applications) or self._gateways
+                self._prefixes = prefixes(told.applications) or self._prefixes
             except Exception as exc:
                 logger.debug("Serve's controller could not be asked for the models: %s", exc)
         models = {model.prefix: model for model in self._models.values()}
-        prefix = _longest(path, [*models, *self._gateways])
+        prefix = _longest(path, [*models, *self._gateways, *self._prefixes])
         if prefix in models:
             return models[prefix]
-        if prefix is None or not models:
+        if prefix is None or prefix not in self._gateways or not models:
             return None
         settings = self._gateways[prefix]
         return model_at_gateway(path.removeprefix(prefix), settings, models.values())._replace(
@@ -119,6 +124,12 @@ def _longest(path: str, prefixes: Iterable[str]) -> str | None:
     return max(found, key=len, default=None)
 
 
+def prefixes(applications: Mapping[str, Any]) -> set[str]:
+    """Return the prefixes of Serve's applications, ours and others', without a final slash."""
+    found = (application["route_prefix"] for application in applications.values())
+    return {prefix.rstrip("/") for prefix in found if prefix}
+
+
 def gateways(applications: Mapping[str, Any]) -> dict[str, GatewaySettings]:
     """Return the settings of the gateways among Serve's applications, by their prefixes."""
     found = {}
@@ -126,7 +137,8 @@ def gateways(applications: Mapping[str, Any]) -> dict[str, GatewaySettings]:
         args = (application.get("deployed_app_config") or {}).get("args") or {}
         if GATEWAY_DEPLOYMENT in application["deployments"] and application["route_prefix"]:
             prefix = application["route_prefix"].rstrip("/")
-            found[prefix] = parse_section(GatewaySettings, args, "gateway")
+            with suppress(ConfigurationError):  # another's, or a YAML with a fault
+                found[prefix] = parse_section(GatewaySettings, args, "gateway")
     return found
 
 
@@ -159,31 +171,39 @@ def served_models(told: Told, known: Mapping[str, ServedModel]) -> dict[str, Ser
             # Serve tells of a replica's address before it calls it running.
             is_ready = bool(listening.get(name)) or bool(states & READY)
             if application.get("deployed_app_config") or not before:
-                before = _model(name, application)
+                before = _model(name, application) or before
+            if before is None:
+                continue
             models[name] = before._replace(
                 prefix=application["route_prefix"].rstrip("/"),
                 replicas=replicas,
                 is_ready=is_ready,
                 patience_s=before.deadline_s if is_expected else 0.0,
             )
-        elif before:
+        elif before and (deployment or not application["deployments"]):  # else another's by now
             models[name] = before
     return models
 
 
-def _model(name: str, application: Mapping[str, Any]) -> ServedModel:
-    """Return what the YAML says of an application's model."""
-    settings = ((application.get("deployed_app_config") or {}).get("args") or {}).get("model") or {}
-    deadline = settings.get("deadline") or {}
-    model_name = str(settings.get("name") or name)
-    return ServedModel(
-        name=model_name,
-        prefix="",
-        replicas=(),
-        targets=frozenset(targets(model_name, settings.get("path"))),
-        deadline_s=float(deadline.get("latency_ms", DeadlineSettings().latency_ms)) / 1e3,
-        protocols=tuple(settings.get("protocols") or ()),
-    )
+def _model(name: str, application: Mapping[str, Any]) -> ServedModel | None:
+    """Return what the YAML says of an application's model; None if its arguments are those of no
+    model of ours, as another's application may have them, and a YAML with a fault, which replaces
+    no replica."""
+    try:
+        args = (application.get("deployed_app_config") or {}).get("args") or {}
+        settings = args.get("model") or {}
+        deadline = DeadlineSettings.model_validate(settings.get("deadline") or {})
+        model_name = str(settings.get("name") or name)
+        return ServedModel(
+            name=model_name,
+            prefix="",
+            replicas=(),
+            targets=frozenset(targets(model_name, settings.get("path"))),
+            deadline_s=deadline.latency_ms / 1e3,
+            protocols=tuple(settings.get("protocols") or ()),
+        )
+    except (AttributeError, TypeError, ValueError):
+        return None
 
 
 def _addresses(groups: Sequence[TargetGroup], hosts: Mapping[str, str]) -> tuple[Address, ...]:

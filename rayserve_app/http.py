@@ -46,7 +46,10 @@ FORWARDED: Final = "x-rayserve-forwarded"
 """The header of a request that a gateway has forwarded: the protocols that may answer, in order, or
 nothing if the order is the model's."""
 
-_FORWARDED: Final = FORWARDED.encode()
+GATEWAYS: Final = "x-rayserve-gateways"
+"""The header that names the gateways which a request has passed; nobody else is to know them."""
+
+_OWN: Final = frozenset({FORWARDED.encode(), GATEWAYS.encode()})
 
 MAX_QUERY_PAIRS: Final = 256
 
@@ -144,7 +147,7 @@ class Request:
         return tuple(
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in self._headers.items()
-            if name != _FORWARDED
+            if name not in _OWN
         )
 
     def list_header(self, name: str) -> str | None:

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from rayserve_app.server import watch
+from rayserve_app.server.applications import read_applications
 from rayserve_app.server.settings import ServeConfig
 from rayserve_app.server.watch import Watch
+from tests.servers import raw_server
 
 
 class Serve:
@@ -228,3 +230,12 @@ def test_a_first_replica_without_room_is_told_too(
     watching(serve).update()
     told = capsys.readouterr().out
     assert told == "a waits for room: a new replica asks for 0.9 CPU, of which 0.5 is free.\n"
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{", b"what?\r\n\r\n"]
+)
+def test_a_dashboard_that_is_lost_amid_its_answer_has_said_nothing(answer: bytes) -> None:
+    """And Serve goes on."""
+    with raw_server(answer) as (port, _):
+        assert read_applications(f"http://127.0.0.1:{port}") == {}

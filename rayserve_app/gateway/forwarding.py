@@ -11,6 +11,7 @@ import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import inf
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -19,13 +20,13 @@ from starlette.types import Receive, Scope, Send
 from rayserve_app.errors import BodyTimeout, DeadlineExceeded, ModelNotReady, RequestTooLarge
 from rayserve_app.gateway.connection import Connection, Head, Header, ReplicaLost
 from rayserve_app.gateway.replicas import Address, Connections, Directory, ServedModel
-from rayserve_app.http import FORWARDED, BodyBudget
+from rayserve_app.http import FORWARDED, GATEWAYS, BodyBudget
 from rayserve_app.ingress import CLIENT_HEADERS, REQUEST_ID
 from rayserve_app.types import Buffer
 
 ORDER: Final = FORWARDED.encode()
 
-LOOPS: Final = b"x-rayserve-gateways"
+LOOPS: Final = GATEWAYS.encode()
 """The gateways that a request has passed, by names that nobody else can know: one that finds its
 own forwards the request no more. What a client writes there is nobody's name."""
 
@@ -76,6 +77,8 @@ UNWANTED: Final = HOP_BY_HOP | {b"date", b"server", MODEL}
 UNWANTED_IN_SERVE: Final = UNWANTED | {REQUEST_ID}
 """Serve writes the third, which it shares with the replica."""
 
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
 # What may stand in a path as it is (RFC 3986, section 3.3).
 SAFE: Final = "/:@!$&'()*+,;=~"
 
@@ -100,6 +103,8 @@ class Upload:
         """Bytes that have come."""
         self.is_whole = False
         """Whether its end has come."""
+        self.whole_at = 0.0
+        """And when, by the loop's clock."""
 
     async def next(self) -> Buffer:
         """Return the next piece.
@@ -111,7 +116,9 @@ class Upload:
         if message["type"] == "http.disconnect":
             raise ClientLeft
         piece: Buffer = message.get("body", b"")
-        self.is_whole = not message.get("more_body", False)
+        if not message.get("more_body", False):
+            self.is_whole = True
+            self.whole_at = asyncio.get_running_loop().time()
         self.size += len(piece)
         if self._kept is not None:
             self._kept.append(piece)
@@ -211,14 +218,18 @@ class Forwarder:
             DeadlineExceeded: no answer came in time.
             AnswerCut, ClientLeft: there is no way to go on.
         """
-        started_at = asyncio.get_running_loop().time()
+        asked_at = asyncio.get_running_loop().time()
         request = _request(scope, path, upload, self._order, self._name, model)
         lost: list[Address] = []
         gone: set[Address] = set()
         while True:
+            # Its body may have come while a replica was lost.
+            started_at = max(asked_at, upload.whole_at)
             address = await self._place(model, lost, gone, started_at + model.patience_s)
             try:
-                lease = await self._connections.take(address)
+                # As long as its body comes, it has all of its deadline before it.
+                late_at = started_at + request.limit_s if upload.is_whole else inf
+                lease = await self._connections.take(address, late_at)
             except ReplicaLost:
                 gone.add(address)
                 continue
@@ -349,11 +360,11 @@ class _Exchange:
         assert task is not None
         upload, connection = self._upload, self._connection
         first = upload.start()
-        connection.send(
-            request.head,
-            _chunk(first) if request.is_chunked else first,
-            has_body=request.has_answer_body,
-        )
+        if request.is_chunked:
+            first = _chunk(first)
+            if upload.is_whole:  # only by now, and it is sent once more
+                first = b"".join((first, LAST_CHUNK))
+        connection.send(request.head, first, has_body=request.has_answer_body)
         upload.forget_if_large()
         timer = asyncio.get_running_loop().call_later(
             WATCH_AFTER_S if upload.is_whole else 0, self._start_attending, task, request
@@ -435,7 +446,7 @@ class _Exchange:
                 await self._connection.write(_chunk(piece) if request.is_chunked else piece)
             self._upload.forget_if_large()
         if request.is_chunked:
-            await self._connection.write(b"0\r\n\r\n")
+            await self._connection.write(LAST_CHUNK)
         self._is_sent = True
         self._start_clock(request.limit_s, asyncio.get_running_loop().time())
 

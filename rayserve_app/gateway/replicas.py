@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import count
+from math import inf
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -123,16 +124,18 @@ class Connections:
         others = [each for each in replicas if each not in without]
         return min(others or replicas, key=self._load)
 
-    async def take(self, address: Address) -> Lease:
+    async def take(self, address: Address, until: float = inf) -> Lease:
         """Return a connection for one exchange.
 
+        Args:
+            until: by the loop's clock, how long to wait for it, beside CONNECT_TIMEOUT_S.
         Raises:
             ReplicaLost: the replica cannot be reached.
         """
         self._busy[address] += 1
         self._turns[address] = next(self._turn)
         try:
-            return Lease(address, await self._connect(address))
+            return Lease(address, await self._connect(address, until))
         except BaseException:
             self._end(address)
             raise
@@ -171,7 +174,7 @@ class Connections:
         """Requests under way, and of equals who has waited longest for one."""
         return self._busy[address], self._turns.get(address, -1)
 
-    async def _connect(self, address: Address) -> Connection:
+    async def _connect(self, address: Address, until: float) -> Connection:
         idle = self._idle[address]
         while idle:
             since, connection = idle.pop()
@@ -180,7 +183,7 @@ class Connections:
             connection.close()
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout_at(min(loop.time() + CONNECT_TIMEOUT_S, until)):
                 _, connection = await loop.create_connection(Connection, *address)
         except (OSError, TimeoutError) as exc:
             raise ReplicaLost(f"{address.host}:{address.port}: {exc}") from exc

@@ -176,6 +176,6 @@ def _get_json(url: str, headers: Mapping[str, str] = NO_HEADERS) -> dict[str, An
                 remedy="Set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to its token",
             ) from error
         return {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return {}
     return document if isinstance(document, dict) else {}

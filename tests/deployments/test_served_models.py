@@ -99,9 +99,32 @@ def test_what_is_not_told_does_not_change(change: dict[str, Any]) -> None:
     assert learn({"one": without_config}, REPLICA.port) == KNOWN
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"model": "gpt2"},
+        ["gpt2"],
+        {"model": {"deadline": 5}},
+        {"model": {"deadline": {"latency_ms": "soon"}}},
+        {"model": {"deadline": {"latency_ms": 0}}},
+        {"model": {"path": 5}},
+    ],
+)
+def test_arguments_that_are_no_models_keep_nothing_else_from_being_known(args: Any) -> None:
+    wrong = application("RUNNING", deployed_app_config={"args": args})
+    sound = application("RUNNING")
+    assert learn({"other": wrong, "one": sound}, REPLICA.port, known={}) == KNOWN
+    # Such a YAML has been deployed over a model, whose replicas serve on.
+    assert learn({"one": wrong}, REPLICA.port) == KNOWN
+
+
 def test_a_model_that_is_deleted_is_not_known_any_more() -> None:
     assert learn({"one": application(status="DELETING", deployments={})}) == {}
     assert learn({"gateway": GATEWAY}) == {}
+
+
+def test_a_model_whose_application_has_become_anothers_is_not_known_any_more() -> None:
+    assert learn({"one": application("RUNNING", deployments={"Llm": {}})}) == {}
 
 
 def test_a_controller_that_knows_of_nothing_has_lost_its_memory() -> None:
@@ -127,6 +150,9 @@ def test_what_is_no_model_is_none() -> None:
 @pytest.mark.parametrize(
     ("path", "model", "prefix"),
     [
+        # Of somebody else's application, whose requests may take as long as they do.
+        ("/other/predict", None, ""),
+        ("/wrong/predict", None, ""),
         ("/one/predict", "m", "/one"),
         ("/one", "m", "/one"),
         ("/models/m/invoke", "m", ""),
@@ -139,13 +165,15 @@ def test_what_is_no_model_is_none() -> None:
     ],
 )
 async def test_a_path_means_a_model_by_its_prefix_or_at_a_gateway(
-    monkeypatch: pytest.MonkeyPatch, path: str, model: str, prefix: str
+    monkeypatch: pytest.MonkeyPatch, path: str, model: str | None, prefix: str
 ) -> None:
     slow = {"args": {"model": {"deadline": {"latency_ms": 9000}, "protocols": ["sagemaker"]}}}
     told = {
         "one": application("STARTING"),
         "slow": application("STARTING", route_prefix="/slow", deployed_app_config=slow),
         "gateway": GATEWAY,
+        "other": application("RUNNING", route_prefix="/other", deployments={"Llm": {}}),
+        "wrong": GATEWAY | {"route_prefix": "/wrong", "deployed_app_config": {"args": {"x": 1}}},
     }
 
     async def ask(controller: Any) -> Told:
@@ -154,6 +182,9 @@ async def test_a_path_means_a_model_by_its_prefix_or_at_a_gateway(
     monkeypatch.setattr(module, "ask", ask)
     monkeypatch.setattr(module, "find_controller", lambda: None)
     found = await ModelsByPath().find(path)
+    if model is None:
+        assert found is None
+        return
     assert found is not None
     assert (found.name, found.prefix) == (model, prefix)
     assert found.deadline_s == {"m": 3.0, "slow": 9.0}[model]

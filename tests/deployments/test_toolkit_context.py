@@ -52,6 +52,7 @@ async def test_all_headers_reach_the_context(tmp_path: Path, place: str) -> None
         "x-amzn-sagemaker-custom-attributes": "trace=1",
         "x-amzn-sagemaker-inference-id": "17",
         "x-rayserve-forwarded": "",
+        "x-rayserve-gateways": "secret",
     }
     with served(package(tmp_path, TELL)) as app:
         response = await call(app, "POST", place, content=b"1,2", headers=headers)

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from rayserve_app.gateway import forwarding
+from rayserve_app.gateway import forwarding, replicas
 from rayserve_app.gateway.app import Gateway
 from rayserve_app.gateway.forwarding import LATE_S
 from rayserve_app.gateway.replicas import Address, Directory, ServedModel
@@ -134,6 +134,20 @@ def test_nobody_waits_where_none_is_to_come(models: Models) -> None:
     assert time.monotonic() - started_at < 10
 
 
+def test_a_replica_that_takes_no_connection_is_given_up_at_the_deadline(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose node is gone: what is sent there is lost without a word."""
+    monkeypatch.setattr(forwarding, "LATE_S", 0.1)
+    monkeypatch.setattr(replicas, "CONNECT_TIMEOUT_S", 60.0)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as filling:
+        filling.connect(full.getsockname())
+        models.serve(full.getsockname()[1], deadline_s=0.3)
+        started_at = time.monotonic()
+        assert models.ask().status_code == 503
+        assert time.monotonic() - started_at < 0.3 + BOUND * LATE_S
+
+
 async def hanging(scope: Any, receive: Any, send: Any) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -193,6 +207,41 @@ def test_an_upload_takes_its_own_time(models: Models, monkeypatch: pytest.Monkey
     with serving(prompt) as port:
         models.serve(port, deadline_s=0.2)
         assert models.ask(content=pieces()).text == "ok"
+
+
+def test_a_slow_upload_whose_replica_is_lost_has_all_of_the_deadline_left(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forwarding, "LATE_S", 0.1)
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(4):
+            time.sleep(0.2)
+            yield b"x" * 10
+
+    def die(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            received = b""
+            while not received.endswith(b"\r\n0\r\n\r\n"):
+                received += connection.recv(1 << 16)
+            models.serve(port, deadline_s=0.5)
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await asyncio.sleep(0.2)
+        await answer(send, 200, b"ok")
+
+    with (
+        serving(late) as port,
+        socket.create_server(("127.0.0.1", 0)) as dying,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        models.serve(dying.getsockname()[1], deadline_s=0.5)
+        died = pool.submit(die, dying)
+        assert models.ask(content=pieces()).text == "ok"
+        died.result()
 
 
 def test_lists_wait_for_nobody(models: Models, port: int) -> None:

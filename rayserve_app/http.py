@@ -60,6 +60,13 @@ nothing copies a whole answer and no step of the event loop takes long."""
 _FREED_BYTES: Final = 1 << 24
 """Larger answers are freed in a thread: the kernel takes 10 ms to get back a gigabyte."""
 
+NO_CONTENT: Final = frozenset({204, 205, 304})
+"""Statuses of answers without a body (RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5): a client takes
+one for the beginning of the next answer."""
+
+NO_LENGTH: Final = frozenset({204, 304})
+"""Of these the length is not told either (section 8.6)."""
+
 _SEND_BYTES: Final = 1 << 14
 """What it takes to hand over a piece of no length, in bytes that are sent meanwhile."""
 
@@ -276,9 +283,12 @@ class Response:
                 pickles messages, which a view does not survive.
             with_body: false for HEAD.
         """
+        if self.status in NO_CONTENT:
+            self.buffers = [b""]
         length = sum(len(buffer) for buffer in self.buffers)
         headers = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in self.headers.items()]
-        headers.append((b"content-length", b"%d" % length))
+        if self.status not in NO_LENGTH:
+            headers.append((b"content-length", b"%d" % length))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         if not with_body:
             await send({"type": "http.response.body", "body": b""})

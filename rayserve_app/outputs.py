@@ -239,7 +239,7 @@ def _joined(name: str, runs: Sequence[Array]) -> Array:
 
 
 def _object_array(values: list[Any]) -> Array:
-    if isinstance(values[0], (bytes, bytearray, memoryview, str)):
+    if isinstance(values[0], (bytes, bytearray, memoryview, str, Mapping)):  # numpy would iterate
         array = np.empty(1, dtype=object)
         array[0] = values[0]
         return array

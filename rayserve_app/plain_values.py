@@ -13,6 +13,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, Final
+from uuid import UUID
 
 import numpy as np
 
@@ -71,7 +72,8 @@ def as_numpy(value: Any) -> Any:
 
 def exact_array(values: Any) -> Array:
     """Return nested lists as an array: of objects where numpy would change what they hold, as it
-    cuts zeros off text, spells numbers beside text, and rounds large integers beside floats.
+    cuts zeros off text, spells numbers beside text, and rounds large integers beside floats. Times
+    stay what they are: as objects, those to the nanosecond would be integers.
 
     Raises:
         ValueError: the lists are not rectangular.
@@ -79,7 +81,7 @@ def exact_array(values: Any) -> Array:
     if isinstance(values, list | tuple):
         values = [each if type(each) in PLAIN else as_numpy(each) for each in values]
     array = np.asarray(values)
-    if array.dtype.kind in "SUMm" and not isinstance(values, np.ndarray):
+    if array.dtype.kind in "SU" and not isinstance(values, np.ndarray):
         return np.asarray(values, dtype=object)
     return with_integers(array, values)
 
@@ -198,6 +200,8 @@ def _convert(value: Any) -> Any:
         return bytes(value)
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         return {name: getattr(value, name) for name in names}

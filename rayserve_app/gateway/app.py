@@ -265,4 +265,11 @@ class _Collector:
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:
-    return dict(scope.get(CLIENT_HEADERS) or scope["headers"])
+    """Return a request's headers, lines of one name as one (RFC 9110, section 5.3): of two that
+    name a model none is dropped."""
+    lines = scope.get(CLIENT_HEADERS) or scope["headers"]
+    headers = dict(lines)
+    if len(headers) < len(lines):
+        for name in headers:
+            headers[name] = b", ".join(value for each, value in lines if each == name)
+    return headers

@@ -13,7 +13,7 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 from rayserve_app import tensorflow_container
-from rayserve_app.codecs import form, json
+from rayserve_app.codecs import form, lenient_json
 from rayserve_app.errors import DecodeError, InvalidRequest
 from rayserve_app.gateway.routes import AWS_TARGET
 from rayserve_app.http import MAX_QUERY_PAIRS
@@ -102,7 +102,7 @@ def _name_in_body(body: Buffer, headers: Mapping[bytes, bytes]) -> str | None:
             names = [field.text for field in fields if field.name == KEY]
         else:
             keys: Sequence[str] = AWS_KEYS if AWS_TARGET in headers else (KEY,)
-            document = json.decode_object(body)
+            document = lenient_json.decode_object(body)
             names = [document[key] for key in keys if isinstance(document.get(key), str)][:1]
     except (DecodeError, InvalidRequest):
         return None

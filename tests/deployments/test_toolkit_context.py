@@ -8,11 +8,17 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from rayserve_app.asgi import App
+from rayserve_app.bench.served import mount
+from rayserve_app.gateway.app import Gateway
+from rayserve_app.gateway.replicas import Address, Directory, ServedModel
+from rayserve_app.gateway.settings import GatewaySettings
 from tests.deployments.packages import served, write
 from tests.protocols import call
+from tests.servers import serving
 
 LOAD = "def model_fn(model_dir):\n    return None\n"
 
@@ -256,3 +262,48 @@ async def test_files_that_are_uploaded_are_requests_of_their_own(tmp_path: Path)
         "image/png",
         "application/octet-stream",
     ]
+
+
+STATUS = f"""
+{LOAD}
+def transform_fn(model, data, content_type, accept, context):
+    if context.get_request_header(0, "x-raise"):
+        class BaseInferenceToolkitError(Exception):
+            status_code = int(data)
+        raise BaseInferenceToolkitError("no")
+    context.set_response_status(int(data))
+    return "[1]"
+"""
+
+
+@pytest.mark.parametrize("headers", [{}, {"x_raise": "1"}], ids=["set", "raised"])
+async def test_a_status_that_ends_no_exchange_is_the_codes_error(
+    tmp_path: Path, headers: dict[str, str]
+) -> None:
+    """After 1xx a client waits for another one; beyond 599 HTTP has none (RFC 9110, section 15)."""
+    with served(package(tmp_path, STATUS)) as app:
+        for status in ("100", "101", "103", "199", "0", "-1", "600", "1000"):
+            response = await post(app, status, **headers)
+            assert response.status_code == 500
+            assert f"expected 200 to 599, got {status}" in response.text
+        assert (await post(app, "599", **headers)).status_code == 599
+
+
+def test_an_answer_without_a_body_leaves_none_to_the_next(tmp_path: Path) -> None:
+    """RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5; and 8.6 for the length."""
+    directory = Directory()
+    with (
+        served(package(tmp_path, STATUS)) as app,
+        serving(mount(app, "/m")) as port,
+        serving(Gateway(GatewaySettings(), directory)) as gateway_port,
+    ):
+        directory.update([ServedModel("m", "/m", (Address("127.0.0.1", port),))])
+        for start in (f"http://127.0.0.1:{port}/m", f"http://127.0.0.1:{gateway_port}"):
+            with httpx.Client(base_url=start, headers={"content-type": "application/json"}) as one:
+                for status, length in ((204, None), (205, "0"), (304, None)):
+                    empty = one.post("/invocations", content=str(status))
+                    assert (empty.status_code, empty.content) == (status, b"")
+                    assert empty.headers.get("content-length") == length
+                    assert "transfer-encoding" not in empty.headers
+                    following = one.post("/invocations", content="200")
+                    assert (following.status_code, following.text) == (200, "[1]")

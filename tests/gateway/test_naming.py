@@ -100,6 +100,25 @@ def test_json_names_its_model_where_a_protocol_says_so(client: httpx.Client) -> 
     assert answering(client.post("/", content=body, headers=headers)) == "colors"
 
 
+def test_json_names_its_model_beside_what_is_not_a_number(client: httpx.Client) -> None:
+    """simple_tensorflow_serving reads NaN and infinities as Python's `json` does."""
+    body = json.dumps({"model_name": "digits", "data": [float("nan"), float("-inf")]})
+    answer = client.post("/", content=body, headers={"content-type": "application/json"})
+    assert answering(answer) == "digits"
+
+
+def test_two_lines_of_a_header_are_not_one_of_them(client: httpx.Client) -> None:
+    for names in (("digits", "colors"), ("colors", "digits")):
+        lines = [(f"{PREFIX}Target-Model", name) for name in names]
+        refused = client.post("/invocations", headers=lines, content=b"1,2")
+        assert refused.status_code == 404
+        assert "No model '" + ", ".join(names) in refused.json()["error"]
+        lines = [(f"{PREFIX}Custom-Attributes", f"tfs-model-name={name}") for name in names]
+        refused = client.post("/invocations", headers=lines, content=b"1,2")
+        assert refused.status_code == 400
+        assert "names two models" in refused.text
+
+
 def test_the_archive_of_a_multi_model_endpoint_may_be_the_files_own(client: httpx.Client) -> None:
     for name in ("mnist.tar.gz", "s3://bucket/archives/mnist.tar.gz"):
         headers = {f"{PREFIX}Target-Model": name}

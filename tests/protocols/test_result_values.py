@@ -13,9 +13,10 @@ import enum
 import io
 import json
 import struct
-from collections import OrderedDict
+from collections import OrderedDict, UserDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 import ml_dtypes
 import numpy as np
@@ -377,9 +378,9 @@ CASES: Final[dict[str, Case]] = {
         },
     ),
     "an integer of 65 bits": Case(
-        [2**64],
-        2**64,
-        {**document(2**64), as_csv: [str(2**64)]},
+        [2**64 + 1],
+        2**64 + 1,
+        {**document(2**64 + 1), as_csv: [str(2**64 + 1)]},
     ),
     "no elements": Case(
         {"out": np.zeros((1, 0, 3), "f4")},
@@ -404,6 +405,24 @@ CASES: Final[dict[str, Case]] = {
             raw: np.array(1577934245, "<i8").tobytes(),
         },
     ),
+    "datetime64, to the nanosecond": Case(
+        [np.array(["2020-01-02T03:04:05", "NaT"], "M8[ns]")],
+        ["2020-01-02T03:04:05.000000000", None],
+        {
+            as_csv: ["2020-01-02T03:04:05.000000000", ""],
+            npy: np.array(["2020-01-02T03:04:05", "NaT"], "M8[ns]"),
+            raw: np.array(["2020-01-02T03:04:05", "NaT"], "M8[ns]").tobytes(),
+            open_inference_json: objects("2020-01-02T03:04:05.000000000", "null"),
+            open_inference_binary: objects(b"2020-01-02T03:04:05.000000000", b"null"),
+        },
+    ),
+    "duration, to the nanosecond": Case(
+        [np.array([5], "m8[ns]")],
+        No("timedelta64[ns]"),
+        {**nothing("timedelta64"), npy: np.array([5], "m8[ns]"), raw: bytes([5, *[0] * 7])},
+    ),
+    "UUID": Case([UUID(int=5)], str(UUID(int=5)), text(str(UUID(int=5)))),
+    "mapping": Case([UserDict(a=1)], {"a": 1}, document({"a": 1})),
     "integers as keys": Case(
         [{1: 2, None: b"x"}], {"1": 2, "null": "x"}, document({"1": 2, "null": "x"})
     ),
@@ -470,7 +489,12 @@ CASES: Final[dict[str, Case]] = {
     "duration": Case(
         [np.timedelta64(3, "s")],
         No("timedelta64"),
-        {**nothing("timedelta64"), clipper: "3 seconds"},
+        {
+            **nothing("timedelta64"),
+            clipper: "3 seconds",
+            npy: np.array(3, "m8[s]"),
+            raw: bytes([3, *[0] * 7]),
+        },
     ),
     "complex": Case(
         {"out": np.array([[1 + 2j]])},

@@ -205,6 +205,8 @@ def output_value(row: Row) -> Any:
             return value
         if isinstance(value, np.generic):
             value = widened(np.asarray(value))[()]
+    if type(value) is int:  # exact, which it would not be once parsed, beyond 64 bits
+        return value
     try:
         return reparse(str(value))
     except ServingError:

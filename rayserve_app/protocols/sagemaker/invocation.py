@@ -197,9 +197,12 @@ def render(reply: Reply) -> Response:
     """Write a reply as user code gave it.
 
     Raises:
-        PredictError: its content type, or what it calls a header, is none, or its text is not
-            UTF-8.
+        PredictError: its content type, or what it calls a header, is none, its text is not UTF-8,
+            or its status does not end an exchange: below 200 a client waits for another one.
     """
+    if not 200 <= reply.status <= 599:
+        got = str(reply.status)
+        raise PredictError("Not the status of an answer", expected="200 to 599", got=got)
     if re.search(NO_HEADER_VALUE, reply.content_type or ""):
         raise PredictError("Not a Content-Type", got=repr(reply.content_type))
     for name, value in reply.headers:

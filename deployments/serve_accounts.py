@@ -18,6 +18,7 @@ from typing import Any, Final
 from ray.serve._private.common import RequestMetadata, RequestProtocol
 from ray.serve._private.request_ingress_metrics import RequestIngressMetrics
 from ray.serve._private.tracing_utils import is_tracing_enabled
+from ray.serve.schema import LoggingConfig
 from starlette.types import ASGIApp
 
 logger = logging.getLogger("ray.serve")
@@ -37,6 +38,7 @@ SAMPLES: Final = 64
 the event loop, at 3.4 µs each: as many as there are requests would hold it up for milliseconds."""
 
 OF_REPLICA: Final = (
+    "_deployment_config",
     "_deployment_id",
     "_http_options",
     "_metrics_manager",
@@ -87,6 +89,8 @@ class ServeAccounts:
         self._slots = replica._semaphore
         self._metrics = replica._metrics_manager
         self._tallies: defaultdict[tuple[str, int, str | None], _Tally] = defaultdict(_Tally)
+        self._logging: Any = None
+        self._logs_access = True
 
     @property
     def prefix(self) -> str:
@@ -97,9 +101,18 @@ class ServeAccounts:
         return (
             not self._slots.locked()
             and self._replica._http_options.request_timeout_s is None
-            and not logger.isEnabledFor(logging.INFO)  # the level of the access log
+            and not self._is_logged()
             and not is_tracing_enabled()
         )
+
+    def _is_logged(self) -> bool:
+        """Return whether Serve writes a line for each request. Its logger's level does not tell:
+        Serve sets that anew as it configures a replica again, as in each update."""
+        declared = self._replica._deployment_config.logging_config
+        if declared is not self._logging:
+            self._logging = declared
+            self._logs_access = LoggingConfig.model_validate(declared or {}).enable_access_log
+        return self._logs_access and logger.isEnabledFor(logging.INFO)
 
     async def begin(self) -> None:
         await self._slots.acquire()

@@ -17,6 +17,7 @@ from ray.serve._private.common import RequestMetadata, RequestProtocol
 from ray.serve._private.http_util import _apply_middlewares
 from ray.serve._private.rolling_window import RollingWindowAccumulator, RollingWindowMax
 from ray.serve._private.utils import Semaphore
+from ray.serve.schema import LoggingConfig
 from starlette.middleware import Middleware
 
 from deployments import serve_accounts
@@ -58,6 +59,7 @@ class Replica:
     """What is used of Serve's replica, with two slots."""
 
     def __init__(self) -> None:
+        self._deployment_config = SimpleNamespace(logging_config=None)
         self._deployment_id = SimpleNamespace(app_name="shop", name="Model")
         self._http_options = SimpleNamespace(request_timeout_s=None)
         self._metrics_manager = Metrics()
@@ -229,6 +231,18 @@ def test_serves_timeout_needs_serve(replica: Replica, accounts: ServeAccounts) -
 
 def test_serves_access_log_needs_serve(accounts: ServeAccounts) -> None:
     serve_accounts.logger.setLevel(logging.INFO)
+    assert not accounts.are_enough
+
+
+def test_only_an_access_log_that_is_written_needs_serve() -> None:
+    """Each update of a model has Serve set its logger's level anew."""
+    replica = Replica()
+    accounts = ServeAccounts(replica)
+    serve_accounts.logger.setLevel(logging.INFO)
+    assert not accounts.are_enough
+    replica._deployment_config.logging_config = {"enable_access_log": False}
+    assert accounts.are_enough
+    replica._deployment_config.logging_config = LoggingConfig(enable_access_log=True)
     assert not accounts.are_enough
 
 

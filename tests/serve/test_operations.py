@@ -153,6 +153,8 @@ def test_an_upgrade_under_load_fails_no_request(client: httpx.Client, server: Se
         model: {200} for model in loads
     }
     assert client.get("/image-example").json()["version"] == "2"
+    names = [client.get("/image-example/nowhere").headers["x-request-id"] for _ in range(5)]
+    assert len({name[:-12] for name in names}) == 1  # past Serve's wrapper, as before
 
 
 def test_an_upgrade_with_slow_requests_in_flight_fails_none(

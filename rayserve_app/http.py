@@ -70,8 +70,11 @@ NO_LENGTH: Final = frozenset({204, 304})
 _SEND_BYTES: Final = 1 << 14
 """What it takes to hand over a piece of no length, in bytes that are sent meanwhile."""
 
-_LONGEST_COMPARED: Final = 200
-"""Characters of a name or path that nobody has, to compare and to repeat."""
+_LONGEST_TOLD: Final = 200
+"""Characters of a path that nobody has, to repeat."""
+
+_LONGEST_COMPARED: Final = 48
+"""Characters of what is compared: it takes as long as the square of them, in the event loop."""
 
 _MOST_SUGGESTED: Final = 2
 
@@ -350,9 +353,9 @@ def error_response(status: int, text: str) -> Response:
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Return the question that names what is nearest to what was given, "" if nothing is near."""
-    given = given[:_LONGEST_COMPARED]
-    by_lower_case = {each.lower(): each for each in known}
-    found = get_close_matches(given.lower(), by_lower_case, n=_MOST_SUGGESTED)
+    by_lower_case = {each[:_LONGEST_COMPARED].lower(): each for each in known}
+    start = given[:_LONGEST_COMPARED].lower()
+    found = get_close_matches(start, by_lower_case, n=_MOST_SUGGESTED)
     nearest = " or ".join(repr(by_lower_case[each]) for each in found)
     return f"Did you mean {nearest}?" if nearest else ""
 
@@ -363,7 +366,7 @@ def no_such_path(path: str, known: Iterable[str]) -> Response:
     Args:
         known: paths, in which `{name}` stands for a part of one segment.
     """
-    short = path[:_LONGEST_COMPARED]
+    short = path[:_LONGEST_TOLD]
     filled = dict.fromkeys(_filled(each.rstrip("/") or "/", short) for each in known)
     question = did_you_mean(short, filled) or "All paths are in `openapi.json`."
     return error_response(404, f"No such path {short!r}. {question}")

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,8 @@ class Launcher:
                 self._front.close()
             self._keeper.relatives = replace(self._keeper.relatives, launcher=launcher)
             status = self._keeper.run(replaced, writer)
+        except Exception:
+            traceback.print_exc()
         finally:
             os._exit(status)
 

@@ -64,7 +64,7 @@ class Progress:
     def pytest_report_header(self, config: pytest.Config) -> str | None:
         if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
             return None
-        return "minutes on two cores: 4 without Serve, then some 8 with it (tests/serve)"
+        return "minutes on two cores: 4 without Serve, then some 10 with it (tests/serve)"
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:

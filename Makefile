@@ -35,7 +35,7 @@ serve: models/.built
 # Ray leaves a token under the home directory that later runs would find, hence one of its own.
 test: models/.built
 	@mkdir -p .venv/home
-	@HOME=$(CURDIR)/.venv/home .venv/bin/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@HOME=$(CURDIR)/.venv/home .venv/bin/python -m pytest -n 4 --no-loadscope-reorder $(ARGS)
 
 lint: .venv/.installed
 	@.venv/bin/ruff check .

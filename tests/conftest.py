@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
+from typing import Any
 
 import pytest
 from hypothesis import settings
+
+SERVE = "Serve"
 
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
@@ -29,20 +32,28 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if isinstance(val, bytes) else None
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let the tests that start Serve come last, and where there are several processes, all in one
-    of them: there is one instance, which takes both cores. Of the others, each file is one's."""
-    items.sort(key=needs_serve)
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        group = "serve" if needs_serve(item) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests that start Serve come last."""
+    items.sort(key=lambda item: group_of(item.nodeid) == SERVE)
 
 
-def needs_serve(item: pytest.Item) -> bool:
-    return item.get_closest_marker("serve") is not None
+def group_of(nodeid: str) -> str:
+    """Return the file of a test; of those that start Serve, which takes both cores, what they are
+    together."""
+    file = nodeid.partition("::")[0]
+    return SERVE if file.startswith("tests/serve/") or file == "tests/test_server.py" else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let each of several processes take a whole group at a time."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByGroup(config, log)
 
 
 @pytest.hookimpl(trylast=True)

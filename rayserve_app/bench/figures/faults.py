@@ -132,21 +132,37 @@ def requests(instance: Instance, way: str) -> Sequence[Asked]:
         return Asked(model, declared[model]["deadline"]["latency_ms"] / 1e3, target)
 
     prefix = f"/{VICTIM}" if way == "direct" else ""
-    asked = []
-    for envelope in all_envelopes(small, "image/png", VICTIM):
-        if prefix or VICTIM in envelope.path:
-            asked.append(ask(VICTIM, envelope.target(instance.url(prefix))))
+    victims = [
+        ask(VICTIM, envelope.target(instance.url(prefix)))
+        for envelope in all_envelopes(small, "image/png", VICTIM)
+        if prefix or VICTIM in envelope.path
+    ]
+    others: list[Asked] = []
     paths = {"invoke": "models/{}/invoke", "endpoint": "endpoints/{}/invocations"}
-    for model, image, kind in ((VICTIM, small, "png"), ("resnet-embedding", large, "jpeg")):
+    for model, image, kind, of_model in (
+        (VICTIM, small, "png", victims),
+        ("resnet-embedding", large, "jpeg", others),
+    ):
         for path in paths.values():
             place = f"/{model}" if prefix else ""
             url = instance.url(f"{place}/{path.format(model)}")
-            asked.append(ask(model, Target.post(url, image, f"image/{kind}")))
+            of_model.append(ask(model, Target.post(url, image, f"image/{kind}")))
     text = b'{"instances": [{"b64": "%s"}]}' % b64encode(small)
     place = "/digits" if prefix else ""
     url = instance.url(f"{place}/v1/models/digits:predict")
-    asked.append(ask("digits", Target.post(url, text, "application/json")))
-    return asked
+    others.append(ask("digits", Target.post(url, text, "application/json")))
+    return spread(victims, others)
+
+
+def spread(many: Sequence[Asked], few: Sequence[Asked]) -> list[Asked]:
+    """Return both in one order, the few at even distances: the time from one of the many to the
+    next is a gap that no fault has made."""
+    places = [
+        ((number + 0.5) / len(asked), each)
+        for asked in (many, few)
+        for number, each in enumerate(asked)
+    ]
+    return [each for _, each in sorted(places, key=lambda place: place[0])]
 
 
 def rows_of(fault: Fault, times: Times, outcomes: dict[str, Outcomes]) -> list[Row]:

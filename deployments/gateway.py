@@ -19,7 +19,11 @@ from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve._private.long_poll import LongPollNamespace
 
-from deployments.application import IngressDeployment
+from deployments.application import (
+    HEALTH_CHECK_PERIOD_S,
+    HEALTH_CHECK_TIMEOUT_S,
+    IngressDeployment,
+)
 from deployments.logs import set_up_logs
 from deployments.served_models import GATEWAY_DEPLOYMENT, ask, find_controller, served_models
 from rayserve_app.gateway.app import Gateway
@@ -52,6 +56,8 @@ def build(args: dict[str, Any]) -> Application:
         max_surge_percent=MAX_SURGE_PERCENT,
         max_ongoing_requests=MAX_REQUESTS,
         max_queued_requests=MAX_REQUESTS,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
     )
     deployment: Deployment = deploy(serve.ingress()(GatewayDeployment))
     return deployment.bind(settings)

@@ -163,6 +163,11 @@ def bound(app: Application) -> Deployment:
     return deployment
 
 
+BOTH = pytest.mark.parametrize(
+    "app", [build(), gateway.build({"gateway": {}})], ids=["model", "gateway"]
+)
+
+
 @pytest.mark.parametrize(
     ("settings", "most"),
     [
@@ -180,15 +185,16 @@ def test_serve_admits_what_the_models_queue_and_batches_hold(
     assert deployment.max_queued_requests == most
 
 
-def test_a_sick_replica_is_found_soon() -> None:
-    config = bound(build())._deployment_config
+@BOTH
+def test_a_sick_replica_is_found_soon(app: Application) -> None:
+    config = bound(app)._deployment_config
     assert config.health_check_period_s == application.HEALTH_CHECK_PERIOD_S
     assert config.health_check_timeout_s == application.HEALTH_CHECK_TIMEOUT_S
     # Three failed checks in a row, and each may time out.
     assert 3 * (config.health_check_period_s + config.health_check_timeout_s) < 60
 
 
-@pytest.mark.parametrize("app", [build(), gateway.build({"gateway": {}})], ids=["model", "gateway"])
+@BOTH
 def test_a_new_replica_is_warm_before_the_old_one_drains(app: Application) -> None:
     """Serve's default, 0, stops the one replica first; it rounds what is above up to one more."""
     assert bound(app)._deployment_config.max_surge_percent == 1

@@ -51,14 +51,14 @@ class _Wait:
         self._send = send
         self._has_begun = False
         """Whether an answer has."""
-        self._is_whole = asyncio.Event()
-        """Set when all of the body has come."""
+        self._whole_at: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        """By the loop's clock, when all of the body had come: the deadline counts from then."""
 
     async def run(self, scope: Scope, receive: Receive) -> None:
         async def receive_watching() -> Message:
             message = await receive()
-            if not message.get("more_body", False):
-                self._is_whole.set()
+            if not message.get("more_body", False) and not self._whole_at.done():
+                self._whole_at.set_result(loop.time())
             return message
 
         async def send_watching(message: Message) -> None:
@@ -92,8 +92,8 @@ class _Wait:
         while (model := await self._find(path)) is None:
             await asyncio.sleep(LOOK_AGAIN_S)
         found.append(model)
-        await self._is_whole.wait()
-        await asyncio.sleep(model.deadline_s + LATE_S)
+        ends_at = await self._whole_at + model.deadline_s + LATE_S
+        await asyncio.sleep(ends_at - asyncio.get_running_loop().time())
         if not self._has_begun:
             limit.reschedule(0)
 

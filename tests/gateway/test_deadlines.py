@@ -90,6 +90,33 @@ def test_a_model_that_is_not_known_at_first_is_asked_for_again(
     assert asked == ["/m/ping"] * 4
 
 
+async def test_the_deadline_counts_from_the_end_of_the_body_however_late_the_model_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, passed_s = asyncio.get_running_loop(), 0.0
+    clock = loop.time
+    monkeypatch.setattr(loop, "time", lambda: clock() + passed_s)
+
+    async def find_late(path: str) -> ServedModel | None:
+        nonlocal passed_s
+        passed_s += 100
+        return ServedModel("m", "/m", (), deadline_s=100)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"{}"}
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/m/invocations", "headers": []}
+    started_at = time.monotonic()
+    await Deadlines(cancelled, find_late)(scope, receive, send)
+    assert sent[0]["status"] == 503
+    assert time.monotonic() - started_at < BOUND_S
+
+
 def test_what_is_no_models_has_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deadlines, "LATE_S", 0.0)
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ import pytest
 
 from rayserve_app.cli import main
 from rayserve_app.errors import ConfigurationError
+from rayserve_app.server.haproxy import own_folder
 from rayserve_app.server.output import ProgressFilter
 from rayserve_app.server.ports import Port, describe_taken, is_taken, serve_ports
 from rayserve_app.server.processes import haproxy_node_id, leftover_haproxies, send_signal
@@ -97,6 +99,17 @@ def test_haproxy_is_started_with_our_settings_unless_the_user_names_another() ->
     assert serve_environment(None, {name: "/opt/haproxy"})[name] == "/opt/haproxy"
 
 
+def test_haproxys_files_lie_where_only_this_user_can_look_while_it_runs() -> None:
+    with own_folder({"RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "/mine"}) as environment:
+        folder = Path(environment["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"]).parent
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        # A node's folder, and what HAProxy adds while it starts: unix(7) has 108 bytes, one of 0.
+        socket_path = Path(environment["RAY_SERVE_HAPROXY_SOCKET_PATH"])
+        assert len(f"{socket_path.parent}/{NODE_ID}/{socket_path.name}.4194304.tmp") < 108
+        assert environment["RAY_SERVE_HAPROXY_SERVER_STATE_FILE"] == "/mine"
+    assert not folder.exists()
+
+
 def test_config_is_read_with_the_defaults_of_serve_but_the_host(tmp_path: Path) -> None:
     path = tmp_path / "app.yaml"
     path.write_text("applications: [{import_path: 'a:b'}, {name: two, import_path: 'a:b'}]")
@@ -142,6 +155,9 @@ def test_ports_are_looked_for_where_they_will_be_bound(tmp_path: Path) -> None:
     config, environment = read_config(path), serve_environment(None, {})
     hosts = {port.number: port.host for port in serve_ports(config, environment)}
     assert hosts == {8000: "0.0.0.0", 8404: "127.0.0.1", 9101: "127.0.0.1", 8510: "0.0.0.0"}
+    environment["RAYSERVE_HAPROXY_METRICS_HOST"] = "127.0.0.2"
+    hosts = {port.number: port.host for port in serve_ports(config, environment)}
+    assert (hosts[8404], hosts[9101]) == ("127.0.0.1", "127.0.0.2")
     # Serve's own HAProxy opens them to everybody.
     environment["RAY_SERVE_HAPROXY_BINARY_PATH"] = "/opt/haproxy"
     assert {port.host for port in serve_ports(config, environment)} == {"0.0.0.0"}
@@ -435,6 +451,14 @@ def test_serves_until_ctrl_c(server: Server) -> None:
     assert names(processes) >= {"haproxy", "raylet", "gcs_server"}
     # Ray's own would be 15 more: requests would wait for every daemon of the machine.
     assert niceness_of(processes, "haproxy") == psutil.Process().nice()
+    (folder,) = {
+        Path(part).parents[1]
+        for process in processes
+        if name_of(process) == "haproxy"
+        for part in process.cmdline()
+        if part.endswith("/launched.cfg")
+    }
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert niceness_of(processes, "ray::ServeReplica") == psutil.Process().nice()
 
     second = server.start_second()
@@ -446,6 +470,7 @@ def test_serves_until_ctrl_c(server: Server) -> None:
 
     terminal.sendintr()
     check_ends(terminal, processes, within_s=STOP_LIMIT_S, exit_status=0)
+    assert not folder.exists()
 
 
 @pytest.mark.serve

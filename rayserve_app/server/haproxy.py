@@ -17,6 +17,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -28,10 +31,37 @@ COMMAND: Final = "rayserve-haproxy"
 VARIABLE: Final = "RAY_SERVE_HAPROXY_BINARY_PATH"
 """Names, for Serve and for the package that brings HAProxy, what to start."""
 
+FILES: Final = {
+    "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
+    "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
+    "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
+}
+"""Where Serve keeps them, in a folder of each Ray node's below these paths' own."""
+
+FOLDERS: Final = Path("/tmp")
+"""Not the user's own place for temporary files: a socket's path may have 107 bytes, of which the
+node's folder takes 57 and the socket two dozen."""
+
 
 def launcher() -> str | None:
     """Return the command's path in this environment, or None where it is not installed."""
     return shutil.which(COMMAND, path=str(Path(sys.executable).parent))
+
+
+@contextmanager
+def own_folder(environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Make a folder that only this user can enter, for as long as the block runs; yields the
+    environment in which Serve keeps HAProxy's files there. What the user has set stays.
+
+    Serve's own, `/tmp/haproxy-serve`, is everybody's who comes first.
+    """
+    with tempfile.TemporaryDirectory(
+        prefix="rayserve-", dir=FOLDERS, ignore_cleanup_errors=True
+    ) as folder:
+        paths = {variable: os.path.join(folder, name) for variable, name in FILES.items()}
+        yield {**paths, **environment}
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rayserve_app.errors import ConfigurationError
-from rayserve_app.server import access, ports, processes
+from rayserve_app.server import access, haproxy, ports, processes
 from rayserve_app.server.output import Relay, say
 from rayserve_app.server.settings import (
     ServeConfig,
@@ -53,9 +53,10 @@ def serve(config_path: Path, environment_file: Path | None) -> int:
             return EXIT_PORT_TAKEN
         with (
             access.own_token(environment, config.http_port) as with_token,
+            haproxy.own_folder(with_token) as with_folder,
             yaml_with_host(config) as path,
         ):
-            return supervise(config, path, with_token, requests)
+            return supervise(config, path, with_folder, requests)
 
 
 def check_values(config_path: Path) -> None:

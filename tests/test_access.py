@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +35,16 @@ def test_an_instance_gets_a_token_of_its_own_for_as_long_as_it_runs(home: Path) 
         assert not path.exists()
     assert len(set(tokens)) == 2
     assert all(len(token) == 64 for token in tokens)
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)  # whom no database knows
+    with (
+        pytest.raises(ConfigurationError, match=r"no home directory.*RAY_AUTH_TOKEN_PATH"),
+        access.own_token({"RAY_AUTH_MODE": "token"}, 8000),
+    ):
+        pass
 
 
 def test_what_a_killed_instance_has_left_is_not_used_again(home: Path) -> None:

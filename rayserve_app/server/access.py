@@ -49,7 +49,14 @@ def own_token(environment: Mapping[str, str], http_port: int) -> Iterator[dict[s
     if environment.get(MODE) != "token" or environment.get(TOKEN) or environment.get(TOKEN_PATH):
         yield dict(environment)
         return
-    path = Path.home() / FOLDER / f"token-{http_port}"
+    try:
+        path = Path.home() / FOLDER / f"token-{http_port}"
+    except RuntimeError as error:
+        raise ConfigurationError(
+            "There is no home directory for Ray's token",
+            got=str(error),
+            remedy=f"Set HOME, or {TOKEN_PATH} to a file with a token of your own",
+        ) from error
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         path.unlink(missing_ok=True)

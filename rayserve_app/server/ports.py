@@ -16,6 +16,7 @@ import psutil
 from rayserve_app.errors import ConfigurationError
 from rayserve_app.section import shown
 from rayserve_app.server import haproxy
+from rayserve_app.server.haproxy_config import LOOPBACK, METRICS_HOST_VARIABLE
 from rayserve_app.server.settings import ServeConfig
 
 COMMAND_LINE_WIDTH = 160
@@ -40,11 +41,12 @@ def serve_ports(config: ServeConfig, environment: Mapping[str, str]) -> list[Por
         return ports
     # Serve lets HAProxy open them to everybody; our launcher does not.
     is_launched = environment.get(haproxy.VARIABLE, "") == haproxy.launcher()
-    haproxys = "127.0.0.1" if is_launched else "0.0.0.0"
+    haproxys = LOOPBACK if is_launched else "0.0.0.0"
+    metrics = environment.get(METRICS_HOST_VARIABLE, LOOPBACK) if is_launched else haproxys
     host = config.http_host
     own = [
         ("RAY_SERVE_HAPROXY_STATS_PORT", 8404, "HAProxy's statistics", haproxys),
-        ("RAY_SERVE_HAPROXY_METRICS_PORT", 9101, "HAProxy's metrics", haproxys),
+        ("RAY_SERVE_HAPROXY_METRICS_PORT", 9101, "HAProxy's metrics", metrics),
         ("RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", 8500, "Serve's fallback proxy, HTTP", host),
     ]
     if config.grpc_port is not None:

@@ -27,9 +27,10 @@ ENVIRONMENT_FILE: Final = Path(__file__).with_name("serve.env")
 """The variables that Serve reads, unless a file of the user's or the environment says otherwise."""
 
 ONE_MACHINE = {
-    # Replicas wait so long for load balancers of other nodes to forget them before they stop. With
-    # HAProxy on the same machine one second is enough, and Ctrl-C does not take half a minute.
-    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    # Replicas wait so long for load balancers to forget them before they stop. HAProxy on the same
+    # machine takes 0.7 s to be reloaded, and twice that where another change came just before;
+    # Serve's default, for other nodes, would make Ctrl-C take half a minute.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
     **LOOPBACK_ONLY,
 }
 
@@ -54,8 +55,13 @@ class ServeConfig:
     @property
     def http_url(self) -> str:
         """The address that a client on this machine uses."""
-        host = "127.0.0.1" if self.http_host in ("0.0.0.0", "::") else self.http_host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.http_port}"
+        return local_url(self.http_host, self.http_port)
+
+
+def local_url(host: str, port: int | str) -> str:
+    """Return the address that a client on this machine uses for what listens on a host."""
+    host = LOOPBACK if host in ("0.0.0.0", "::") else host
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def read_config(path: Path) -> ServeConfig:

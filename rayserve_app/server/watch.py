@@ -16,9 +16,10 @@ from rayserve_app.server.applications import (
     read_free,
     read_routes,
 )
+from rayserve_app.server.haproxy_config import LOOPBACK, METRICS_HOST_VARIABLE
 from rayserve_app.server.output import say
 from rayserve_app.server.processes import descendants
-from rayserve_app.server.settings import ServeConfig
+from rayserve_app.server.settings import ServeConfig, local_url
 
 POLL_S = 1.0
 POLL_READY_S = 5.0
@@ -183,7 +184,8 @@ class Watch:
 
     def _metrics_url(self) -> str:
         port = self._environment.get("RAY_SERVE_HAPROXY_METRICS_PORT", "9101")
-        return f"http://127.0.0.1:{port}/metrics"
+        host = self._environment.get(METRICS_HOST_VARIABLE, LOOPBACK)
+        return f"{local_url(host, port)}/metrics"
 
     def _elapsed(self) -> str:
         return f"{time.monotonic() - self._started_s:.0f} s"

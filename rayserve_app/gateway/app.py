@@ -175,8 +175,15 @@ class Gateway:
         models = [model for model in self._directory if model.is_ready]
         if not models:
             raise Unavailable("No model has a replica at the moment")
-        asked = [self._ask(model, path, scope, upload, protocol) for model in models]
-        return merge_answers(await asyncio.gather(*asked))
+        asked = [
+            asyncio.create_task(self._ask(model, path, scope, upload, protocol)) for model in models
+        ]
+        try:
+            return merge_answers(await asyncio.gather(*asked))
+        finally:
+            # The first that finds that the client has left ends it for all.
+            for task in asked:
+                task.cancel()
 
     async def _load(
         self, path: str, scope: Scope, upload: Upload, protocol: type[Protocol]

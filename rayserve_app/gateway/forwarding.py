@@ -291,19 +291,20 @@ class _Request(NamedTuple):
 def _request(
     scope: Scope, path: str, upload: Upload, order: bytes, gateway: bytes, model: ServedModel
 ) -> _Request:
-    headers = _request_headers(scope)
+    all_headers = _request_headers(scope)
+    headers = _end_to_end(all_headers)
     target = quote(path, safe=SAFE).encode()
     if query := scope.get("query_string", b""):
         target += b"?" + query
     lines = [b"%s %s HTTP/1.1" % (scope["method"].encode(), target)]
-    lines += [b"%s: %s" % header for header in headers if header[0] not in UNSENT]
+    lines += [b"%s: %s" % header for header in headers]
     has_length = any(name == b"content-length" for name, _ in headers)
     is_chunked = not has_length and not upload.is_whole
     if is_chunked:
         lines.append(b"transfer-encoding: chunked")
     elif not has_length and upload.size:
         lines.append(b"content-length: %d" % upload.size)
-    passed = [value + b"," for name, value in headers if name == LOOPS]
+    passed = [value + b"," for name, value in all_headers if name == LOOPS]
     lines.append(b"%s: %s" % (ORDER, order))
     lines.append(b"%s: %s%s\r\n\r\n" % (LOOPS, passed[-1] if passed else b"", gateway))
     unwanted = UNWANTED_IN_SERVE if CLIENT_HEADERS in scope else UNWANTED
@@ -315,6 +316,13 @@ def _request(
         _quoted(model.name),
         model.deadline_s + LATE_S,
     )
+
+
+def _end_to_end(headers: Sequence[Header]) -> list[Header]:
+    """Return the headers that are not for this hop alone: a client may name further ones of those."""
+    named = b",".join(value for name, value in headers if name == b"connection").lower()
+    unsent = UNSENT | {each.strip() for each in named.split(b",")} if named else UNSENT
+    return [header for header in headers if header[0] not in unsent]
 
 
 @lru_cache(maxsize=1024)

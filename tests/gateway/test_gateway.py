@@ -108,6 +108,16 @@ def test_a_request_is_forwarded_as_it_came(client: httpx.Client) -> None:
     assert dict(seen["headers"])["host"] == client.base_url.netloc.decode()
 
 
+def test_headers_that_a_client_names_as_its_hops_own_go_no_further(client: httpx.Client) -> None:
+    """RFC 9110, section 7.6.1; a length that is named so frames nothing any more."""
+    headers = {"connection": "keep-alive, X-Hop , content-length", "x-hop": "1", "x-a": "b"}
+    seen = client.post("/invocations", content=b"body", headers=headers).json()
+    names = [name for name, _ in seen["headers"]]
+    assert "x-a" in names
+    assert not {"x-hop", "connection"} & set(names)
+    assert seen["size"] == 4
+
+
 def test_an_answer_comes_back_as_it_is(client: httpx.Client) -> None:
     response = client.post("/invocations?status=418", content=b"")
     assert response.status_code == 418

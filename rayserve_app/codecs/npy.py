@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rayserve_app.codecs import image_header
 from rayserve_app.errors import DecodeError, PredictError
 from rayserve_app.types import Array, Buffer
 
@@ -87,7 +88,10 @@ def header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
 def _read_header(view: memoryview) -> tuple[dict[str, Any], int]:
     """Return the header's fields, and where the array starts."""
     if view[: len(_MAGIC)] != _MAGIC or len(view) < 12:
-        raise DecodeError("not a .npy array", expected=f"magic {_MAGIC!r} and a header")
+        name = image_header.evident_format(view)
+        remedy = f"It is a {name} image, whose type is image/{name.lower()}" if name else None
+        expected = f"magic {_MAGIC!r} and a header"
+        raise DecodeError("not a .npy array", expected=expected, remedy=remedy)
     version = (view[6], view[7])
     if version not in _VERSIONS:
         raise DecodeError(

@@ -319,7 +319,7 @@ def _request(
 
 
 def _end_to_end(headers: Sequence[Header]) -> list[Header]:
-    """Return the headers that are not for this hop alone: a client may name further ones of those."""
+    """Return the headers that are not for this hop alone; a client may name more of those."""
     named = b",".join(value for name, value in headers if name == b"connection").lower()
     unsent = UNSENT | {each.strip() for each in named.split(b",")} if named else UNSENT
     return [header for header in headers if header[0] not in unsent]

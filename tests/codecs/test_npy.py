@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from rayserve_app.codecs import npy
 from rayserve_app.errors import DecodeError, PredictError
@@ -80,6 +81,13 @@ def test_encoding_copies_nothing_that_is_contiguous() -> None:
 def test_header_takes_numpy_lengths() -> None:
     shape: Any = (np.int64(2), np.int64(3))
     assert npy.header(QUARTERS.dtype, shape) == saved(QUARTERS)[: -QUARTERS.nbytes]
+
+
+def test_an_image_is_called_one() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(file, "PNG")
+    with pytest.raises(DecodeError, match="It is a PNG image, whose type is image/png"):
+        npy.decode(file.getvalue())
 
 
 def test_objects_are_not_written() -> None:

@@ -67,6 +67,10 @@ class Finder:
             # knows, and in the header what its client calls the model.
             if target not in (None, model):
                 raise two_models(name, archive or "")
+            # A field of a form, though, may be an input that is called so.
+            in_head = name_in_head(headers, scope.get("query_string", b""))
+            if in_head is not None and self._models.find(in_head) not in (None, model):
+                raise two_models(name, in_head)
             return model
         if archive is not None and target is None:
             raise protocol.unknown_model(archive.removesuffix(".tar.gz"), self._models.names)

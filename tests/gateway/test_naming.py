@@ -144,6 +144,11 @@ def test_a_large_form_is_searched_to_its_end(client: httpx.Client) -> None:
         ),
         ("/invocations?model_name=digits", {"data": {"model_name": "colors"}}),
         ("/invocations?model_name=digits&model_name=colors", {"content": b"1"}),
+        ("/v2/models/digits/infer?model_name=colors", {"content": b"{}"}),
+        (
+            "/v1/models/digits:predict",
+            {"headers": {f"{PREFIX}Custom-Attributes": "tfs-model-name=colors"}, "content": b"{}"},
+        ),
     ],
 )
 def test_two_names_are_refused(client: httpx.Client, path: str, other: dict[str, Any]) -> None:
@@ -152,6 +157,13 @@ def test_two_names_are_refused(client: httpx.Client, path: str, other: dict[str,
     assert "names two models" in refused.text
     for name in ("digits", "colors"):
         assert name in refused.text
+
+
+def test_a_field_beside_a_paths_name_is_an_input(client: httpx.Client) -> None:
+    data = {"model_name": "colors"}
+    assert answering(client.post("/predictions/digits", data=data)) == "digits"
+    query = "?model_name=digits&model_name=digits"
+    assert answering(client.post(f"/v2/models/digits/infer{query}", content=b"{}")) == "digits"
 
 
 def test_the_platforms_own_name_stands_beside_what_its_client_says(client: httpx.Client) -> None:

@@ -19,18 +19,23 @@ from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve._private.long_poll import LongPollNamespace
 
-from deployments.application import (
+from deployments.internals.served_models import (
+    GATEWAY_DEPLOYMENT,
+    ask,
+    find_controller,
+    served_models,
+)
+from deployments.replica.application import (
     HEALTH_CHECK_PERIOD_S,
     HEALTH_CHECK_TIMEOUT_S,
     IngressDeployment,
 )
-from deployments.logs import set_up_logs
-from deployments.served_models import GATEWAY_DEPLOYMENT, ask, find_controller, served_models
+from deployments.replica.logs import set_up_logs
 from rayserve_app.gateway.app import Gateway
 from rayserve_app.gateway.replicas import Directory, ServedModel
 from rayserve_app.gateway.settings import GatewaySettings
-from rayserve_app.section import parse_section
-from rayserve_app.settings import MAX_SURGE_PERCENT
+from rayserve_app.settings.model import MAX_SURGE_PERCENT
+from rayserve_app.settings.section import parse_section
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 from rayserve_app.errors import ConfigurationError
-from rayserve_app.section import shown
-from rayserve_app.serve_yaml import name_of, read_document
+from rayserve_app.operations.serve_yaml import name_of, read_document
+from rayserve_app.settings.section import shown
 
 
 def check_values(document: Mapping[str, Any]) -> None:

@@ -30,8 +30,8 @@ def add_serve(parser: argparse.ArgumentParser) -> Run:
     _add_environment(parser)
 
     def run(arguments: argparse.Namespace) -> int:
-        from rayserve_app.server.settings import file_beside
-        from rayserve_app.server.supervisor import serve
+        from rayserve_app.operations.server.settings import file_beside
+        from rayserve_app.operations.server.supervisor import serve
 
         return serve(arguments.config, arguments.environment or file_beside(arguments.config))
 
@@ -75,7 +75,7 @@ def add_check(parser: argparse.ArgumentParser) -> Run:
     )
 
     def run(arguments: argparse.Namespace) -> int:
-        from rayserve_app.configs import check_files
+        from rayserve_app.operations.checks import check_files
 
         return check_files(
             arguments.configs,
@@ -101,7 +101,7 @@ def add_manifest(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--image", metavar="IMAGE", help="what k8s/Dockerfile makes, as pushed")
 
     def run(arguments: argparse.Namespace) -> int:
-        from rayserve_app.manifest import manifest
+        from rayserve_app.operations.kubernetes import manifest
 
         made = manifest(
             arguments.config, environment_file=arguments.environment, image=arguments.image

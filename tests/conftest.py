@@ -41,7 +41,11 @@ def group_of(nodeid: str) -> str:
     """Return the file of a test; of those that start Serve, which takes both cores, what they are
     together."""
     file = nodeid.partition("::")[0]
-    return SERVE if file.startswith("tests/serve/") or file == "tests/test_server.py" else file
+    return (
+        SERVE
+        if file.startswith("tests/serve/") or file == "tests/operations/server/test_supervisor.py"
+        else file
+    )
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from rayserve_app.http import BodyBudget, Request
-from rayserve_app.settings import LimitSettings
+from rayserve_app.settings.model import LimitSettings
+from rayserve_app.web.messages import BodyBudget, Request
 
 Receive = Callable[[], Awaitable[Any]]
 

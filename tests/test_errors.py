@@ -11,7 +11,7 @@ import pytest
 
 from rayserve_app import errors
 from rayserve_app.errors import DecodeError, ServingError, let_go
-from rayserve_app.http import STATUS, retry_headers, status_of
+from rayserve_app.web.messages import STATUS, retry_headers, status_of
 
 
 def subclasses(kind: type[ServingError]) -> Iterator[type[ServingError]]:

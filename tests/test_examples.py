@@ -15,10 +15,10 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 from skimage import data
 
-from deployments.torch import TorchBackend, TorchSettings
+from deployments.torch.backend import TorchBackend, TorchSettings
 from rayserve_app.errors import MissingDependency
 from rayserve_app.examples import build, darknet, digits, digits_torch, image_size
-from rayserve_app.model import Model
+from rayserve_app.inference.model import Model
 
 MADE = Path(__file__).parent.parent / "models"
 

@@ -16,23 +16,71 @@ ROOT = Path(__file__).parent.parent
 # Programs that we are measured against are no part of the project's layers.
 PEERS = "rayserve_app/bench/peers/"
 
-APPLICATIONS = {
-    "deployments/application.py",
+# A room is a module or a package of rayserve_app, or of deployments. Beside each stands what it
+# imports, all of which stands above it: so there is no circle.
+ROOMS = {
+    "errors": "",
+    "importing": "errors",
+    "media_types": "",
+    "types": "errors",
+    "metrics": "",
+    "process": "errors types metrics",
+    "settings": "errors",
+    "codecs": "errors types process",
+    "artifacts": "errors",
+    "payloads": "errors media_types types process settings codecs",
+    "inference": "errors types metrics process settings codecs payloads",
+    "web": "errors media_types types process settings codecs",
+    "protocols": (
+        "errors media_types types metrics process settings codecs artifacts payloads inference web"
+    ),
+    "app": "errors importing metrics settings codecs inference web protocols",
+    "gateway": "errors importing media_types types metrics settings codecs web protocols",
+    "client": "errors media_types types codecs",
+    "examples": "errors types artifacts",
+    "operations": "errors importing process settings",
+    "deployments.internals": "errors types settings web protocols gateway",
+    "bench": (
+        "errors importing types process settings codecs artifacts inference web app "
+        "operations deployments.internals"
+    ),
+    "cli": "errors examples operations bench",
+    "deployments.replica": (
+        "errors media_types types metrics process settings payloads inference web app "
+        "gateway deployments.internals"
+    ),
+    "deployments.model_files": "errors",
+    "deployments.closure": (
+        "errors importing types process settings codecs artifacts inference deployments.replica"
+    ),
+    "deployments.gateway": "settings gateway deployments.internals deployments.replica",
+    "deployments.mxnet": (
+        "errors importing types process settings artifacts payloads inference "
+        "deployments.replica deployments.model_files"
+    ),
+    "deployments.serve_schema": "errors settings operations",
+    "deployments.tensorflow": (
+        "errors types process settings artifacts inference deployments.replica"
+    ),
+    "deployments.sagemaker": (
+        "errors media_types types settings codecs artifacts inference deployments.replica "
+        "deployments.tensorflow"
+    ),
+    "deployments.torch": (
+        "errors importing types process settings artifacts payloads inference "
+        "deployments.replica deployments.model_files"
+    ),
+}
+PACKAGES = ("rayserve_app", "deployments")
+# Who may import Ray: its public names, or with the room of its insides, the private ones too.
+RAY = (
+    "deployments/internals/",
+    "deployments/replica/",
     "deployments/gateway.py",
-    "deployments/queue.py",
-}
-# The accounts that Serve keeps of requests, and its logger, are its own; nothing public tells of
-# them.
-RAY = {
-    *APPLICATIONS,
-    "deployments/logs.py",
-    "deployments/serve_accounts.py",
     "deployments/serve_schema.py",
-    "deployments/served_models.py",
-    "deployments/serve_sockets.py",
-}
+)
 FRAMEWORKS = ("keras", "mxnet", "sklearn", "tensorflow", "torch")
-HTTP = ("starlette", "uvicorn", "httpx", "rayserve_app.http", "rayserve_app.asgi")
+HTTP = ("starlette", "uvicorn", "httpx", "rayserve_app.web", "rayserve_app.app")
 NAMES_THAT_HIDE = {"utils", "util", "common", "helpers", "helper", "misc", "manager"}
 
 
@@ -82,44 +130,59 @@ def importers(*modules: str, within: str = "", at_top: bool = False) -> set[str]
 
 
 def test_the_imports_are_found() -> None:
-    assert "deployments/application.py" in importers("ray")
+    assert "deployments/replica/application.py" in importers("ray")
     assert "rayserve_app/codecs/json.py" in importers("orjson", at_top=True)
-    assert "rayserve_app/preprocessing.py" in importers("cv2") - importers("cv2", at_top=True)
+    assert "rayserve_app/payloads/preprocessing.py" in importers("cv2") - importers(
+        "cv2", at_top=True
+    )
     assert "rayserve_app/protocols/clipper/service.py" in importers("rayserve_app.codecs.json")
 
 
+def room_of(module: str) -> str | None:
+    """Return the room of a module, or of a name in it; None if it is not ours."""
+    package, _, rest = module.partition(".")
+    if package not in PACKAGES or rest.partition(".")[0] in ("", "__version__"):
+        return None
+    name = rest.partition(".")[0]
+    return name if package == "rayserve_app" else f"{package}.{name}"
+
+
+def test_rooms_import_what_the_table_allows() -> None:
+    found: dict[str, set[str]] = {room: set() for room in ROOMS}
+    for file, module, _ in imports():
+        room, other = room_of(file.removesuffix(".py").replace("/", ".")), room_of(module)
+        if room is not None and other not in (None, room):
+            found[room].add(other)
+    assert found == {room: set(others.split()) for room, others in ROOMS.items()}
+
+
+def test_no_arrow_leads_up() -> None:
+    rooms = list(ROOMS)
+    for place, (room, others) in enumerate(ROOMS.items()):
+        assert set(others.split()) <= set(rooms[:place]), room
+
+
+def test_every_room_is_in_the_table() -> None:
+    rooms = {
+        room_of(f"{package}.{path.stem}")
+        for package in PACKAGES
+        for path in (ROOT / package).iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    assert rooms - {"__init__", "deployments.__init__"} == set(ROOMS)
+
+
 def test_ray_is_imported_at_the_rim_only() -> None:
-    assert importers("ray") <= RAY
+    assert {file for file in importers("ray") if not file.startswith(RAY)} == set()
 
 
 def test_frameworks_are_imported_by_nothing_that_is_only_imported() -> None:
     assert importers(*FRAMEWORKS, at_top=True) == set()
 
 
-@pytest.mark.parametrize(
-    ("layer", "others"),
-    [
-        (
-            "rayserve_app/codecs/",
-            (*HTTP, "deployments", "rayserve_app.protocols", "rayserve_app.model"),
-        ),
-        ("rayserve_app/protocols/", ("deployments", "rayserve_app.backend", "rayserve_app.asgi")),
-        ("rayserve_app/", ("deployments",)),
-    ],
-)
-def test_a_layer_knows_nothing_of_those_above(layer: str, others: tuple[str, ...]) -> None:
-    assert importers(*others, within=layer) == set()
-
-
-def test_the_model_knows_nothing_of_http() -> None:
-    names = ("model", "inputs", "encoded_inputs", "tensor_inputs", "outputs", "batching")
-    names += ("batch_queues", "pace", "answers", "kept_answers", "content", "admission", "cost")
-    free = {f"rayserve_app/{name}.py" for name in names}
-    assert importers(*HTTP, "rayserve_app.protocols") & free == set()
-
-
-def test_backends_know_nothing_of_http() -> None:
-    assert importers(*HTTP, "rayserve_app.protocols", within="deployments/") <= RAY
+@pytest.mark.parametrize("room", ["inference", "payloads", "codecs"])
+def test_what_computes_knows_nothing_of_http(room: str) -> None:
+    assert importers(*HTTP, within=f"rayserve_app/{room}/") == set()
 
 
 def test_modules_are_named_after_what_they_hold() -> None:
@@ -142,9 +205,9 @@ class Blocker:
 BLOCKED = set(sys.argv[1].split(","))
 sys.meta_path.insert(0, Blocker())
 
-import rayserve_app.asgi
+import rayserve_app.app
 from rayserve_app.importing import import_from_string
-from rayserve_app.protocols import PROTOCOLS
+from rayserve_app.settings.protocols import PROTOCOLS
 from rayserve_app.codecs import base64, csv, image, json, json_metadata, npy, packed_jpeg, raw
 
 for protocol in PROTOCOLS.values():

@@ -11,9 +11,9 @@ from rayserve_app.bench import cuda
 from rayserve_app.bench.models import HEADS, MAX_IMAGES, TEXTURE_SIDE
 from rayserve_app.bench.networks import SIDE
 from rayserve_app.bench.subjects import CUDA, CUDA_FLOATS, Subject
-from rayserve_app.cores import available_cores
 from rayserve_app.errors import ConfigurationError
-from rayserve_app.serve_yaml import read_document
+from rayserve_app.operations.serve_yaml import read_document
+from rayserve_app.process.cores import available_cores
 
 TWICE: Final = "{}-twice"
 """The name of a declared application with two replicas."""

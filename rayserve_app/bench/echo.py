@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from sys import executable
 from typing import cast
 
-from rayserve_app.server import processes
+from rayserve_app.operations.server import processes
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n[512,512]"
 

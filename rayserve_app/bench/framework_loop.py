@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from rayserve_app.backend import Backend
 from rayserve_app.bench import pictures
 from rayserve_app.importing import import_from_string
-from rayserve_app.model import Model
+from rayserve_app.inference.backend import Backend
+from rayserve_app.inference.model import Model
 from rayserve_app.types import Invocation, Item
 
 

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
+from rayserve_app.artifacts.mxnet_environment import find_python
 from rayserve_app.bench.framework_loop import Pace
 from rayserve_app.bench.instance import Instance
 from rayserve_app.bench.subjects import MXNET, Subject
-from rayserve_app.mxnet_environment import find_python
 
 Loop: TypeAlias = Callable[[int, float], Awaitable[Pace]]
 """Measures a model in a loop, with a batch size, for some seconds."""

@@ -21,9 +21,9 @@ from typing import IO, Any, Self
 import psutil
 import yaml
 
-from rayserve_app.server import access, processes
-from rayserve_app.server.applications import find_dashboard
-from rayserve_app.server.settings import serve_environment
+from rayserve_app.operations.server import access, processes
+from rayserve_app.operations.server.applications import find_dashboard
+from rayserve_app.operations.server.settings import serve_environment
 
 READY_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 20.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from rayserve_app.bench.cuda import device_name
-from rayserve_app.cores import available_cores
+from rayserve_app.process.cores import available_cores
 
 PACKAGES = (
     "rayserve-app",

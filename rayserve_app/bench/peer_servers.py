@@ -19,7 +19,7 @@ from rayserve_app.bench.answer import fetch
 from rayserve_app.bench.instance import Log, NotReady, free_port
 from rayserve_app.bench.load import Target
 from rayserve_app.errors import ConfigurationError
-from rayserve_app.server import processes
+from rayserve_app.operations.server import processes
 
 ENVIRONMENTS: Final = Path(".venv-peers")
 """What `make bench-peers` makes, a folder per package."""

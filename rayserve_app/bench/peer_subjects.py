@@ -18,7 +18,7 @@ from rayserve_app.bench.envelopes import BOUNDARY
 from rayserve_app.bench.instance import free_port
 from rayserve_app.bench.networks import WEIGHTS_VARIABLE
 from rayserve_app.bench.peer_servers import PREDICT, PROGRAMS, Peer, Place, Route
-from rayserve_app.cores import available_cores
+from rayserve_app.process.cores import available_cores
 
 BASE64: Final = "base64 JSON"
 FAST: Final = "fast"

@@ -22,7 +22,7 @@ from rayserve_app.bench.report import Report, Row
 from rayserve_app.bench.rounds import Effort
 from rayserve_app.bench.usage import Usage, UsageMeter
 from rayserve_app.errors import ConfigurationError, MissingDependency
-from rayserve_app.server.settings import file_beside
+from rayserve_app.operations.server.settings import file_beside
 
 
 @dataclass

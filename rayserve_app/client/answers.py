@@ -12,7 +12,7 @@ from rayserve_app import errors
 from rayserve_app.client.errors import UnexpectedAnswer
 from rayserve_app.codecs import json, lenient_json, npy
 from rayserve_app.errors import DecodeError, ServingError
-from rayserve_app.inputs import JSON, NPY, OCTETS, media_type
+from rayserve_app.media_types import JSON, NPY, OCTETS, media_type
 from rayserve_app.types import Array
 
 ERRORS: Final[Mapping[int, type[ServingError]]] = {

@@ -23,7 +23,7 @@ from rayserve_app.errors import (
     ServingError,
     Unavailable,
 )
-from rayserve_app.inputs import JSON
+from rayserve_app.media_types import JSON
 
 POLL_S: Final = 0.25
 

@@ -14,7 +14,7 @@ from PIL.Image import fromarray
 from rayserve_app.client.description import Description
 from rayserve_app.codecs import image, json, npy
 from rayserve_app.errors import InvalidRequest, PredictError
-from rayserve_app.inputs import JSON, NPY, OCTETS, PACKED, TEXT
+from rayserve_app.media_types import JSON, NPY, OCTETS, PACKED, TEXT
 from rayserve_app.types import Array, Buffer, describe
 
 Image: TypeAlias = str | os.PathLike[str] | Buffer | Array | Mapping[str, Any]

@@ -11,7 +11,7 @@ from rayserve_app.client.description import Description
 from rayserve_app.client.images import Element, npy_bytes
 from rayserve_app.codecs import packed_jpeg
 from rayserve_app.errors import RequestTooLarge
-from rayserve_app.inputs import PACKED
+from rayserve_app.media_types import PACKED
 from rayserve_app.types import Array
 
 FULL_BATCHES = 4

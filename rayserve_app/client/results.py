@@ -15,8 +15,7 @@ from rayserve_app.client.errors import UnexpectedAnswer
 from rayserve_app.client.parts import Part
 from rayserve_app.codecs import json
 from rayserve_app.errors import DecodeError
-from rayserve_app.inputs import JSON, NPY, OCTETS
-from rayserve_app.outputs import OUTPUTS
+from rayserve_app.media_types import JSON, NPY, OCTETS, OUTPUTS
 from rayserve_app.types import Array, TensorSpec, describe
 
 Form: TypeAlias = Literal["npy", "json"]

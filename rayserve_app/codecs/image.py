@@ -25,10 +25,10 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from rayserve_app import buffers
 from rayserve_app.codecs import image_header
 from rayserve_app.codecs.image_header import Format, Header
 from rayserve_app.errors import DecodeError, RequestTooLarge
+from rayserve_app.process import buffers
 from rayserve_app.types import Array, Buffer
 
 _FORMATS = "JPEG, PNG, WebP, GIF, BMP or TIFF"

@@ -16,8 +16,8 @@ import numpy as np
 import orjson
 
 from rayserve_app.codecs import image_header
+from rayserve_app.codecs.plain_values import simplify, text_of, with_text
 from rayserve_app.errors import DecodeError, PredictError
-from rayserve_app.plain_values import simplify, text_of, with_text
 from rayserve_app.types import Array, Buffer
 
 MAX_DEPTH = 64

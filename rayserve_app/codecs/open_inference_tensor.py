@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 
 from rayserve_app.codecs import json
+from rayserve_app.codecs.plain_values import simplify, utf8
 from rayserve_app.errors import DecodeError, NotAcceptable, PredictError
-from rayserve_app.plain_values import simplify, utf8
 from rayserve_app.types import Array, Buffer
 
 DTYPES: Final[Mapping[str, str]] = {

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from rayserve_app.codecs.plain_values import simplify, utf8
 from rayserve_app.errors import PredictError
-from rayserve_app.plain_values import simplify, utf8
 
 
 def encode(value: Any) -> bytes:

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from rayserve_app.codecs.plain_values import with_integers
 from rayserve_app.errors import DecodeError, RequestTooLarge, ShapeMismatch
-from rayserve_app.plain_values import with_integers
 from rayserve_app.types import Array
 
 KEYS: Final = {"shape", "data", "indices"}

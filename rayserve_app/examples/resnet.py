@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rayserve_app.mxnet_environment import import_mxnet
+from rayserve_app.artifacts.mxnet_environment import import_mxnet
 from rayserve_app.types import Array
 
 NETWORK = "resnet18_v2"

@@ -9,9 +9,7 @@ from typing import Final
 
 from starlette.types import Message, Receive, Scope, Send
 
-from rayserve_app import openapi, pages
 from rayserve_app.codecs import json
-from rayserve_app.cors import with_cors
 from rayserve_app.errors import (
     ServingError,
     Unavailable,
@@ -24,7 +22,12 @@ from rayserve_app.gateway.merging import Answer, merge_answers
 from rayserve_app.gateway.replicas import Connections, Directory, ServedModel
 from rayserve_app.gateway.routes import Choice, Claimant, Destination, create_router, those_meant
 from rayserve_app.gateway.settings import GatewaySettings
-from rayserve_app.http import (
+from rayserve_app.protocols.protocol import Protocol, shortened, wrong_method
+from rayserve_app.protocols.sagemaker.names import AlreadyLoaded
+from rayserve_app.types import Buffer
+from rayserve_app.web import openapi, pages
+from rayserve_app.web.cors import with_cors
+from rayserve_app.web.messages import (
     BodyBudget,
     Response,
     did_you_mean,
@@ -32,10 +35,7 @@ from rayserve_app.http import (
     no_such_path,
     run_plain,
 )
-from rayserve_app.ingress import CLIENT_HEADERS
-from rayserve_app.protocols.protocol import Protocol, shortened, wrong_method
-from rayserve_app.protocols.sagemaker.names import AlreadyLoaded
-from rayserve_app.types import Buffer
+from rayserve_app.web.scope import CLIENT_HEADERS
 
 JSON: Final = "application/json"
 

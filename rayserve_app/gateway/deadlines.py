@@ -15,8 +15,8 @@ from rayserve_app.gateway.forwarding import LATE_S
 from rayserve_app.gateway.replicas import ServedModel
 from rayserve_app.gateway.routes import Destination, create_router, those_meant
 from rayserve_app.gateway.settings import GatewaySettings
-from rayserve_app.http import Response, error_response, retry_headers, status_of
-from rayserve_app.routing import Router
+from rayserve_app.web.messages import Response, error_response, retry_headers, status_of
+from rayserve_app.web.routing import Router
 
 LOOK_AFTER_S: Final = 0.05
 """Most answers come sooner, and nobody needs to know whose they are."""

@@ -20,9 +20,9 @@ from starlette.types import Receive, Scope, Send
 from rayserve_app.errors import BodyTimeout, DeadlineExceeded, ModelNotReady, RequestTooLarge
 from rayserve_app.gateway.connection import Connection, Head, Header, ReplicaLost
 from rayserve_app.gateway.replicas import Address, Connections, Directory, ServedModel
-from rayserve_app.http import FORWARDED, GATEWAYS, BodyBudget
-from rayserve_app.ingress import CLIENT_HEADERS, REQUEST_ID
 from rayserve_app.types import Buffer
+from rayserve_app.web.messages import FORWARDED, GATEWAYS, BodyBudget
+from rayserve_app.web.scope import CLIENT_HEADERS, REQUEST_ID
 
 ORDER: Final = FORWARDED.encode()
 

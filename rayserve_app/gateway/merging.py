@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from rayserve_app import exposition
 from rayserve_app.codecs import json
 from rayserve_app.errors import DecodeError
-from rayserve_app.http import Response
+from rayserve_app.metrics import exposition
+from rayserve_app.web.messages import Response
 
 UNKNOWN: Final = (401, 403, 400, 405, 404)
 """Statuses of a model that does not know what is asked, or not who asks: where no model does, those

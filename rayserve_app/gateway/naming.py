@@ -12,21 +12,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from urllib.parse import parse_qsl
 
-from rayserve_app import tensorflow_container
 from rayserve_app.codecs import form, lenient_json
+from rayserve_app.codecs.tensorflow import container_headers
 from rayserve_app.errors import DecodeError, InvalidRequest
 from rayserve_app.gateway.routes import AWS_TARGET
-from rayserve_app.http import MAX_QUERY_PAIRS
-from rayserve_app.inputs import media_type
+from rayserve_app.media_types import media_type
 from rayserve_app.protocols.protocol import shortened
 from rayserve_app.protocols.sagemaker import container
 from rayserve_app.types import Buffer
+from rayserve_app.web.messages import MAX_QUERY_PAIRS
 
 TARGET_MODEL: Final = container.TARGET_MODEL.encode()
 
 COMPONENT: Final = b"x-amzn-sagemaker-inference-component"
 
-ATTRIBUTES: Final = tensorflow_container.HEADER.encode()
+ATTRIBUTES: Final = container_headers.HEADER.encode()
 
 KEY: Final = "model_name"
 """What simple_tensorflow_serving and Multi Model Server call it in queries, forms and JSON."""

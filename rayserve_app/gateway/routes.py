@@ -8,9 +8,9 @@ from typing import Final, NamedTuple, TypeAlias
 
 from rayserve_app.gateway.settings import GatewaySettings
 from rayserve_app.importing import import_from_string
-from rayserve_app.protocols import PROTOCOLS
 from rayserve_app.protocols.protocol import Protocol, Route
-from rayserve_app.routing import Router
+from rayserve_app.settings.protocols import PROTOCOLS
+from rayserve_app.web.routing import Router
 
 
 class Choice(Enum):

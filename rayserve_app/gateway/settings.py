@@ -6,9 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rayserve_app.protocol_settings import CorsSettings, ProtocolNames
-from rayserve_app.protocols import PROTOCOLS
-from rayserve_app.section import Section
+from rayserve_app.settings.protocols import PROTOCOLS, CorsSettings, ProtocolNames
+from rayserve_app.settings.section import Section
 
 
 class GatewaySettings(Section):

@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
-from rayserve_app.batching import Result
 from rayserve_app.codecs.form import MULTIPART, URLENCODED
 from rayserve_app.codecs.image_header import is_image
 from rayserve_app.errors import ModelNotFound, ServingError
-from rayserve_app.http import Response, did_you_mean, no_such_method
-from rayserve_app.inputs import JSON, media_type
-from rayserve_app.model import Model
+from rayserve_app.inference.batcher import Result
+from rayserve_app.inference.model import Model
+from rayserve_app.media_types import JSON, media_type
 from rayserve_app.types import Buffer, Row
+from rayserve_app.web.messages import Response, did_you_mean, no_such_method
 
 
 class Route(NamedTuple):

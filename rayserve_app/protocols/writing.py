@@ -9,10 +9,10 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from rayserve_app.batching import Result
-from rayserve_app.model import INLINE_BYTES, Model
-from rayserve_app.outputs import text_bytes
-from rayserve_app.settings import OutputCodec
+from rayserve_app.inference.batcher import Result
+from rayserve_app.inference.model import INLINE_BYTES, Model
+from rayserve_app.payloads.outputs import text_bytes
+from rayserve_app.settings.model import OutputCodec
 from rayserve_app.types import Reply, Row
 
 R = TypeVar("R", bound=Result)

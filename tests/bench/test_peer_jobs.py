@@ -16,7 +16,7 @@ from rayserve_app.bench.peer_subjects import (
 )
 from rayserve_app.bench.peers import jobs
 from rayserve_app.codecs import image, packed_jpeg
-from rayserve_app.preprocessing import resize
+from rayserve_app.payloads.preprocessing import resize
 
 NETWORKS = networks(Path("/models/network.safetensors"))
 

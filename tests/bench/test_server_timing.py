@@ -6,7 +6,7 @@ import pytest
 
 from rayserve_app.bench import server_timing
 from rayserve_app.bench.server_timing import Metric
-from rayserve_app.timing import Timing
+from rayserve_app.process.timing import Timing
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rayserve_app.asgi import create_app
+from rayserve_app.app import create_app
 from rayserve_app.client import AsyncClient, Client
-from rayserve_app.model import Model
+from rayserve_app.inference.model import Model
 from tests.protocols.servers import mount
 from tests.servers import serving
 

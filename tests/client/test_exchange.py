@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rayserve_app import errors
-from rayserve_app.asgi import create_app
+from rayserve_app.app import create_app
 from rayserve_app.client import AsyncClient
 from rayserve_app.client.answers import Answer
 from rayserve_app.client.errors import ConnectionFailed, TimedOut, UnexpectedAnswer
@@ -48,7 +48,7 @@ from rayserve_app.errors import (
     Unavailable,
     UnsupportedContentType,
 )
-from rayserve_app.http import STATUS
+from rayserve_app.web.messages import STATUS
 from tests.client import Connect, Served, Watched
 from tests.protocols import create_model
 from tests.protocols.servers import mount

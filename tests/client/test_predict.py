@@ -24,7 +24,7 @@ from rayserve_app.errors import (
     PredictError,
     RequestTooLarge,
 )
-from rayserve_app.model import Model
+from rayserve_app.inference.model import Model
 from rayserve_app.types import Metadata, Reply, TensorSpec
 from tests.client import Connect, served
 from tests.protocols import create_model

@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from rayserve_app.blanks import BLACK_PNG
+from rayserve_app.inference.warm_up import BLACK_PNG
 
 TIMEOUT_S = 60
 

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from rayserve_app.asgi import create_app
-from rayserve_app.backend import Backend
-from rayserve_app.batching import run_batch
+from rayserve_app.app import create_app
 from rayserve_app.errors import LoadError, PredictError, ServingError
-from rayserve_app.model import Model
-from rayserve_app.settings import ModelSettings, parse_settings
+from rayserve_app.inference.backend import Backend
+from rayserve_app.inference.batcher import run_batch
+from rayserve_app.inference.model import Model
+from rayserve_app.settings.model import ModelSettings, parse_settings
 from rayserve_app.types import Invocation, Row
 from tests.protocols import call
 
@@ -40,7 +40,7 @@ def torch_linear() -> Any:
 
 
 def mxnet_dense() -> Any:
-    from rayserve_app.mxnet_environment import import_mxnet
+    from rayserve_app.artifacts.mxnet_environment import import_mxnet
 
     return import_mxnet().gluon.nn.Dense(2, use_bias=False, in_units=3)
 
@@ -57,14 +57,14 @@ class Case(NamedTuple):
 
 
 def create_closure(_: Path) -> Backend:
-    from deployments.closure import ClosureBackend, ClosureSettings
+    from deployments.closure.backend import ClosureBackend, ClosureSettings
 
     model = {"function": f"{__name__}:times_matrix", "input": {"type": "tensor"}}
     return ClosureBackend(parse_settings(ClosureSettings, {"model": model}))
 
 
 def create_saved_model(folder: Path) -> Backend:
-    from deployments.tensorflow import TensorFlowBackend
+    from deployments.tensorflow.backend import TensorFlowBackend
 
     path = folder / "saved_model"
     if not path.exists():
@@ -81,7 +81,7 @@ def create_saved_model(folder: Path) -> Backend:
 
 
 def create_keras(folder: Path) -> Backend:
-    from deployments.tensorflow import TensorFlowBackend
+    from deployments.tensorflow.backend import TensorFlowBackend
 
     path = folder / "model.keras"
     if not path.exists():
@@ -95,7 +95,7 @@ def create_keras(folder: Path) -> Backend:
 
 
 def create_torch(folder: Path) -> Backend:
-    from deployments.torch import TorchBackend, TorchSettings
+    from deployments.torch.backend import TorchBackend, TorchSettings
 
     path = folder / "linear.safetensors"
     if not path.exists():
@@ -112,7 +112,7 @@ def create_torch(folder: Path) -> Backend:
 
 
 def create_mxnet(folder: Path) -> Backend:
-    from deployments.mxnet import MXNetBackend, MXNetSettings
+    from deployments.mxnet.backend import MXNetBackend, MXNetSettings
 
     path = folder / "dense.params"
     if not path.exists():
@@ -145,7 +145,7 @@ def predict_fn(data, model):
 
 
 def create_sagemaker(folder: Path) -> Backend:
-    from deployments.sagemaker import SageMakerBackend, SageMakerSettings
+    from deployments.sagemaker.backend import SageMakerBackend, SageMakerSettings
 
     path = folder / "package"
     if not path.exists():

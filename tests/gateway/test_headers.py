@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
+from deployments.internals.middleware import Ingress
 from rayserve_app.gateway.app import Gateway
 from rayserve_app.gateway.replicas import Address, Directory, ServedModel
 from rayserve_app.gateway.settings import GatewaySettings
-from rayserve_app.ingress import Ingress
 from tests.servers import serving
 
 ID = b"x-request-id"

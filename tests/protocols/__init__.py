@@ -7,10 +7,10 @@ from typing import Any
 
 import httpx
 
-from rayserve_app.asgi import App
+from rayserve_app.app import App
 from rayserve_app.bench.event_loop.models import FunctionBackend as FunctionBackend
-from rayserve_app.model import Model
-from rayserve_app.settings import ModelSettings
+from rayserve_app.inference.model import Model
+from rayserve_app.settings.model import ModelSettings
 from rayserve_app.types import Metadata
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rayserve_app.asgi import create_app
+from rayserve_app.app import create_app
 from rayserve_app.bench.served import mount
 from rayserve_app.bench.served import serving as serving_app
-from rayserve_app.model import Model
+from rayserve_app.inference.model import Model
 
 
 @contextmanager

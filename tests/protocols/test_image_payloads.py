@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deployments.closure import ClosureBackend, ClosureSettings
-from rayserve_app.asgi import App, create_app
+from deployments.closure.backend import ClosureBackend, ClosureSettings
+from rayserve_app.app import App, create_app
 from rayserve_app.examples import image_size
-from rayserve_app.model import Model
+from rayserve_app.inference.model import Model
 from tests.protocols import call, create_model
 
 

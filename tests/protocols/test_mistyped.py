@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from rayserve_app.asgi import App, create_app
-from rayserve_app.blanks import BLACK_PNG
+from rayserve_app.app import App, create_app
 from rayserve_app.importing import import_from_string
-from rayserve_app.inputs import JSON
-from rayserve_app.protocols import PROTOCOLS
+from rayserve_app.inference.warm_up import BLACK_PNG
+from rayserve_app.media_types import JSON
 from rayserve_app.protocols.protocol import LISTED_NAMES
+from rayserve_app.settings.protocols import PROTOCOLS
 from tests.protocols import call, create_model
 
 AWS = {"content-type": "application/x-amz-json-1.1", "x-amz-target": "SageMaker.DescribeEndpoint"}

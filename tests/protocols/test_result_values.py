@@ -24,9 +24,9 @@ import PIL.Image
 import pytest
 import torch
 
-from deployments.closure import ClosureBackend, ClosureSettings
-from rayserve_app.asgi import App, create_app
-from rayserve_app.model import Model
+from deployments.closure.backend import ClosureBackend, ClosureSettings
+from rayserve_app.app import App, create_app
+from rayserve_app.inference.model import Model
 from tests.protocols import call
 
 INPUT: Final = {"name": "doubles", "shape": [1, 1], "datatype": "FP64", "data": [1.0]}

@@ -12,7 +12,7 @@ from schemathesis import GenerationMode
 from rayserve_app.gateway.app import Gateway
 from rayserve_app.gateway.replicas import Address, Directory, ServedModel
 from rayserve_app.gateway.settings import GatewaySettings
-from rayserve_app.model import Model
+from rayserve_app.inference.model import Model
 from tests.clients.openapi import MODES, check_operations
 from tests.protocols import create_model
 from tests.protocols.servers import serving

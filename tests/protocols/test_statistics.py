@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from rayserve_app.asgi import App, create_app
+from rayserve_app.app import App, create_app
 from rayserve_app.errors import PredictError
-from rayserve_app.model import Model
-from rayserve_app.protocols import PROTOCOLS
+from rayserve_app.inference.model import Model
+from rayserve_app.settings.protocols import PROTOCOLS
 from tests.protocols import call, create_model
 
 BAD = "bad"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rayserve_app.errors import NotAcceptable
-from rayserve_app.model import INLINE_BYTES
+from rayserve_app.inference.model import INLINE_BYTES
 from rayserve_app.protocols.writing import writing_bytes, written
 from rayserve_app.types import Reply, Row
 from tests.protocols import create_model

@@ -19,7 +19,7 @@ import pytest
 from skimage import data
 from sklearn.datasets import load_digits
 
-from rayserve_app.mxnet_environment import find_python
+from rayserve_app.artifacts.mxnet_environment import find_python
 from tests.serve.conftest import Server
 
 pytestmark = pytest.mark.serve
@@ -30,7 +30,7 @@ EMBED_BY_HAND = """
 import json
 import sys
 
-from rayserve_app.mxnet_environment import import_mxnet
+from rayserve_app.artifacts.mxnet_environment import import_mxnet
 
 mx = import_mxnet()
 net = mx.gluon.model_zoo.vision.get_model("resnet18_v2")

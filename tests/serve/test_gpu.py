@@ -20,7 +20,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from rayserve_app.manifest import render
+from rayserve_app.operations.kubernetes import render
 from tests.serve.conftest import ROOT, Server
 
 pytestmark = pytest.mark.serve

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deployments.tensorflow import TensorFlowSettings
-from rayserve_app.settings import parse_settings
+from deployments.tensorflow.backend import TensorFlowSettings
+from rayserve_app.settings.model import parse_settings
 from tests.serve.conftest import ROOT, Server
 
 README = (ROOT / "README.md").read_text()

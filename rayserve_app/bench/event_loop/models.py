@@ -18,17 +18,17 @@ from unittest.mock import patch
 import numpy as np
 from starlette.types import Receive, Scope, Send
 
-from rayserve_app.asgi import create_app
-from rayserve_app.backend import Backend
+from deployments.internals.connection import Connections
+from rayserve_app.app import create_app
 from rayserve_app.bench.event_loop.probe import LoopProbe, Step
 from rayserve_app.bench.served import mount, serving
-from rayserve_app.connection import Connections
 from rayserve_app.errors import ServingError
-from rayserve_app.http import ClientDisconnected, Request
-from rayserve_app.model import Model
-from rayserve_app.server.settings import serve_variables
-from rayserve_app.settings import ModelSettings
+from rayserve_app.inference.backend import Backend
+from rayserve_app.inference.model import Model
+from rayserve_app.operations.server.settings import serve_variables
+from rayserve_app.settings.model import ModelSettings
 from rayserve_app.types import Metadata, Outputs, Reply, TensorSpec
+from rayserve_app.web.messages import ClientDisconnected, Request
 
 ENVIRONMENT: Final = serve_variables(None)
 

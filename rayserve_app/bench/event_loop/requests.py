@@ -14,7 +14,7 @@ from rayserve_app.bench.event_loop import dense, large
 from rayserve_app.bench.event_loop.large import Make, Request
 from rayserve_app.bench.event_loop.models import ProbedModels
 from rayserve_app.bench.event_loop.probe import LoopProbe, Step
-from rayserve_app.model import INLINE_BYTES
+from rayserve_app.inference.model import INLINE_BYTES
 
 MOST_S: Final = 1e-3
 """What a step may take: nothing that takes longer runs on a replica's event loop."""

@@ -33,8 +33,8 @@ from rayserve_app.bench.report import Bound, Row
 from rayserve_app.bench.rounds import Effort
 from rayserve_app.bench.usage import peak_bytes, reset_peak
 from rayserve_app.codecs import image, packed_jpeg
-from rayserve_app.cores import available_cores
-from rayserve_app.settings import LimitSettings
+from rayserve_app.process.cores import available_cores
+from rayserve_app.settings.model import LimitSettings
 from rayserve_app.types import Array
 
 NAME: Final = "packed-stream"

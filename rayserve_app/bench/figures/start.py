@@ -22,13 +22,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from rayserve_app import cache
+from rayserve_app.artifacts import cache
+from rayserve_app.artifacts.mxnet_environment import find_python
 from rayserve_app.bench.figures.figure import Figure, MeasurementFailed
 from rayserve_app.bench.instance import Instance
 from rayserve_app.bench.report import Row
 from rayserve_app.bench.rounds import Effort
 from rayserve_app.bench.subjects import CLOSURE, MXNET, TENSORFLOW, TORCH, Subject
-from rayserve_app.mxnet_environment import find_python
 
 NAME: Final = "start"
 SUBJECTS: Final = (CLOSURE, TENSORFLOW, TORCH, MXNET)

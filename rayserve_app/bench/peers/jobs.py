@@ -21,7 +21,7 @@ from PIL import Image
 
 from rayserve_app.bench import models, networks
 from rayserve_app.codecs import npy, packed_jpeg
-from rayserve_app.cores import available_cores
+from rayserve_app.process.cores import available_cores
 from rayserve_app.types import Array, Buffer
 
 SCALE: Final = np.float32(1 / 255)

@@ -16,7 +16,7 @@ from fastapi import Body, Response
 
 from rayserve_app.bench.models import BATCH_S
 from rayserve_app.bench.peers import jobs
-from rayserve_app.cores import available_cores
+from rayserve_app.process.cores import available_cores
 from rayserve_app.types import Array
 
 RawBody = Annotated[bytes, Body()]

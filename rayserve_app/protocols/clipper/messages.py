@@ -14,7 +14,7 @@ import numpy as np
 
 from rayserve_app.codecs import json
 from rayserve_app.codecs.json import MAX_DEPTH
-from rayserve_app.encoded_inputs import Encoded
+from rayserve_app.codecs.plain_values import as_numpy, simplify, text_of, widened, with_text
 from rayserve_app.errors import (
     DecodeError,
     InvalidRequest,
@@ -24,9 +24,9 @@ from rayserve_app.errors import (
     VersionNotFound,
     let_go,
 )
-from rayserve_app.inputs import Inputs
-from rayserve_app.outputs import json_value
-from rayserve_app.plain_values import as_numpy, simplify, text_of, widened, with_text
+from rayserve_app.payloads.encoded_inputs import Encoded
+from rayserve_app.payloads.inputs import Inputs
+from rayserve_app.payloads.outputs import json_value
 from rayserve_app.protocols.protocol import Declined
 from rayserve_app.types import Buffer, Reply, Row
 

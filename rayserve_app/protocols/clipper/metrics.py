@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from rayserve_app.metrics.recorder import Histogram, Recorder
 from rayserve_app.protocols.timers import SAMPLE_SIZE, Meter, Rates, Timer, quantiles
-from rayserve_app.recorder import Histogram, Recorder
 from rayserve_app.types import Array
 
 

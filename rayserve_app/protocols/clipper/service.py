@@ -9,7 +9,6 @@ from itertools import count
 from time import perf_counter
 from typing import ClassVar, Final
 
-from rayserve_app.batching import Result
 from rayserve_app.codecs import json
 from rayserve_app.errors import (
     DeadlineExceeded,
@@ -19,9 +18,10 @@ from rayserve_app.errors import (
     VersionNotFound,
     let_go,
 )
-from rayserve_app.http import Request, Response, retry_headers, status_of
-from rayserve_app.inputs import Inputs
-from rayserve_app.model import Model
+from rayserve_app.inference.batcher import Result
+from rayserve_app.inference.model import Model
+from rayserve_app.inference.servables import Servable
+from rayserve_app.payloads.inputs import Inputs
 from rayserve_app.protocols.clipper.messages import (
     SCHEMA,
     UPDATE_SCHEMA,
@@ -41,7 +41,7 @@ from rayserve_app.protocols.clipper.metrics import ApplicationMetrics
 from rayserve_app.protocols.protocol import Protocol, Route, disowned, inference
 from rayserve_app.protocols.writing import written
 from rayserve_app.types import Row
-from rayserve_app.versions import Servable
+from rayserve_app.web.messages import Request, Response, retry_headers, status_of
 
 # query_processor.cpp: the explanations of a default that the timer caused, and of one without a
 # model that could be asked.

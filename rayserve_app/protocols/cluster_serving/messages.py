@@ -13,17 +13,17 @@ from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 
-from rayserve_app.batching import Result
 from rayserve_app.codecs import json, sparse
-from rayserve_app.encoded_inputs import Encoded
+from rayserve_app.codecs.plain_values import exact_array, text_of, widened
 from rayserve_app.errors import DecodeError, InvalidRequest, PredictError, ServingError, let_go
-from rayserve_app.outputs import named_arrays
-from rayserve_app.plain_values import exact_array, text_of, widened
+from rayserve_app.inference.batcher import Result
+from rayserve_app.inference.servables import Servable
+from rayserve_app.payloads.encoded_inputs import Encoded
+from rayserve_app.payloads.outputs import named_arrays
+from rayserve_app.payloads.tensor_inputs import TensorInputs
+from rayserve_app.payloads.tensors import as_array, whole
 from rayserve_app.protocols.protocol import Declined
-from rayserve_app.tensor_inputs import TensorInputs
-from rayserve_app.tensors import as_array, whole
 from rayserve_app.types import Array, Buffer, Row, TensorSpec
-from rayserve_app.versions import Servable
 
 # domains.scala, Instances.
 NO_INSTANCE: Final = (

@@ -11,9 +11,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 import numpy as np
 
-from rayserve_app.batching import Result
 from rayserve_app.codecs import json
-from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
     DecodeError,
     InvalidRequest,
@@ -22,8 +20,10 @@ from rayserve_app.errors import (
     VersionNotFound,
     let_go,
 )
-from rayserve_app.http import Request, Response, retry_headers, status_of
-from rayserve_app.model import Model
+from rayserve_app.inference.batcher import Result
+from rayserve_app.inference.model import Model
+from rayserve_app.inference.servables import Servable
+from rayserve_app.payloads.encoded_inputs import Encoded
 from rayserve_app.protocols.cluster_serving.messages import (
     NoInstances,
     create_post_processing,
@@ -42,7 +42,7 @@ from rayserve_app.protocols.protocol import (
 from rayserve_app.protocols.timers import Timer, quantiles
 from rayserve_app.protocols.writing import written
 from rayserve_app.types import Buffer
-from rayserve_app.versions import Servable
+from rayserve_app.web.messages import Request, Response, retry_headers, status_of
 
 # Akka's for a String.
 TEXT: Final = "text/plain; charset=UTF-8"

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import rayserve_app
 from rayserve_app.codecs.open_inference_tensor import DATATYPES
-from rayserve_app.model import Model
-from rayserve_app.outputs import ONLY_OUTPUT
+from rayserve_app.inference.model import Model
+from rayserve_app.inference.servables import Servable
+from rayserve_app.metrics.recorder import Duration, Recorder
+from rayserve_app.payloads.outputs import ONLY_OUTPUT
 from rayserve_app.protocols.open_inference.tensors import input_specs
-from rayserve_app.recorder import Duration, Recorder
 from rayserve_app.types import TensorSpec
-from rayserve_app.versions import Servable
 
 EXTENSIONS: Final = (
     "binary_tensor_data",

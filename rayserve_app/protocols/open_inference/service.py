@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final
 
-from rayserve_app import content_coding
 from rayserve_app.codecs import json
-from rayserve_app.content_coding import CODINGS
 from rayserve_app.errors import (
     DeadlineExceeded,
     DecodeError,
@@ -20,9 +18,10 @@ from rayserve_app.errors import (
     UnsupportedContentType,
     VersionNotFound,
 )
-from rayserve_app.http import Request, Response, retry_headers, status_of
-from rayserve_app.inputs import OCTETS, Payload
-from rayserve_app.model import Model
+from rayserve_app.inference.model import Model
+from rayserve_app.inference.servables import Servable
+from rayserve_app.media_types import OCTETS
+from rayserve_app.payloads.inputs import Payload
 from rayserve_app.protocols.open_inference import documents
 from rayserve_app.protocols.open_inference.messages import (
     LENGTH_HEADER,
@@ -45,7 +44,9 @@ from rayserve_app.protocols.open_inference.tensors import (
 from rayserve_app.protocols.protocol import Protocol, Route, inference, rows, those_known
 from rayserve_app.protocols.writing import writing_bytes, written
 from rayserve_app.types import Buffer, Row
-from rayserve_app.versions import Servable
+from rayserve_app.web import content_coding
+from rayserve_app.web.content_coding import CODINGS
+from rayserve_app.web.messages import Request, Response, retry_headers, status_of
 
 MAX_COMPRESSED_BYTES: Final = 1 << 23
 """Larger answers go as they are, whatever `Accept-Encoding` says: compressing tensors takes longer

@@ -15,19 +15,20 @@ from typing import Any, Final
 import numpy as np
 
 from rayserve_app.codecs import open_inference_tensor as tensor
+from rayserve_app.codecs.plain_values import with_text
 from rayserve_app.errors import DecodeError, InvalidRequest, PredictError, ShapeMismatch
-from rayserve_app.inputs import OCTETS, Inputs, Payload
-from rayserve_app.outputs import ONLY_OUTPUT, named_arrays, whole_columns
-from rayserve_app.plain_values import with_text
+from rayserve_app.inference.servables import Servable
+from rayserve_app.media_types import OCTETS
+from rayserve_app.payloads.inputs import Inputs, Payload
+from rayserve_app.payloads.outputs import ONLY_OUTPUT, named_arrays, whole_columns
+from rayserve_app.payloads.tensor_inputs import VECTOR_DTYPES
 from rayserve_app.protocols.open_inference.messages import (
     InferenceRequest,
     InputTensor,
     OutputTensor,
     RequestedOutput,
 )
-from rayserve_app.tensor_inputs import VECTOR_DTYPES
 from rayserve_app.types import Array, Buffer, Metadata, Row, TensorSpec
-from rayserve_app.versions import Servable
 
 ELEMENT_TYPES: Final = ("bytes", "image", "string", "request")
 """Models whose items are single elements of BYTES."""

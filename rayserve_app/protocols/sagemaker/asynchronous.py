@@ -1,9 +1,9 @@
 """SageMaker's asynchronous invocations: accepted at once, answered in a file.
 
 Source: botocore 1.43, sagemaker-runtime 2017-05-13, InvokeEndpointAsync. Inputs are read and
-results written only where the YAML allows it (rayserve_app/places.py). Invocations wait in the
-memory of the replica that took them: one that ends takes them along, and its clients find neither
-result nor failure.
+results written only where the YAML allows it (places.py). Invocations wait in the memory of the
+replica that took them: one that ends takes them along, and its clients find neither result nor
+failure.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from rayserve_app.errors import (
     Unavailable,
     let_go,
 )
-from rayserve_app.http import Response
-from rayserve_app.model import Model
-from rayserve_app.places import Place, open_place, split
+from rayserve_app.inference.model import Model
+from rayserve_app.process.timing import Timing
+from rayserve_app.process.workers import Workers
 from rayserve_app.protocols.sagemaker.invocation import Invoker
-from rayserve_app.timing import Timing
+from rayserve_app.protocols.sagemaker.places import Place, open_place
+from rayserve_app.settings.locations import split
 from rayserve_app.types import Buffer
-from rayserve_app.workers import Workers
+from rayserve_app.web.messages import Response
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import ClassVar, Final
 
 from rayserve_app.codecs import json
+from rayserve_app.codecs.tensorflow.container_headers import HEADER as ATTRIBUTES
 from rayserve_app.errors import (
     InvalidRequest,
     PredictError,
@@ -20,8 +21,7 @@ from rayserve_app.errors import (
     UnsupportedContentType,
     let_go,
 )
-from rayserve_app.http import Request, Response, retry_headers, status_of
-from rayserve_app.model import Model
+from rayserve_app.inference.model import Model
 from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, is_form
 from rayserve_app.protocols.sagemaker.invocation import Invoker, render
 from rayserve_app.protocols.sagemaker.names import (
@@ -32,8 +32,8 @@ from rayserve_app.protocols.sagemaker.names import (
     check_target,
     read_registration,
 )
-from rayserve_app.tensorflow_container import HEADER as ATTRIBUTES
 from rayserve_app.types import FailedInvocation
+from rayserve_app.web.messages import Request, Response, retry_headers, status_of
 
 TARGET_MODEL: Final = "x-amzn-sagemaker-target-model"
 """What the client of a multi-model endpoint calls the model."""

@@ -12,9 +12,9 @@ from typing import Any, Final, NamedTuple
 
 from rayserve_app.codecs import json
 from rayserve_app.errors import DecodeError, InvalidRequest, ModelNotFound, ServingError
-from rayserve_app.http import Response, did_you_mean, retry_headers, status_of
-from rayserve_app.model import Model
+from rayserve_app.inference.model import Model
 from rayserve_app.types import Buffer
+from rayserve_app.web.messages import Response, did_you_mean, retry_headers, status_of
 
 MEDIA_TYPE: Final = "application/x-amz-json-1.1"
 

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
-from rayserve_app.codecs.tensorflow_document import decode_document
+from rayserve_app.codecs.tensorflow.container_headers import accepted_type
+from rayserve_app.codecs.tensorflow.document import decode_document
 from rayserve_app.errors import DecodeError, InvalidRequest, VersionNotFound
-from rayserve_app.http import Response
-from rayserve_app.inputs import JSON, media_type
-from rayserve_app.model import Model
+from rayserve_app.inference.model import Model
+from rayserve_app.inference.servables import Servable
+from rayserve_app.media_types import JSON, media_type
 from rayserve_app.protocols.tensorflow_serving.results import classifications, regressions
 from rayserve_app.protocols.tensorflow_serving.service import (
     Parse,
@@ -23,9 +24,8 @@ from rayserve_app.protocols.tensorflow_serving.service import (
     parse_examples,
     parse_predict,
 )
-from rayserve_app.tensorflow_container import accepted_type
 from rayserve_app.types import Buffer
-from rayserve_app.versions import Servable
+from rayserve_app.web.messages import Response
 
 PLATFORM: Final = "tensorflow"
 

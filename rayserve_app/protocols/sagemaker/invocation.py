@@ -15,7 +15,8 @@ from typing import Final, Literal, TypeAlias
 
 from rayserve_app.codecs import json_lines
 from rayserve_app.codecs.json import work_bytes as json_work_bytes
-from rayserve_app.encoded_inputs import Encoded
+from rayserve_app.codecs.plain_values import utf8
+from rayserve_app.codecs.tensorflow.container_headers import tfs_attributes
 from rayserve_app.errors import (
     DecodeError,
     InvalidRequest,
@@ -24,27 +25,19 @@ from rayserve_app.errors import (
     PredictError,
     let_go,
 )
-from rayserve_app.http import Response, did_you_mean
-from rayserve_app.inputs import Inputs, Payload, media_type
-from rayserve_app.model import Model
-from rayserve_app.outputs import (
-    MEDIA_TYPES,
-    OUTPUTS,
-    encode,
-    flat_shapes,
-    json_value,
-    negotiate,
-)
-from rayserve_app.plain_values import utf8
-from rayserve_app.preferences import ranked
+from rayserve_app.inference.model import Model
+from rayserve_app.media_types import OUTPUTS, media_type, ranked
+from rayserve_app.payloads.encoded_inputs import Encoded
+from rayserve_app.payloads.inputs import Inputs, Payload
+from rayserve_app.payloads.outputs import MEDIA_TYPES, encode, flat_shapes, json_value, negotiate
+from rayserve_app.process.timing import Timing
 from rayserve_app.protocols.protocol import rows, shortened
 from rayserve_app.protocols.sagemaker import documents
 from rayserve_app.protocols.tensorflow_serving.results import written_bytes
 from rayserve_app.protocols.writing import writing_bytes, written
-from rayserve_app.settings import OutputCodec
-from rayserve_app.tensorflow_container import tfs_attributes
-from rayserve_app.timing import Timing
+from rayserve_app.settings.model import OutputCodec
 from rayserve_app.types import Buffer, Invocation, Reply, Row
+from rayserve_app.web.messages import Response, did_you_mean
 
 Form: TypeAlias = OutputCodec | Literal["json_lines"]
 

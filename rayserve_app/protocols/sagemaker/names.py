@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from rayserve_app.codecs import json
 from rayserve_app.errors import DecodeError, InvalidRequest, ModelNotFound, ServingError
-from rayserve_app.http import did_you_mean
-from rayserve_app.model import Model
+from rayserve_app.inference.model import Model
 from rayserve_app.types import Buffer
+from rayserve_app.web.messages import did_you_mean
 
 MAX_NAMES: Final = 1000
 """Names of one replica beside the model's own."""

@@ -24,8 +24,7 @@ from rayserve_app.errors import (
     Unavailable,
     let_go,
 )
-from rayserve_app.http import Request, Response, retry_headers
-from rayserve_app.model import Model
+from rayserve_app.inference.model import Model
 from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, those_known
 from rayserve_app.protocols.sagemaker import container, control
 from rayserve_app.protocols.sagemaker.asynchronous import (
@@ -42,6 +41,7 @@ from rayserve_app.protocols.sagemaker.control import VARIANT
 from rayserve_app.protocols.sagemaker.invocation import Invoker
 from rayserve_app.protocols.sagemaker.names import check_target
 from rayserve_app.types import Buffer
+from rayserve_app.web.messages import Request, Response, retry_headers
 
 PREFIX: Final = "x-amzn-sagemaker-"
 

@@ -16,7 +16,7 @@ import numpy as np
 from rayserve_app.codecs import base64, form, json, lenient_json
 from rayserve_app.codecs.form import Field
 from rayserve_app.codecs.image_header import evident_format
-from rayserve_app.encoded_inputs import Encoded
+from rayserve_app.codecs.plain_values import widened
 from rayserve_app.errors import (
     DecodeError,
     InvalidRequest,
@@ -24,20 +24,21 @@ from rayserve_app.errors import (
     UnsupportedContentType,
     VersionNotFound,
 )
-from rayserve_app.http import did_you_mean
-from rayserve_app.inputs import JSON, OCTETS, REMEDIES, Inputs, media_type
-from rayserve_app.model import Model
-from rayserve_app.outputs import named_arrays, whole_columns
-from rayserve_app.plain_values import widened
+from rayserve_app.inference.model import Model
+from rayserve_app.inference.servables import Servable
+from rayserve_app.media_types import JSON, OCTETS, media_type
+from rayserve_app.payloads.encoded_inputs import Encoded
+from rayserve_app.payloads.inputs import REMEDIES, Inputs
+from rayserve_app.payloads.outputs import named_arrays, whole_columns
+from rayserve_app.payloads.tensors import as_array, whole
 from rayserve_app.protocols.protocol import LISTED_NAMES
 from rayserve_app.protocols.simple_tensorflow_serving.signature import (
     INTEGERS,
     input_specs,
     takes_files,
 )
-from rayserve_app.tensors import as_array, whole
 from rayserve_app.types import Array, Buffer, Invocation, Row, TensorSpec
-from rayserve_app.versions import Servable
+from rayserve_app.web.messages import did_you_mean
 
 DEFAULT_NAME: Final = "default"
 """`--model_name`'s default, and the name that requests without one mean."""

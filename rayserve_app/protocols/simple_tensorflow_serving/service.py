@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Final
 
 from rayserve_app.codecs import form, json
 from rayserve_app.codecs.form import Field
-from rayserve_app.encoded_inputs import Encoded
 from rayserve_app.errors import (
     BodyTimeout,
     InvalidRequest,
@@ -19,8 +18,9 @@ from rayserve_app.errors import (
     ServingError,
     let_go,
 )
-from rayserve_app.http import Request, Response, retry_headers, status_of
-from rayserve_app.model import Model
+from rayserve_app.inference.model import Model
+from rayserve_app.inference.servables import Servable
+from rayserve_app.payloads.encoded_inputs import Encoded
 from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, rows
 from rayserve_app.protocols.simple_tensorflow_serving import messages, pages
 from rayserve_app.protocols.simple_tensorflow_serving.basic_auth import BasicAuth, Unauthorized
@@ -38,7 +38,7 @@ from rayserve_app.protocols.simple_tensorflow_serving.signature import (
 )
 from rayserve_app.protocols.writing import written
 from rayserve_app.types import Buffer
-from rayserve_app.versions import Servable
+from rayserve_app.web.messages import Request, Response, retry_headers, status_of
 
 _JSON: Final = "application/json"
 _HTML: Final = "text/html; charset=utf-8"

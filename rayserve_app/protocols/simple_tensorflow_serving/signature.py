@@ -12,13 +12,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from rayserve_app.blanks import BLACK_PNG
 from rayserve_app.codecs import base64
 from rayserve_app.errors import RequestTooLarge
-from rayserve_app.inputs import Inputs
-from rayserve_app.tensor_inputs import VECTOR_DTYPES
+from rayserve_app.inference.servables import Servable
+from rayserve_app.inference.warm_up import BLACK_PNG
+from rayserve_app.payloads.inputs import Inputs
+from rayserve_app.payloads.tensor_inputs import VECTOR_DTYPES
 from rayserve_app.types import TensorSpec
-from rayserve_app.versions import Servable
 
 # tensorflow/core/framework/types.proto, DataType; 0 is DT_INVALID.
 DATA_TYPES: Final[Mapping[str, int]] = {

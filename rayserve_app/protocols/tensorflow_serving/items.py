@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from rayserve_app.codecs.tensorflow_document import as_bytes, is_base64, is_object
-from rayserve_app.codecs.tensorflow_examples import Features, serialise
-from rayserve_app.codecs.tensorflow_tensors import read_columns, read_rows, read_tensor, row_error
-from rayserve_app.encoded_inputs import Encoded
+from rayserve_app.codecs.tensorflow.document import as_bytes, is_base64, is_object
+from rayserve_app.codecs.tensorflow.examples import Features, serialise
+from rayserve_app.codecs.tensorflow.tensors import read_columns, read_rows, read_tensor, row_error
 from rayserve_app.errors import DecodeError, RequestTooLarge, ShapeMismatch
-from rayserve_app.inputs import Payload
-from rayserve_app.tensor_inputs import VECTOR_DTYPES
+from rayserve_app.inference.servables import Servable
+from rayserve_app.payloads.encoded_inputs import Encoded
+from rayserve_app.payloads.inputs import Payload
+from rayserve_app.payloads.tensor_inputs import VECTOR_DTYPES
 from rayserve_app.types import Array, TensorSpec
-from rayserve_app.versions import Servable
 
 
 def tensor_specs(servable: Servable) -> tuple[TensorSpec, ...]:

@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from rayserve_app.inference.servables import Servable
 from rayserve_app.protocols.tensorflow_serving.items import tensor_specs
 from rayserve_app.types import TensorSpec
-from rayserve_app.versions import Servable
 
 PREDICT_METHOD: Final = "tensorflow/serving/predict"
 

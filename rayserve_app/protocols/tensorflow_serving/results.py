@@ -7,16 +7,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from rayserve_app.codecs.tensorflow_reply import (
+from rayserve_app.codecs.plain_values import widened
+from rayserve_app.codecs.tensorflow.reply import (
     render_classifications,
     render_outputs,
     render_predictions,
     render_regressions,
 )
-from rayserve_app.codecs.tensorflow_tensors import shape_text
+from rayserve_app.codecs.tensorflow.tensors import shape_text
 from rayserve_app.errors import InvalidRequest, NotAcceptable, PredictError, RequestTooLarge
-from rayserve_app.outputs import MAX_TEXT_BYTES, named_arrays, whole_columns
-from rayserve_app.plain_values import widened
+from rayserve_app.payloads.outputs import MAX_TEXT_BYTES, named_arrays, whole_columns
 from rayserve_app.protocols.writing import writing_bytes
 from rayserve_app.types import Array, Row, TensorSpec
 
@@ -82,7 +82,7 @@ def outputs(rows: Sequence[Row], specs: Sequence[TensorSpec] = (), *, is_batch: 
 def classifications(rows: Sequence[Row]) -> bytes:
     """Return the answer to a classify request.
 
-    Results are classes with scores (rayserve_app/classes.py); or the outputs `classes` and
+    Results are classes with scores (deployments/torch/classes.py); or the outputs `classes` and
     `scores`, one of them or both (classifier.cc); or one output of a score for each class, which
     then have no names.
 

@@ -7,20 +7,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
-from rayserve_app import content_coding
 from rayserve_app.codecs import json
-from rayserve_app.codecs.tensorflow_document import (
+from rayserve_app.codecs.tensorflow.document import (
     decode_document,
     instances_of,
     signature_name,
 )
-from rayserve_app.codecs.tensorflow_examples import read_examples
-from rayserve_app.codecs.tensorflow_reply import render_error
-from rayserve_app.content_coding import CODINGS
-from rayserve_app.encoded_inputs import Encoded
+from rayserve_app.codecs.tensorflow.examples import read_examples
+from rayserve_app.codecs.tensorflow.reply import render_error
 from rayserve_app.errors import InvalidRequest, ModelNotFound, ServingError, VersionNotFound
-from rayserve_app.http import Request, Response, retry_headers, status_of
-from rayserve_app.model import INLINE_BYTES
+from rayserve_app.inference.model import INLINE_BYTES
+from rayserve_app.inference.servables import Servable
+from rayserve_app.payloads.encoded_inputs import Encoded
 from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, rows, those_known
 from rayserve_app.protocols.tensorflow_serving.items import (
     read_features,
@@ -37,7 +35,9 @@ from rayserve_app.protocols.tensorflow_serving.results import (
 )
 from rayserve_app.protocols.writing import written
 from rayserve_app.types import Buffer, Row
-from rayserve_app.versions import Servable
+from rayserve_app.web import content_coding
+from rayserve_app.web.content_coding import CODINGS
+from rayserve_app.web.messages import Request, Response, retry_headers, status_of
 
 JSON: Final = "application/json"
 

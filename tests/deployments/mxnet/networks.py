@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deployments.mxnet import MXNetBackend, MXNetSettings
-from rayserve_app.mxnet_environment import import_mxnet
-from rayserve_app.settings import parse_settings
+from deployments.mxnet.backend import MXNetBackend, MXNetSettings
+from rayserve_app.artifacts.mxnet_environment import import_mxnet
+from rayserve_app.settings.model import parse_settings
 
 
 def perceptron(hidden: int = 4) -> Any:

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.mxnet import MXNetBackend, MXNetSettings
+from deployments.mxnet.backend import MXNetBackend, MXNetSettings
+from rayserve_app.artifacts.mxnet_environment import import_mxnet
 from rayserve_app.errors import PredictError, ShapeMismatch
-from rayserve_app.model import Model
-from rayserve_app.mxnet_environment import import_mxnet
-from rayserve_app.settings import parse_settings
+from rayserve_app.inference.model import Model
+from rayserve_app.process.workers import Workers
+from rayserve_app.settings.model import parse_settings
 from rayserve_app.types import TensorSpec
-from rayserve_app.workers import Workers
 from tests.deployments.mxnet import networks
 from tests.deployments.mxnet.networks import load, save
 

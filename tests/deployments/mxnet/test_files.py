@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rayserve_app.artifacts.mxnet_environment import import_mxnet
 from rayserve_app.errors import ConfigurationError, LoadError
-from rayserve_app.mxnet_environment import import_mxnet
 from tests.deployments.mxnet import networks
 from tests.deployments.mxnet.networks import load, save
 

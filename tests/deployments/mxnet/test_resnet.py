@@ -13,12 +13,12 @@ import simplejpeg
 import skimage.data
 from sklearn.datasets import load_sample_images
 
-from deployments.mxnet import MXNetBackend, MXNetSettings
+from deployments.mxnet.backend import MXNetBackend, MXNetSettings
+from rayserve_app.artifacts.mxnet_environment import import_mxnet
 from rayserve_app.examples import resnet
-from rayserve_app.inputs import EncodedImage
-from rayserve_app.model import Model
-from rayserve_app.mxnet_environment import import_mxnet
-from rayserve_app.settings import parse_settings
+from rayserve_app.inference.model import Model
+from rayserve_app.payloads.inputs import EncodedImage
+from rayserve_app.settings.model import parse_settings
 from rayserve_app.types import TensorSpec
 
 mx = import_mxnet()

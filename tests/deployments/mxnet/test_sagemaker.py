@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from skimage import data as photographs
 
-from rayserve_app.asgi import App
-from rayserve_app.mxnet_environment import import_mxnet
+from rayserve_app.app import App
+from rayserve_app.artifacts.mxnet_environment import import_mxnet
 from tests.deployments.packages import HERE, check_refused, served, write
 from tests.protocols import call
 

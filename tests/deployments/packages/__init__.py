@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from deployments.sagemaker import SageMakerBackend, SageMakerSettings
-from rayserve_app.asgi import App, create_app
+from deployments.sagemaker.backend import SageMakerBackend, SageMakerSettings
+from rayserve_app.app import App, create_app
 from rayserve_app.errors import LoadError
-from rayserve_app.model import Model
-from rayserve_app.settings import parse_settings
+from rayserve_app.inference.model import Model
+from rayserve_app.settings.model import parse_settings
 
 HERE = Path(__file__).parent
 

@@ -1,1 +1,0 @@
-"""SageMaker's containers as user code sees them: the inference toolkit, and TensorFlow's."""

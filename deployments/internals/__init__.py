@@ -1,0 +1,1 @@
+"""All that knows private names of Serve, Ray and uvicorn."""

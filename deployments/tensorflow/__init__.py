@@ -1,0 +1,5 @@
+"""TensorFlow: `import_path: deployments.tensorflow:build`."""
+
+from deployments.tensorflow.backend import build
+
+__all__ = ["build"]

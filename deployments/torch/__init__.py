@@ -1,0 +1,5 @@
+"""PyTorch: `import_path: deployments.torch:build`."""
+
+from deployments.torch.backend import build
+
+__all__ = ["build"]

@@ -1,0 +1,1 @@
+"""Where models come from: files, archives, object storage, packages and their requirements."""

@@ -1,0 +1,1 @@
+"""From items to results: admission, decoding, batches, answers that are kept, and the model."""

@@ -1,0 +1,1 @@
+"""What operators do: check a YAML, make a manifest, run a server."""

@@ -1,0 +1,1 @@
+"""The process: threads, cores, memory, and the log of failures."""

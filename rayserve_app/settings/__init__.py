@@ -1,0 +1,1 @@
+"""The YAML: sections, their values, and what is wrong with them."""

@@ -1,0 +1,1 @@
+"""HTTP as all protocols and the gateway need it: messages, bodies, routes, pages, OpenAPI."""

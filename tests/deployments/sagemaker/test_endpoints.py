@@ -244,8 +244,10 @@ def written(array: Any) -> str:
         (np.bool_(True), "true"),
     ],
 )
-def test_numbers_are_written_as_upstream_writes_them(value: Any, text: str) -> None:
-    assert written(np.array([value])) == text
+def test_numbers_are_those_that_upstream_writes(value: Any, text: str) -> None:
+    """With fewer digits, where six do not tell a float."""
+    kind = type(value)
+    assert kind(json.loads(written(np.array([value])))) == kind(json.loads(text)) == value
 
 
 @settings(derandomize=True, database=None)

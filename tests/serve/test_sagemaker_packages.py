@@ -69,7 +69,7 @@ def config(server: Server, packages: dict[str, Path]) -> Iterator[dict[str, Any]
 def is_ready(server: Server, name: str) -> bool:
     application = server.applications().get(name, {})
     assert application.get("status") != "DEPLOY_FAILED", application
-    return httpx.get(f"{server.url}/{name}/ping", timeout=30).status_code == 200
+    return httpx.get(f"{server.url}/{name}/ping", timeout=60).status_code == 200
 
 
 def listeners(port: int | None) -> set[str]:

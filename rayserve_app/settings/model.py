@@ -125,11 +125,11 @@ class OutputSettings(Section):
 
 
 class BatchingSettings(Section):
-    """`@serve.batch`'s own settings, counted in items."""
+    """How items become batches: `@serve.batch`'s own settings, counted in items, and one more."""
 
     mode: Literal["slot_first", "serve_batch"] = "slot_first"
     """`slot_first` takes the execution slot, then drains the queue; `serve_batch` is Ray's own
-    batcher, for comparison."""
+    batcher, `@serve.batch`."""
     max_batch_size: Annotated[int, Field(gt=0, le=4096)] = 10
     """Fewer where so many would take over 0.15 of the deadline, and smaller batches hardly cost
     more for each item."""
@@ -206,7 +206,7 @@ class CacheSettings(Section):
 
 
 class ModelSettings(Section):
-    """One model. A backend's own settings are a subclass, beside the backend."""
+    """One model of any framework, which may have keys of its own beside these."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
     """The application's name if not set."""
@@ -248,7 +248,7 @@ class ModelSettings(Section):
 
 
 class FileSettings(ModelSettings):
-    """A model that lies in files: the base of the settings of backends that read some."""
+    """A model that lies in files."""
 
     path: Annotated[str, Field(min_length=1)]
     """A directory, a file or an archive (`.tar`, `.tar.gz`, `.tgz`, `.zip`) on the replica's

@@ -10,7 +10,7 @@ import numpy as np
 from deployments.tensorflow.sentences import first_line, listed
 from rayserve_app.errors import InvalidRequest, LoadError, PredictError, ShapeMismatch
 from rayserve_app.inference.backend import Predictor
-from rayserve_app.process import buffers
+from rayserve_app.inference.batch_arrays import stack
 from rayserve_app.types import Array, Item, Metadata, TensorSpec, describe
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...] | None]
@@ -293,7 +293,7 @@ class _Input(NamedTuple):
                 path=self.name,
             )
         if arrays[0].dtype == self.dtype and len({array.dtype for array in arrays}) == 1:
-            return buffers.stack(list(arrays))
+            return stack(list(arrays))
         return np.stack(arrays, dtype=self.dtype, casting="unsafe")
 
     def _misfit(self, got: str, *, batched: bool = False) -> ShapeMismatch:

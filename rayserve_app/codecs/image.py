@@ -28,7 +28,6 @@ from PIL.WebPImagePlugin import WebPImageFile
 from rayserve_app.codecs import image_header
 from rayserve_app.codecs.image_header import Format, Header
 from rayserve_app.errors import DecodeError, RequestTooLarge
-from rayserve_app.process import buffers
 from rayserve_app.types import Array, Buffer
 
 _FORMATS = "JPEG, PNG, WebP, GIF, BMP or TIFF"
@@ -224,7 +223,7 @@ def _decode_jpeg_to_rgb(
     height, width = -(-header.height // reduction), -(-header.width // reduction)
     shape = (height, width, 3)
     if out is None or header.orientation > 1 or not _fits(out, shape):
-        out = buffers.empty(shape, np.uint8)
+        out = np.empty(shape, np.uint8)
     try:
         pixels = simplejpeg.decode_jpeg(
             data,

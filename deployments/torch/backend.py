@@ -57,7 +57,7 @@ class TorchSettings(FileSettings):
     """Answer the best classes of the model's first output, by name."""
     batch_as: BatchAs | None = None
     """Whether the module takes a batch as one tensor, or as a list of one tensor for each item,
-    which may then be of unlike shapes, as detectors do. Read off TorchScript and annotations if
+    which may then have different shapes, as detectors do. Read off TorchScript and annotations if
     not set."""
     results_as: ResultsAs | None = None
     """What a list is that the module answers: its `outputs`, or the results of the `items`. If not

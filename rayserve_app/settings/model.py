@@ -69,7 +69,7 @@ class InputSettings(Section):
     short_side: Annotated[int, Field(gt=0)] | None = None
     interpolation: Interpolation = "area"
     """`area` averages where an image shrinks and is bilinear where it grows; the others are
-    OpenCV's, whichever way. MXNet's own image functions are `cubic` unless told otherwise."""
+    OpenCV's, whichever way. MXNet's own image functions are `cubic` by default."""
     reduced_decode: Literal["auto", "always", "never"] = "auto"
     """Whether a JPEG is decoded at a half, a quarter or an eighth of its size where that is at
     least twice the size that it is resized to: large photographs in a quarter of the time. `auto`

@@ -95,7 +95,9 @@ def test_scripts_print_what_is_shown(
 ) -> None:
     script = tmp_path / "script.py"
     script.write_text(for_server(server, block.text))
-    printed = run([sys.executable, str(script)], server.environment)
+    # Ray would also find another instance on this machine.
+    address = {"RAY_ADDRESS": server.script_environment["RAY_ADDRESS"]}
+    printed = run([sys.executable, str(script)], server.environment | address)
     assert printed.strip() == output.text.strip()
 
 

@@ -19,7 +19,15 @@ from rayserve_app.errors import InvalidRequest, ModelNotFound, ServingError, Ver
 from rayserve_app.inference.model import INLINE_BYTES
 from rayserve_app.inference.servables import Servable
 from rayserve_app.payloads.encoded_inputs import Encoded
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, rows, those_known
+from rayserve_app.protocols.protocol import (
+    Declined,
+    Means,
+    Protocol,
+    Route,
+    inference,
+    rows,
+    those_known,
+)
 from rayserve_app.protocols.tensorflow_serving.items import (
     read_features,
     read_inputs,
@@ -33,6 +41,7 @@ from rayserve_app.protocols.tensorflow_serving.results import (
     regressions,
     written_bytes,
 )
+from rayserve_app.protocols.tensorflow_serving.settings import TensorFlowServingSettings
 from rayserve_app.protocols.writing import written
 from rayserve_app.types import Buffer, Row
 from rayserve_app.web import content_coding
@@ -96,9 +105,11 @@ class TensorFlowServing(Protocol):
 
     name: ClassVar[str] = "tensorflow_serving"
 
+    settings_type = TensorFlowServingSettings
+
     # http_rest_api_util.cc, kPredictionApiGegex and kModelStatusApiRegex.
     ROUTES: ClassVar = (
-        Route("GET", "/v1/models", "no_name"),
+        Route("GET", "/v1/models", "no_name", Means.ALL),
         *(Route("GET", path, "status") for path in _CHOICES),
         *(Route("GET", f"{path}/metadata", "metadata") for path in _CHOICES),
         *(
@@ -224,10 +235,10 @@ class TensorFlowServing(Protocol):
         """Return the version that a request's path asks for, None for the default one."""
         label, digits = request.path_params.get("label"), request.path_params.get("version")
         if label is not None:
-            labels = self.model.settings.protocol_settings.tensorflow_serving.version_labels
-            if label not in labels:
+            settings = self.model.settings.of_protocol(self.name, TensorFlowServingSettings)
+            if label not in settings.version_labels:
                 raise InvalidRequest(f"Unrecognized servable version label: {label}")
-            return labels[label]
+            return settings.version_labels[label]
         # Upstream's versions are numbers; a model's own name for one is as good.
         if digits is None or any(each.version == digits for each in self.model.versions):
             return digits

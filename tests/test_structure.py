@@ -64,8 +64,8 @@ ROOMS = {
         "errors types process settings artifacts inference deployments.replica"
     ),
     "deployments.sagemaker": (
-        "errors media_types types settings codecs artifacts inference deployments.replica "
-        "deployments.tensorflow"
+        "errors media_types types settings codecs artifacts inference web protocols "
+        "deployments.replica deployments.tensorflow"
     ),
     "deployments.torch": (
         "errors importing types process settings artifacts payloads inference "

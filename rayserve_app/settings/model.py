@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from rayserve_app.settings.protocols import PROTOCOLS, CorsSettings, ProtocolNames, ProtocolSettings
-from rayserve_app.settings.section import Section, parse_section
+from rayserve_app.settings.section import Section, SectionT, parse_section
 
 InputType = Literal[
     "bytes", "string", "integers", "floats", "doubles", "image", "tensor", "tensors", "request"
@@ -219,10 +219,11 @@ class ModelSettings(Section):
     deadline: DeadlineSettings = DeadlineSettings()
     cache: CacheSettings | None = None
     """Off if not set."""
-    protocols: ProtocolNames = tuple(PROTOCOLS)
+    protocols: ProtocolNames = Field(default_factory=lambda: tuple(PROTOCOLS))
     """The protocols spoken under the model's prefix. Where two claim one path, the first answers,
     and the next one what that declines."""
-    protocol_settings: ProtocolSettings = ProtocolSettings()
+    protocol_settings: ProtocolSettings = Field(default_factory=dict)
+    """By protocol, what its `settings.py` says."""
     cors: CorsSettings | None = None
     """Pages from elsewhere that a browser lets call the model, all of its protocols; none if not
     set. What comes through a gateway goes by the gateway's own."""
@@ -239,6 +240,11 @@ class ModelSettings(Section):
                 f" 'deadline.latency_ms' of {latency_ms:g}"
             )
         return self
+
+    def of_protocol(self, name: str, settings_type: type[SectionT]) -> SectionT:
+        """Return the settings of a protocol; their defaults where the YAML has none."""
+        section = self.protocol_settings.get(name)
+        return section if isinstance(section, settings_type) else settings_type()
 
     @property
     def max_queued_items(self) -> int:

@@ -20,6 +20,7 @@ from deployments.tensorflow.backend import TensorFlowSettings
 from deployments.torch.backend import TorchSettings
 from rayserve_app.gateway.settings import GatewaySettings
 from rayserve_app.settings.model import FileSettings, ModelSettings
+from rayserve_app.settings.protocols import PROTOCOLS, settings_type_of
 from rayserve_app.settings.section import Section
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
@@ -79,7 +80,11 @@ def sections(path: str, section_type: type[Section], title: str = "") -> Iterato
         lines += textwrap.wrap(
             text, 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
         )
-        if held is not None:
+        if name == "protocol_settings":
+            for protocol in PROTOCOLS:
+                if (owned := settings_type_of(protocol)) is not None:
+                    inner += sections(f"{path}.{name}.{protocol}", owned, title)
+        elif held is not None:
             inner += sections(f"{path}.{name}", held, title)
     yield "\n".join(lines).rstrip() + "\n"
     yield from inner

@@ -223,7 +223,7 @@ class ModelSettings(Section):
     """The protocols spoken under the model's prefix. Where two claim one path, the first answers,
     and the next one what that declines."""
     protocol_settings: ProtocolSettings = Field(default_factory=dict)
-    """By protocol, what its `settings.py` says."""
+    """What a protocol lets one set, by its name."""
     cors: CorsSettings | None = None
     """Pages from elsewhere that a browser lets call the model, all of its protocols; none if not
     set. What comes through a gateway goes by the gateway's own."""

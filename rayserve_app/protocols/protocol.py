@@ -27,9 +27,9 @@ class Means(Enum):
     DEFAULT = "the one that a query, a form or a header names, else the protocol's default one"
     BEFORE_IT = "the one whose name stands before the path, as a prefix; without it as `DEFAULT`"
     IN_BODY = "the one that the JSON body names, else as `DEFAULT`"
-    IN_BODY_OR_ANY = "as `IN_BODY`; of a name that no model has, any model tells"
+    IN_BODY_OR_ANY = "as `IN_BODY`; where no model has that name, any model says so"
     ALL = "all: their answers are put together"
-    WHO_TAKES_IT = "each in turn, until one takes it, by a further name which the body has"
+    WHO_TAKES_IT = "each in turn, until one takes it, by another name that the body gives it"
     SERVER = "none: `Protocol.document_of` has the answer"
 
 

@@ -1,4 +1,4 @@
-"""A further framework is one module, found by its import path, and one case of the contract."""
+"""Another framework is one module, found by its import path, and one case of the contract."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.deployments.test_contract import MATRIX, Case, backend, folder
 __all__ = ["backend", "folder"]
 
 MODULE = '''
-"""Matrices of numpy, in `.npy` files: `import_path: further_numpy:build`."""
+"""Matrices of numpy, in `.npy` files: `import_path: another_numpy:build`."""
 
 from functools import partial
 
@@ -83,10 +83,10 @@ def create_numpy(folder: Path, import_path: str) -> Backend:
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     package = tmp_path_factory.mktemp("package")
-    (package / "further_numpy.py").write_text(MODULE)
+    (package / "another_numpy.py").write_text(MODULE)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(package)
-        yield Case("numpy", partial(create_numpy, import_path="further_numpy:build"), "numpy")
+        yield Case("numpy", partial(create_numpy, import_path="another_numpy:build"), "numpy")
 
 
 # The whole contract, on this module's case.

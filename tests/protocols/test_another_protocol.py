@@ -1,4 +1,4 @@
-"""A further protocol is a package, with all that is its own, and an entry in the registry."""
+"""Another protocol is a package, with all that is its own, and an entry in the registry."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ paths:
       responses: {"200": {description: A greeting of each model}}
 """,
     "service.py": """
-from further_lines.settings import LinesSettings
+from another_lines.settings import LinesSettings
 from rayserve_app.codecs import json
 from rayserve_app.protocols.protocol import Means, Protocol, Route, inference, rows
 from rayserve_app.web.messages import Response, status_of
@@ -67,22 +67,22 @@ class Lines(Protocol):
         return Response(json.encode([f"{greeting} from {self.model.name}"]),
                         media_type="application/json")
 """,
-    "__init__.py": "from further_lines.service import Lines\n",
+    "__init__.py": "from another_lines.service import Lines\n",
 }
 
 
 @pytest.fixture
 def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "further_lines"
+    package = tmp_path / "another_lines"
     package.mkdir()
     for name, text in PACKAGE.items():
         (package / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(PROTOCOLS, "lines", "further_lines:Lines")
+    monkeypatch.setitem(PROTOCOLS, "lines", "another_lines:Lines")
 
 
 @pytest.mark.usefixtures("lines")
-def test_a_further_protocol_is_served_by_model_and_gateway() -> None:
+def test_another_protocol_is_served_by_model_and_gateway() -> None:
     settings = {"input": {"type": "string"}, "protocol_settings": {"lines": {"greeting": "Ahoi"}}}
     assert parse_settings(ModelSettings, {"model": settings}).protocols[-1] == "lines"
     model = create_model(lambda items: [item.upper() for item in items], **settings)
@@ -106,7 +106,7 @@ def test_a_further_protocol_is_served_by_model_and_gateway() -> None:
 
 
 @pytest.mark.usefixtures("lines")
-def test_a_further_protocols_settings_are_checked() -> None:
+def test_another_protocols_settings_are_checked() -> None:
     mistaken = {"input": {"type": "string"}, "protocol_settings": {"lines": {"greting": "Hi"}}}
     with pytest.raises(ConfigurationError, match=r"'greting' .*lines.greting`. Known: greeting"):
         parse_settings(ModelSettings, {"model": mistaken})

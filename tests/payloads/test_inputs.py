@@ -571,7 +571,7 @@ def test_as_many_items_as_a_request_may_carry_are_read() -> None:
 def test_decoding_tells_what_is_no_image() -> None:
     inputs = create_inputs("image")
     for data in (b"", b"no image", JPEG[: len(JPEG) // 2]):
-        (item,) = inputs.from_encoded(data)
+        (item,) = inputs.from_json_item(data)
         with pytest.raises(DecodeError):
             inputs.decode(item)
 
@@ -597,7 +597,7 @@ def test_a_long_string_among_numbers_costs_nothing() -> None:
 
 def test_images_too_large_together_are_refused_before_decoding() -> None:
     inputs = Inputs(InputSettings(type="image"), LimitSettings(max_request_pixels=1000))
-    small = inputs.from_encoded(PNG)
+    small = inputs.from_json_item(PNG)
     with pytest.raises(RequestTooLarge, match="pixels, got"):
         inputs.check_pixels(small * 2000)
 
@@ -618,7 +618,7 @@ def test_images_come_as_a_named_column(name: str, column: list[Any]) -> None:
     payload = inputs.from_columns({name: column})
     assert payload.is_batch
     decoded = [inputs.decode(item) for item in payload.items]
-    expected = inputs.decode(inputs.from_encoded(JPEG)[0])
+    expected = inputs.decode(inputs.from_json_item(JPEG)[0])
     assert len(decoded) == 2
     for each in decoded:
         np.testing.assert_array_equal(each, expected)
@@ -692,7 +692,7 @@ def jpeg(pixels: Any, **options: Any) -> bytes:
 
 def decoded(data: bytes, **settings: Any) -> Any:
     inputs = create_inputs("image", **settings)
-    (item,) = inputs.from_encoded(data)
+    (item,) = inputs.from_json_item(data)
     return inputs.decode(item)
 
 
@@ -769,7 +769,7 @@ def test_an_image_of_the_models_size_is_decoded_into_the_batch() -> None:
     photo = PHOTOGRAPHS["astronaut"]
     inputs = create_inputs("image", size=[512, 512])
     batch = np.zeros((2, 512, 512, 3), np.uint8)
-    items = inputs.from_encoded(jpeg(photo)) + inputs.from_encoded(PNG)
+    items = inputs.from_json_item(jpeg(photo)) + inputs.from_json_item(PNG)
     for item, space in zip(items, batch, strict=True):
         array = inputs.decode(item, space)
         assert isinstance(array, np.ndarray)

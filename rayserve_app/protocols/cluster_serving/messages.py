@@ -18,7 +18,7 @@ from rayserve_app.codecs.plain_values import exact_array, text_of, widened
 from rayserve_app.errors import DecodeError, InvalidRequest, PredictError, ServingError, let_go
 from rayserve_app.inference.batcher import Result
 from rayserve_app.inference.servables import Servable
-from rayserve_app.payloads.encoded_inputs import Encoded
+from rayserve_app.payloads.items import Encoded
 from rayserve_app.payloads.outputs import named_arrays
 from rayserve_app.payloads.tensor_inputs import TensorInputs
 from rayserve_app.payloads.tensors import as_array, whole

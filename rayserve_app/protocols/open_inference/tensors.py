@@ -19,7 +19,8 @@ from rayserve_app.codecs.plain_values import with_text
 from rayserve_app.errors import DecodeError, InvalidRequest, PredictError, ShapeMismatch
 from rayserve_app.inference.servables import Servable
 from rayserve_app.media_types import OCTETS
-from rayserve_app.payloads.inputs import Inputs, Payload
+from rayserve_app.payloads.inputs import Inputs
+from rayserve_app.payloads.items import Payload
 from rayserve_app.payloads.outputs import ONLY_OUTPUT, named_arrays, whole_columns
 from rayserve_app.payloads.tensor_inputs import VECTOR_DTYPES
 from rayserve_app.protocols.open_inference.messages import (

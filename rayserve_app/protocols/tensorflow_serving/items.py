@@ -16,8 +16,7 @@ from rayserve_app.codecs.tensorflow.examples import Features, serialise
 from rayserve_app.codecs.tensorflow.tensors import read_columns, read_rows, read_tensor, row_error
 from rayserve_app.errors import DecodeError, RequestTooLarge, ShapeMismatch
 from rayserve_app.inference.servables import Servable
-from rayserve_app.payloads.encoded_inputs import Encoded
-from rayserve_app.payloads.inputs import Payload
+from rayserve_app.payloads.items import Encoded, Payload
 from rayserve_app.payloads.tensor_inputs import VECTOR_DTYPES
 from rayserve_app.types import Array, TensorSpec
 

@@ -13,7 +13,7 @@ from rayserve_app.codecs.json_metadata import EncodedImage
 from rayserve_app.errors import DecodeError, RequestTooLarge
 from rayserve_app.media_types import JSON, OCTETS, TEXT
 from rayserve_app.payloads.image_codecs import ImageCodec
-from rayserve_app.payloads.items import Body, Encoded, ItemReader, Payload
+from rayserve_app.payloads.items import Body, Encoded, ItemReader, Payload, payload_of
 from rayserve_app.payloads.payload_limits import PayloadLimits
 from rayserve_app.payloads.plain_items import text_of
 from rayserve_app.types import Buffer
@@ -71,7 +71,7 @@ class EncodedImages(ItemReader):
     def read_column(self, value: Any, path: str) -> Payload:
         """Read a list of images; one encoded image may come as one row of uint8."""
         if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 1:
-            return Payload(self.read_at(value.tobytes(), path), False)
+            return payload_of(self.read_at(value.tobytes(), path))
         return super().read_column(value, path)
 
     def read_object(self, value: Any) -> Encoded:
@@ -147,13 +147,13 @@ class EncodedImages(ItemReader):
     def _read_text_or_octets(self, body: Buffer) -> Payload:
         """Read a body of which nobody says whether it is base64 or what that stands for."""
         if is_text(body):
-            return Payload(self.read_value(text_of(body)), False)
+            return payload_of(self.read_value(text_of(body)))
         return self._read_octets(body)
 
     def _read_json(self, body: Buffer) -> Payload:
         raw = bytes(body)
         items = self._read_large(raw)
-        return super()._read_json(raw) if items is None else Payload(items, False)
+        return super()._read_json(raw) if items is None else payload_of(items)
 
     def _read_large(self, document: bytes) -> list[Encoded] | None:
         """Return the items of a JSON document that is nearly all base64, in the forms of

@@ -31,6 +31,11 @@ class Payload(NamedTuple):
     is_batch: bool
 
 
+def payload_of(items: Sequence[Encoded]) -> Payload:
+    """Return what one value holds: one item, or as a stream many."""
+    return Payload(items, len(items) > 1)
+
+
 class Body(NamedTuple):
     """How bodies of one media type are read."""
 
@@ -86,7 +91,7 @@ class ItemReader(ABC):
     def read_values(self, value: Any, path: str) -> Payload:
         """Read a parsed JSON value: one item, or a list of items."""
         if not isinstance(value, list):
-            return Payload(self.read_at(value, path), False)
+            return payload_of(self.read_at(value, path))
         self._limits.check_count(len(value))
         items: list[Encoded] = []
         for index, element in enumerate(value):

@@ -22,4 +22,6 @@ CODECS: Final = {
     "base64_urlsafe": Codec(("string",)),
     "json_metadata": Codec((*_IMAGES, "string")),
     "packed_jpeg": Codec(_IMAGES, "rayserve_app.codecs.packed_jpeg"),
+    "tfrecord": Codec(_IMAGES, "rayserve_app.codecs.tfrecord"),
+    "recordio": Codec(_IMAGES, "rayserve_app.codecs.recordio"),
 }

@@ -58,7 +58,8 @@ class InputSettings(Section):
     pixels; `tensor` is one array; `tensors` a mapping of input name to array; `request` a whole
     body with its headers, for user code that reads them itself."""
     codec: str = "raw"
-    """The form of one payload, of those in settings/codecs.py; `packed_jpeg` carries many items."""
+    """The form of one payload: one of settings/codecs.py. `packed_jpeg`, `tfrecord` and `recordio`
+    carry many items, and a bare image too."""
     strings_as: Literal["str", "bytes"] = "str"
     """How a closure receives strings: upstream Clipper on Python 3 hands over bytes."""
     size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None

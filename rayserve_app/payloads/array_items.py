@@ -20,6 +20,8 @@ CSV_BYTES: Final = 8
 class Arrays(ItemReader):
     """Reads arrays of the one input: a vector or a tensor each."""
 
+    takes_tensors = True
+
     def __init__(
         self, names: tuple[str, ...], limits: PayloadLimits, tensors: TensorInputs
     ) -> None:
@@ -53,6 +55,8 @@ class Arrays(ItemReader):
 
 class NamedArrays(ItemReader):
     """Reads mappings of input name to array."""
+
+    takes_tensors = True
 
     def __init__(
         self, names: tuple[str, ...], limits: PayloadLimits, tensors: TensorInputs

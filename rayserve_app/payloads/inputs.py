@@ -7,6 +7,7 @@ model's input alone, so the same image arrives as the same item whatever protoco
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 from rayserve_app.codecs import image_header
@@ -61,20 +62,24 @@ class Inputs:
         self._limits = PayloadLimits(limits, settings.size)
         self.check_count = self._limits.check_count
         self.check_pixels = self._limits.check_pixels
-        self._tensors = TensorInputs(settings, specs, self.check_count)
+        self.tensors = TensorInputs(settings, specs, self.check_count)
         self.preprocess = Preprocessing(settings, normalizes=normalizes_images)
         self._reader = self._choose_reader()
+        self.takes_tensors = self._reader.takes_tensors
+        """Whether an item is an array, or several by name; else one string or encoded file."""
+        self.takes_images = self._reader.takes_images
+        """Whether an item may be the bytes of an image file."""
         self.needs_decoding = settings.type == "image"
         """Whether `decode` takes long enough to be worth a thread."""
-        self.may_be_image = self._reader.takes_images or settings.type == "string"
+        self.may_be_image = self.takes_images or settings.type == "string"
         """Whether an item may be an image, of which one that cannot be read fails alone where the
         protocol can say so."""
         known = sorted(filter(None, self._reader.bodies))
-        self._known = " or ".join(known + ["image/*"] * self._reader.takes_images)
+        self._known = " or ".join(known + ["image/*"] * self.takes_images)
 
     def _choose_reader(self) -> ItemReader:
         settings, names = self.settings, self.names
-        kind, limits, tensors = settings.type, self._limits, self._tensors
+        kind, limits, tensors = settings.type, self._limits, self.tensors
         if kind == "image":
             arrays = ImageArrays(settings, self.preprocess)
             codec = image_codec(settings.codec)
@@ -99,7 +104,7 @@ class Inputs:
         if not len(body) and self.settings.type != "string":
             raise DecodeError("The body is empty", expected=self._known)
         kind = media_type(content_type)
-        is_image = self._reader.takes_images and (
+        is_image = self.takes_images and (
             kind in MISTAKEN and image_header.evident_format(body) is not None
         )
         found = self._body(OCTETS if is_image else kind)
@@ -163,33 +168,38 @@ class Inputs:
         """The media types that `from_body` takes, of images the usual ones; None for any."""
         if self.settings.type == "request":
             return None
-        images = (*IMAGE_TYPES, "image/*") if self._reader.takes_images else ()
+        images = (*IMAGE_TYPES, "image/*") if self.takes_images else ()
         known = {*filter(None, self._reader.bodies), *images}
         others = {other for other, kind in SAME.items() if kind in known}
         return tuple(sorted((known | others) - {"image/*"}))
 
-    @property
-    def spec(self) -> TensorSpec:
-        """What one array of a model of one input is."""
-        return self._tensors.spec
+    @cached_property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """What protocols say of the inputs, each with the axis of items first: the model's
+        tensors, as far as it or the YAML says what they are; a string for an item that is none."""
+        if self.settings.type == "tensors":
+            return tuple(self.tensors.specs.values())
+        if self.takes_tensors:
+            return (self.tensors.spec._replace(name=self.names[0]),)
+        return (TensorSpec(self.names[0], "string", (-1,)),)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The names of the inputs, where a protocol has names: the model's own; one input also
         answers to its type's, which is the first where the model says none."""
-        own = tuple(self._tensors.specs)
+        own = tuple(self.tensors.specs)
         if self.settings.type == "tensors":
             return own
         return tuple(dict.fromkeys((*(own if len(own) == 1 else ()), self.settings.type)))
 
     def _body(self, kind: str) -> Body | None:
-        is_image = self._reader.takes_images and kind.startswith("image/")
+        is_image = self.takes_images and kind.startswith("image/")
         return self._reader.bodies.get(OCTETS if is_image else kind)
 
     def _remedy(self, body: Buffer, kind: str) -> str | None:
         """Return what to do about a body of a type that the model does not take."""
         if (name := image_header.evident_format(body)) is None:
             return REMEDIES.get(kind)
-        if self._reader.takes_images:
+        if self.takes_images:
             return f"The body is a {name} image: send it as image/{name.lower()}"
         return f"The body is a {name} image, which this model does not take"

@@ -62,6 +62,8 @@ def npy_work(body: Buffer) -> int:
 class ItemReader(ABC):
     """Reads the items of one type, in one codec, from bodies, JSON values and Python's objects."""
 
+    takes_tensors: ClassVar[bool] = False
+    """Whether an item is an array, or several by name."""
     takes_images: ClassVar[bool] = False
     """Whether an item may be the bytes of an image file."""
     bodies: Mapping[str, Body]

@@ -18,7 +18,7 @@ from rayserve_app.codecs.tensorflow.reply import render_error
 from rayserve_app.errors import InvalidRequest, ModelNotFound, ServingError, VersionNotFound
 from rayserve_app.inference.model import INLINE_BYTES
 from rayserve_app.inference.servables import Servable
-from rayserve_app.payloads.encoded_inputs import Encoded
+from rayserve_app.payloads.items import Encoded
 from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, rows, those_known
 from rayserve_app.protocols.tensorflow_serving.items import (
     read_features,

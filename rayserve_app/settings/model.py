@@ -58,8 +58,9 @@ class InputSettings(Section):
     pixels; `tensor` is one array; `tensors` a mapping of input name to array; `request` a whole
     body with its headers, for user code that reads them itself."""
     codec: str = "raw"
-    """The form of one payload: one of settings/codecs.py. `packed_jpeg`, `tfrecord` and `recordio`
-    carry many items, and a bare image too."""
+    """The form of one payload, one of settings/codecs.py: `raw`, `base64`, `base64_urlsafe`,
+    `json_metadata`; or a stream of many images, `packed_jpeg`, `tfrecord` or `recordio`, in whose
+    place a bare image is taken too."""
     strings_as: Literal["str", "bytes"] = "str"
     """How a closure receives strings: upstream Clipper on Python 3 hands over bytes."""
     size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None

@@ -18,13 +18,13 @@ from pydantic import (
     model_validator,
 )
 
+from rayserve_app.settings.codecs import CODECS
 from rayserve_app.settings.protocols import PROTOCOLS, CorsSettings, ProtocolNames, ProtocolSettings
 from rayserve_app.settings.section import Section, SectionT, parse_section
 
 InputType = Literal[
     "bytes", "string", "integers", "floats", "doubles", "image", "tensor", "tensors", "request"
 ]
-InputCodec = Literal["raw", "base64", "base64_urlsafe", "json_metadata", "packed_jpeg"]
 OutputCodec = Literal["json", "csv", "npy", "raw"]
 Interpolation = Literal["area", "nearest", "linear", "cubic", "lanczos"]
 
@@ -57,8 +57,10 @@ class InputSettings(Section):
     """`bytes`, `string`, `integers`, `floats` and `doubles` are Clipper's; `image` is decoded to
     pixels; `tensor` is one array; `tensors` a mapping of input name to array; `request` a whole
     body with its headers, for user code that reads them itself."""
-    codec: InputCodec = "raw"
-    """The form of one payload; `packed_jpeg` carries many items."""
+    codec: str = "raw"
+    """The form of one payload, one of settings/codecs.py: `raw`, `base64`, `base64_urlsafe`,
+    `json_metadata`; or a stream of many images, `packed_jpeg`, `tfrecord` or `recordio`, in whose
+    place a bare image is taken too."""
     strings_as: Literal["str", "bytes"] = "str"
     """How a closure receives strings: upstream Clipper on Python 3 hands over bytes."""
     size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
@@ -90,12 +92,7 @@ class InputSettings(Section):
 
     @model_validator(mode="after")
     def _fits_type(self) -> Self:
-        codecs: dict[str, tuple[InputCodec, ...]] = {
-            "bytes": ("raw", "base64", "json_metadata", "packed_jpeg"),
-            "image": ("raw", "base64", "json_metadata", "packed_jpeg"),
-            "string": ("raw", "base64", "base64_urlsafe", "json_metadata"),
-        }
-        known = codecs.get(self.type, ("raw",))
+        known = [name for name, each in CODECS.items() if self.type in each.types]
         if self.codec not in known:
             raise ValueError(
                 f"codec {self.codec!r} does not carry type {self.type!r}; known: {', '.join(known)}"

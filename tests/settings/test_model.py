@@ -151,8 +151,8 @@ def test_a_wrong_choice_is_told_with_the_choices() -> None:
 
 
 CODECS = {
-    "bytes": {"raw", "base64", "json_metadata", "packed_jpeg"},
-    "image": {"raw", "base64", "json_metadata", "packed_jpeg"},
+    "bytes": {"raw", "base64", "json_metadata", "packed_jpeg", "tfrecord", "recordio"},
+    "image": {"raw", "base64", "json_metadata", "packed_jpeg", "tfrecord", "recordio"},
     "string": {"raw", "base64", "base64_urlsafe", "json_metadata"},
     "integers": {"raw"},
     "floats": {"raw"},

@@ -23,7 +23,7 @@ from rayserve_app.errors import (
 from rayserve_app.inference.batcher import Result
 from rayserve_app.inference.model import Model
 from rayserve_app.inference.servables import Servable
-from rayserve_app.payloads.encoded_inputs import Encoded
+from rayserve_app.payloads.items import Encoded
 from rayserve_app.protocols.cluster_serving.messages import (
     NoInstances,
     create_post_processing,

@@ -22,7 +22,8 @@ from rayserve_app.errors import (
     UnsupportedContentType,
 )
 from rayserve_app.media_types import media_type
-from rayserve_app.payloads.inputs import Inputs, Payload
+from rayserve_app.payloads.inputs import Inputs
+from rayserve_app.payloads.items import Payload
 from rayserve_app.protocols.protocol import Declined, Means, Protocol, Route, inference, those_known
 from rayserve_app.protocols.sagemaker.container import render_error
 from rayserve_app.protocols.sagemaker.invocation import Invoker

@@ -21,7 +21,7 @@ from rayserve_app.errors import (
 from rayserve_app.inference.model import Model
 from rayserve_app.inference.servables import Servable
 from rayserve_app.media_types import OCTETS
-from rayserve_app.payloads.inputs import Payload
+from rayserve_app.payloads.items import Payload
 from rayserve_app.protocols.open_inference import documents
 from rayserve_app.protocols.open_inference.messages import (
     LENGTH_HEADER,

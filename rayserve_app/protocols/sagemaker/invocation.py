@@ -27,8 +27,8 @@ from rayserve_app.errors import (
 )
 from rayserve_app.inference.model import Model
 from rayserve_app.media_types import OUTPUTS, media_type, ranked
-from rayserve_app.payloads.encoded_inputs import Encoded
-from rayserve_app.payloads.inputs import Inputs, Payload
+from rayserve_app.payloads.inputs import Inputs
+from rayserve_app.payloads.items import Encoded, Payload
 from rayserve_app.payloads.outputs import MEDIA_TYPES, encode, flat_shapes, json_value, negotiate
 from rayserve_app.process.timing import Timing
 from rayserve_app.protocols.protocol import rows, shortened

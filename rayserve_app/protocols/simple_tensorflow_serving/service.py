@@ -20,7 +20,7 @@ from rayserve_app.errors import (
 )
 from rayserve_app.inference.model import Model
 from rayserve_app.inference.servables import Servable
-from rayserve_app.payloads.encoded_inputs import Encoded
+from rayserve_app.payloads.items import Encoded
 from rayserve_app.protocols.protocol import Declined, Means, Protocol, Route, inference, rows
 from rayserve_app.protocols.simple_tensorflow_serving import messages, pages
 from rayserve_app.protocols.simple_tensorflow_serving.basic_auth import BasicAuth, Unauthorized

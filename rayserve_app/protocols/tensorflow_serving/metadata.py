@@ -80,12 +80,10 @@ def describe_signature(servable: Servable, outputs: Sequence[TensorSpec]) -> dic
 
 
 def _inputs(servable: Servable) -> tuple[TensorSpec, ...]:
-    specs = tensor_specs(servable)
-    if specs:
-        return specs
-    if servable.inputs.settings.type in ("tensor", "tensors"):
-        return tuple(TensorSpec(name, "", ()) for name in servable.inputs.names)
-    return (TensorSpec(servable.inputs.names[0], "string", (-1,)),)
+    inputs = servable.inputs
+    if inputs.takes_tensors and not tensor_specs(servable):
+        return tuple(TensorSpec(name, "", ()) for name in inputs.names)
+    return inputs.specs
 
 
 def _tensor_info(spec: TensorSpec) -> dict[str, Any]:

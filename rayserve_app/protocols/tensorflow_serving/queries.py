@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from rayserve_app.codecs.tensorflow.examples import Features
 from rayserve_app.inference.servables import Servable
-from rayserve_app.payloads.encoded_inputs import Encoded
+from rayserve_app.payloads.items import Encoded
 from rayserve_app.protocols.tensorflow_serving.items import (
     read_features,
     read_inputs,

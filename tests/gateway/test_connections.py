@@ -156,6 +156,8 @@ async def test_of_an_answer_that_a_lost_connection_leaves_a_bounded_part_is_read
         _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
         connection.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
         assert (await connection.head()).status == 200
+        while not connection._waiting_bytes:
+            await asyncio.sleep(0.01)
         connection.connection_lost(BrokenPipeError())
         assert len(await connection.read()) <= HIGH_WATER_BYTES
         connection._transport.abort()

@@ -1,6 +1,6 @@
 """A model of every kind in one event loop, which is probed, in a process of its own.
 
-Of its own, as a replica's is: what other tests leave in the heap makes some steps take longer.
+Of its own, as a replica's is: what others leave in the heap makes some steps take longer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.internals.connection import Connections
 from rayserve_app.app import create_app
-from rayserve_app.bench.event_loop.probe import LoopProbe, Step
+from rayserve_app.bench.event_loop.probe import LoopProbe
+from rayserve_app.bench.models import fresh_heads
 from rayserve_app.bench.served import mount, serving
 from rayserve_app.errors import ServingError
 from rayserve_app.inference.backend import Backend
@@ -30,17 +31,9 @@ from rayserve_app.settings.model import ModelSettings
 from rayserve_app.types import Metadata, Outputs, Reply, TensorSpec
 from rayserve_app.web.messages import ClientDisconnected, Request
 
-ENVIRONMENT: Final = serve_variables(None)
-
-HEADS: Final = ((16, 16, 255), (32, 32, 255), (64, 64, 255))
-
 
 def lengths(items: Sequence[Any]) -> Outputs:
     return [len(item) for item in items]
-
-
-def same(items: Sequence[Any]) -> Outputs:
-    return list(items)
 
 
 def echo(items: Sequence[Any]) -> Outputs:
@@ -51,26 +44,15 @@ def sums(items: Sequence[Any]) -> Outputs:
     return {"sums": np.array([item.sum() for item in items], np.float32)}
 
 
-def heads(items: Sequence[Any]) -> Outputs:
-    """Answer 5.48 MB to each item, as yolov3 does."""
-    return {f"head{shape[0]}": np.ones((len(items), *shape), np.float32) for shape in HEADS}
-
-
 def random_numbers(items: Sequence[Any], dtype: str) -> Outputs:
     """Answer as many numbers as the item says."""
-    count = int(items[0][0])
-    numbers = np.random.default_rng(0).random(count) * (100 if dtype == "int8" else 1)
+    numbers = np.random.default_rng(0).random(int(items[0][0])) * (100 if dtype == "int8" else 1)
     return {"numbers": np.repeat(numbers.astype(dtype)[None], len(items), 0)}
 
 
 def detections(items: Sequence[Any]) -> Outputs:
     """Answer as many objects of Python as the item says."""
     return [[{"label": str(i), "score": i / 7} for i in range(int(item[0]))] for item in items]
-
-
-def sentences(items: Sequence[Any]) -> Outputs:
-    """Answer text of as many words as the item says."""
-    return ["word " * int(item[0]) for item in items]
 
 
 def failing(items: Sequence[Any]) -> Outputs:
@@ -85,26 +67,26 @@ def late(items: Sequence[Any]) -> Outputs:
     return lengths(items)
 
 
-FLOATS: Final = Metadata("numpy", (TensorSpec("input", "float32", (-1, -1)),))
+IMAGE: Final = {"type": "image"}
 DOUBLES: Final = {"type": "doubles"}
-
-MODELS: Final[Mapping[str, tuple[Any, dict[str, Any], Metadata | None]]] = {
-    "image": (lengths, {"type": "image", "size": (224, 224)}, None),
-    "original": (lengths, {"type": "image"}, None),
-    "bytes": (lengths, {"type": "bytes"}, None),
-    "string": (same, {"type": "string"}, None),
-    "base64": (lengths, {"type": "string", "codec": "base64"}, None),
-    "stream": (lengths, {"type": "image", "codec": "packed_jpeg", "size": (64, 64)}, None),
-    "yolo": (heads, {"type": "image", "codec": "packed_jpeg", "size": (64, 64)}, None),
-    "request": (echo, {"type": "request"}, None),
-    "tensor": (sums, {"type": "tensor"}, FLOATS),
-    "doubles": (sums, DOUBLES, None),
-    "float32": (lambda items: random_numbers(items, "float32"), DOUBLES, None),
-    "int8": (lambda items: random_numbers(items, "int8"), DOUBLES, None),
-    "detections": (detections, DOUBLES, None),
-    "sentences": (sentences, DOUBLES, None),
-    "failing": (failing, {"type": "image"}, None),
-    "late": (late, {"type": "image"}, None),
+PACKED: Final = {"type": "image", "codec": "packed_jpeg", "size": (64, 64)}
+MODELS: Final[Mapping[str, tuple[Callable[[Sequence[Any]], Outputs], dict[str, Any]]]] = {
+    "image": (lengths, {"type": "image", "size": (224, 224)}),
+    "original": (lengths, IMAGE),
+    "bytes": (lengths, {"type": "bytes"}),
+    "string": (list, {"type": "string"}),
+    "base64": (lengths, {"type": "string", "codec": "base64"}),
+    "stream": (lengths, PACKED),
+    "yolo": (fresh_heads, PACKED),
+    "request": (echo, {"type": "request"}),
+    "tensor": (sums, {"type": "tensor"}),
+    "doubles": (sums, DOUBLES),
+    "float32": (lambda items: random_numbers(items, "float32"), DOUBLES),
+    "int8": (lambda items: random_numbers(items, "int8"), DOUBLES),
+    "detections": (detections, DOUBLES),
+    "sentences": (lambda items: ["word " * int(item[0]) for item in items], DOUBLES),
+    "failing": (failing, IMAGE),
+    "late": (late, IMAGE),
 }
 
 
@@ -128,27 +110,22 @@ class FunctionBackend(Backend):
 
 
 def create_model(name: str) -> Model:
-    function, declared, metadata = MODELS[name]
-    settings = {
+    function, declared = MODELS[name]
+    settings: dict[str, Any] = {
         "input": declared,
         "batching": {"max_batch_size": 16},
         "limits": {"max_queued_items": 10_000},
         "threads": {"decode": 2},
+        "warm_up": False,
     }
     if name == "late":
-        settings["deadline"] = {"latency_ms": 150}
-        settings["limits"] = {"body_timeout_s": 0.3}
-    model = Model(
-        ModelSettings.model_validate(settings | {"warm_up": False}),
-        FunctionBackend(function, metadata),
-        name=name,
-    )
+        settings |= {"deadline": {"latency_ms": 150}, "limits": {"body_timeout_s": 0.3}}
+    floats = Metadata("numpy", (TensorSpec("input", "float32", (-1, -1)),))
+    backend = FunctionBackend(function, floats if name == "tensor" else None)
+    model = Model(ModelSettings.model_validate(settings), backend, name=name)
     model.load()
     model.warm_up()
     return model
-
-
-HELD: Final = (Request, ServingError, ClientDisconnected)
 
 
 class ProbedModels:
@@ -158,28 +135,9 @@ class ProbedModels:
         self._questions = questions
         self.port: int = questions.recv()
 
-    def restart(self) -> None:
-        """Forget the steps until now."""
-        self._ask("restart")
-
-    @property
-    def longest(self) -> Step:
-        """The longest step since, when all that has come by now is done."""
-        step: Step = self._ask("longest")
-        return step
-
-    def collect(self) -> None:
-        """Let the garbage collector look for what nobody needs, which it does not by itself."""
-        self._ask("collect")
-
-    @property
-    def held(self) -> list[str]:
-        """The kinds of the requests and errors that there are, whether anything needs them or
-        not."""
-        kinds: list[str] = self._ask("held")
-        return kinds
-
-    def _ask(self, question: str) -> Any:
+    def ask(self, question: str) -> Any:
+        """Have the process `restart` the probe, tell its `longest` step since, `collect` garbage,
+        which it does not by itself, or tell the kinds of requests and errors that are `held`."""
         self._questions.send(question)
         return self._questions.recv()
 
@@ -189,7 +147,7 @@ def probed_models() -> Iterator[ProbedModels]:
     """Serve the models, each below its name, for as long as this lasts."""
     spawn = get_context("spawn")
     ours, theirs = spawn.Pipe()
-    with patch.dict(os.environ, ENVIRONMENT):
+    with patch.dict(os.environ, serve_variables(None)):
         process = spawn.Process(target=_serve, args=(theirs,), daemon=True)
         process.start()
     theirs.close()
@@ -199,6 +157,11 @@ def probed_models() -> Iterator[ProbedModels]:
         ours.close()
         process.join(10)
         process.kill()
+
+
+def _held() -> list[str]:
+    kinds = (Request, ServingError, ClientDisconnected)
+    return [type(each).__name__ for each in gc.get_objects() if isinstance(each, kinds)]
 
 
 def _serve(questions: Connection) -> None:
@@ -213,15 +176,8 @@ def _serve(questions: Connection) -> None:
         await apps[scope["path"].split("/")[1]](scope, receive, send)
 
     probe = LoopProbe()
+    answers = {**probe.answers, "collect": gc.collect, "held": _held}
     connections = Connections(app, lambda _: None)
-    answers: dict[str, Callable[[], Any]] = {
-        "restart": probe.restart,
-        "longest": lambda: probe.longest,
-        "collect": gc.collect,
-        "held": lambda: [
-            type(each).__name__ for each in gc.get_objects() if isinstance(each, HELD)
-        ],
-    }
     with (
         probe.watching(),
         serving(probe.around(app), loop="asyncio", http=connections) as port,

@@ -10,13 +10,25 @@ import asyncio
 import gc
 import threading
 from asyncio import events
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from time import thread_time
-from typing import Any, NamedTuple
+from http.client import HTTPConnection
+from time import sleep, thread_time
+from typing import Any, Final, NamedTuple
 from unittest.mock import patch
 
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from rayserve_app.bench.event_loop.requests import ANY_STATUS, Request
+
+MOST_S: Final = 1e-3
+"""What a step may take: nothing that takes longer runs on a replica's event loop."""
+
+REPEATS: Final = 20
+REPEATS_AT_ONCE: Final = 5
+PAUSE_S: Final = 1.0
+"""Between so many repeats, for a machine that is slow for a while."""
 
 
 class Step(NamedTuple):
@@ -33,16 +45,20 @@ class LoopProbe:
     """Measures the loop in which an ASGI app is called."""
 
     def __init__(self) -> None:
-        self._longest = Step(0.0, "nothing")
+        self._restart()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._idle = threading.Event()
 
-    def restart(self) -> None:
+    @property
+    def answers(self) -> dict[str, Callable[[], Any]]:
+        """What a probe can be asked: to `restart`, and for the `longest` step since."""
+        return {"restart": self._restart, "longest": self._find_longest}
+
+    def _restart(self) -> None:
         self._longest = Step(0.0, "nothing")
 
-    @property
-    def longest(self) -> Step:
-        """The longest step since the restart, when all that has come by now is done."""
+    def _find_longest(self) -> Step:
+        """Return the longest step when all that has come by now is done."""
         loop = self._loop
         assert loop is not None, "no request has come"
         self._idle.clear()
@@ -101,3 +117,53 @@ def _place(handle: Any) -> str:
         names.append(name)
         waiting = getattr(waiting, "cr_await", None)
     return " > ".join(names[-3:])
+
+
+def longest_step(
+    ask: Callable[[str], Any],
+    port: int,
+    requests: Sequence[Request],
+    *,
+    connections: int = 1,
+    most_s: float = MOST_S,
+) -> Step:
+    """Return the longest step that the requests take every time: what the machine holds up is not
+    held up every time.
+
+    Args:
+        ask: does what a probe is asked for, `restart` and `longest`.
+        most_s: one round of steps that are no longer is enough.
+    """
+    found: list[Step] = []
+    for number in range(REPEATS):
+        if number and number % REPEATS_AT_ONCE == 0:
+            sleep(PAUSE_S)
+        ask("restart")
+        with ThreadPoolExecutor(connections) as clients:
+            parts = [requests[start::connections] for start in range(connections)]
+            for _ in clients.map(lambda part: send(port, part), parts):
+                pass
+        found.append(ask("longest"))
+        if found[-1].seconds <= most_s:
+            break
+    return min(found)
+
+
+def send(port: int, requests: Sequence[Request]) -> None:
+    """Send requests over one connection; their answers must have the status that they say."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    for request in requests:
+        headers = dict(request.headers)
+        if request.content_type is not None:
+            headers["content-type"] = request.content_type
+        path = f"/{request.model}{request.path}"
+        connection.request(request.method, path, request.body, headers)
+        response = connection.getresponse()
+        start = response.read(500)
+        while response.read(1 << 20):
+            pass
+        if request.status is None:
+            assert response.status < 500, start
+        elif request.status != ANY_STATUS:
+            assert response.status == request.status, start
+    connection.close()

@@ -1,144 +1,183 @@
-"""Requests of every kind, and what sends them to a replica whose event loop is probed."""
+"""Requests whose work is large, in the forms in which each protocol carries it."""
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http.client import HTTPConnection
-from typing import Final
+import json
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from rayserve_app.bench.event_loop import dense, large
-from rayserve_app.bench.event_loop.large import Make, Request
-from rayserve_app.bench.event_loop.models import ProbedModels
-from rayserve_app.bench.event_loop.probe import LoopProbe, Step
-from rayserve_app.inference.model import INLINE_BYTES
+import numpy as np
 
-MOST_S: Final = 1e-3
-"""What a step may take: nothing that takes longer runs on a replica's event loop."""
+from rayserve_app.bench import pictures
+from rayserve_app.codecs import npy, packed_jpeg
+from rayserve_app.types import Array
 
-REPEATS: Final = 20
+JSON, OCTETS, NPY = "application/json", "application/octet-stream", "application/x-npy"
+CSV, LINES, STREAM = "text/csv", "application/jsonlines", "application/x-packed-jpeg"
+LENGTH: Final = "inference-header-content-length"
 
-REPEATS_AT_ONCE: Final = 5
-PAUSE_S: Final = 1.0
-"""Between so many repeats, for a machine that is slow for a while."""
+IMAGES: Final = ("image", "original", "stream", "yolo", "failing", "late")
+VECTORS: Final = ("doubles", "float32", "int8", "detections", "sentences")
+INPUTS: Final = {
+    **dict.fromkeys(IMAGES, "image"),
+    **dict.fromkeys(VECTORS, "doubles"),
+    **{"string": "string", "base64": "string", "bytes": "bytes", "request": "request"},
+}
+"""What models call their input, if not `input`."""
 
-
-def merge(**groups: Mapping[str, Make]) -> dict[str, Make]:
-    return {
-        f"{group}: {name}": make for group, found in groups.items() for name, make in found.items()
-    }
-
-
-def in_any_form(found: Mapping[str, Make]) -> dict[str, Make]:
-    """Return requests for results of which not all forms are known."""
-    return {name: partial(_with_status, make, None) for name, make in found.items()}
+MOST_ITEMS: Final = 999
+ANY_STATUS: Final = 0
 
 
-def of_any_status(**groups: Mapping[str, Make]) -> dict[str, Make]:
-    found = merge(**groups)
-    return {name: partial(_with_status, make, large.ANY_STATUS) for name, make in found.items()}
+class Request(NamedTuple):
+    """One request to one of the models, below its prefix."""
+
+    model: str
+    path: str
+    body: bytes = b""
+    content_type: str | None = JSON
+    headers: Mapping[str, str] = {}
+    status: int | None = 200
+    """Of the answer; None for any but an error of the server's own, ANY_STATUS for that too."""
+    method: str = "POST"
 
 
-def _with_status(make: Make, status: int | None) -> Request:
-    return make()._replace(status=status)
+Make: TypeAlias = Callable[[], Request]
+Forms: TypeAlias = Mapping[str, Callable[..., Request]]
 
 
-BODIES: Final = merge(
-    photo=large.images("image", large.photo, "image/jpeg"),
-    large_photo=large.images("image", large.large_photo, "image/png"),
-    large_bytes=large.images("bytes", large.large_photo, "image/png"),
-    large_base64=large.images("base64", large.large_photo, "image/png"),
-    large_request=large.requests("request", large.large_photo, "image/png"),
-    many_rows=large.tensors("tensor", 1000, 200),
-    long_rows=large.tensors("tensor", 10, 50_000),
-    many_vectors=large.tensors("doubles", 1000, 200),
-    streams=large.streams("yolo", "stream"),
-)
-ANSWERS: Final = merge(
-    float32=large.answers("float32", 300_000),
-    int8=large.answers("int8", 300_000),
-    detections=in_any_form(large.answers("detections", 50_000)),
-    sentences=in_any_form(large.answers("sentences", 1_000_000)),
-)
-OTHERS: Final = merge(
-    faults=large.faults("tensor"),
-    broken_base64=large.broken_base64("bytes"),
-    documents=large.documents("tensor"),
-)
-DENSE: Final = merge(
-    short_tensor=in_any_form(dense.numbers("tensor", INLINE_BYTES)),
-    short_doubles=in_any_form(dense.numbers("doubles", INLINE_BYTES)),
-    long_tensor=in_any_form(dense.numbers("tensor", 16 * INLINE_BYTES)),
-    short_strings=dense.strings(INLINE_BYTES),
-    long_strings=dense.strings(16 * INLINE_BYTES),
-    few_images=in_any_form(dense.tiny_images(INLINE_BYTES)),
-    many_images=in_any_form(dense.tiny_images(16 * INLINE_BYTES)),
-    few_float32=dense.results("float32", INLINE_BYTES // 4),
-    few_int8=dense.results("int8", INLINE_BYTES // 4),
-    few_detections=in_any_form(dense.results("detections", 50)),
-    few_sentences=in_any_form(dense.results("sentences", INLINE_BYTES // 5)),
-)
-FAILURES: Final = of_any_status(failing=large.images("failing", large.photo, "image/jpeg"))
-CASES: Final = BODIES | ANSWERS | OTHERS | DENSE | FAILURES
+class JsonForm(NamedTuple):
+    """How a protocol carries items in JSON: a path, the whole with one item and with several."""
 
-LATE: Final = of_any_status(late=large.images("late", large.photo, "image/jpeg"))
-"""No cases of the above: a processor that has waited for a deadline is slow at first."""
+    path: str
+    one: bytes
+    several: bytes
+    item: bytes = b"%s"
 
 
-def mixed(seed: int) -> list[Request]:
-    """Return requests of all kinds and sizes, others for each seed."""
-    chosen = random.Random(seed).sample([*(BODIES | ANSWERS | OTHERS).values()], 16)
-    return [make() for make in chosen]
+PREDICT, VERSIONED = "/v1/models/{}:predict", "/models/{}/versions/1/predict"
+JSON_FORMS: Final = {
+    "SageMaker": JsonForm("/invocations", b"%s", b"[%s]"),
+    "Clipper": JsonForm("/predict", b'{"input":%s}', b'{"input_batch":[%s]}'),
+    "TensorFlow Serving": JsonForm(PREDICT, b'{"instances":[%s]}', b'{"instances":[%s]}'),
+    "TensorFlow Serving, inputs": JsonForm(PREDICT, b'{"inputs":[%s]}', b'{"inputs":[%s]}'),
+    "Cluster Serving": JsonForm(
+        VERSIONED, b'{"instances":[%s]}', b'{"instances":[%s]}', b'{"input":%s}'
+    ),
+    "simple_tensorflow_serving": JsonForm(
+        "", b'{"data":{"input":[%s]}}', b'{"data":{"input":[%s]}}'
+    ),
+}
 
 
-class Replica:
-    """What is served in one event loop, which is probed."""
+def in_json(form: str, model: str, items: Sequence[bytes]) -> Request:
+    """Return a request of items that are JSON."""
+    path, one, several, item = JSON_FORMS[form]
+    joined = b",".join([item % each for each in items])
+    return Request(model, path.format(model), (one if len(items) == 1 else several) % joined)
 
-    def __init__(self, probe: LoopProbe | ProbedModels, port: int) -> None:
-        self.probe = probe
-        self._port = port
 
-    def connect(self) -> HTTPConnection:
-        return HTTPConnection("127.0.0.1", self._port, timeout=60)
+def tensor(model: str, datatype: str, shape: Sequence[int], data: Any) -> Request:
+    """Return a request of the Open Inference Protocol, of JSON or of binary data."""
+    name = INPUTS.get(model, "input")
+    fields: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [*shape]}
+    path = f"/v2/models/{model}/infer"
+    if not isinstance(data, bytes):
+        return Request(model, path, dump({"inputs": [{**fields, "data": data}]}))
+    fields["parameters"] = {"binary_data_size": len(data)}
+    head = dump({"inputs": [fields], "parameters": {"binary_data_output": True}})
+    return Request(model, path, head + data, OCTETS, {LENGTH: str(len(head))})
 
-    def longest(self, *requests: Request, connections: int = 1, most_s: float = MOST_S) -> Step:
-        """Return the longest step that the requests take every time: what the machine holds up is
-        not held up every time.
 
-        Args:
-            most_s: one round of steps that are no longer is enough.
-        """
-        found = []
-        for _ in range(REPEATS):
-            self.probe.restart()
-            with ThreadPoolExecutor(connections) as clients:
-                parts = [requests[start::connections] for start in range(connections)]
-                for _ in clients.map(self.send, parts):
-                    pass
-            found.append(self.probe.longest)
-            if found[-1].seconds <= most_s:
-                break
-            if len(found) % REPEATS_AT_ONCE == 0:
-                time.sleep(PAUSE_S)
-        return min(found)
+def dump(value: Any) -> bytes:
+    return json.dumps(value).encode()
 
-    def send(self, requests: Sequence[Request]) -> None:
-        connection = self.connect()
-        for request in requests:
-            headers = dict(request.headers)
-            if request.content_type is not None:
-                headers["content-type"] = request.content_type
-            path = f"/{request.model}{request.path}"
-            connection.request(request.method, path, request.body, headers)
-            response = connection.getresponse()
-            start = response.read(500)
-            while response.read(1 << 20):
-                pass
-            if request.status is None:
-                assert response.status < 500, start
-            elif request.status != large.ANY_STATUS:
-                assert response.status == request.status, start
-        connection.close()
+
+def image_in_json(form: str, model: str, image: bytes) -> Request:
+    item = b'{"b64":"%s"}' if form.startswith("TensorFlow") else b'"%s"'
+    return in_json(form, model, [item % b64encode(image)])
+
+
+def rows_in_json(form: str, model: str, array: Array) -> Request:
+    """Return a request of an array (N, length)."""
+    return in_json(form, model, [*map(dump, array.round(7).tolist())])
+
+
+def binary_rows(model: str, array: Array) -> Request:
+    is_double = model in VECTORS
+    own = array.astype("<f8" if is_double else "<f4")
+    return tensor(model, "FP64" if is_double else "FP32", array.shape, own.tobytes())
+
+
+def answer_of(form: str, model: str, count: int) -> Request:
+    """Return a request for so many values, in a protocol's form or as a media type."""
+    item = b"[%d.0]" % count
+    if form in JSON_FORMS:
+        return in_json(form, model, [item])
+    return Request(model, "/invocations", item, headers={"accept": form})
+
+
+def stream(model: str, image: bytes, count: int, accept: str = JSON) -> Request:
+    body = packed_jpeg.encode([image] * count)
+    return Request(model, "/invocations", body, STREAM, {"accept": accept})
+
+
+IMAGE_FORMS: Final[Forms] = {
+    **{name: partial(image_in_json, name) for name in JSON_FORMS},
+    "raw": lambda model, image: Request(model, "/invocations", image, "image/jpeg"),
+}
+NUMBER_FORMS: Final[Forms] = {
+    **{name: partial(rows_in_json, name) for name in JSON_FORMS},
+    ".npy": lambda model, array: Request(model, "/invocations", b"".join(npy.encode(array)), NPY),
+    "Open Inference, binary": binary_rows,
+}
+ANSWER_FORMS: Final[Forms] = {
+    name: partial(answer_of, name) for name in (*JSON_FORMS, JSON, CSV, NPY, OCTETS, LINES)
+}
+
+
+@cache
+def photo() -> bytes:
+    """Return a JPEG of 130 KB."""
+    return pictures.jpeg(512)
+
+
+@cache
+def numbers(*shape: int) -> Array:
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+def cases(group: str, forms: Forms, *arguments: Any, status: int | None = 200) -> dict[str, Make]:
+    """Return a request in each form; arguments that are functions are called when it is made."""
+
+    def make(form: Callable[..., Request]) -> Request:
+        request = form(*(each() if callable(each) else each for each in arguments))
+        return request if status == 200 else request._replace(status=status)
+
+    return {f"{group}: {name}": partial(make, form) for name, form in forms.items()}
+
+
+def _cut(model: str, array: Array, form: str) -> Request:
+    request = rows_in_json(form, model, array)
+    return request._replace(body=request.body[:-3])
+
+
+CUT_FORMS: Final[Forms] = {name: partial(_cut, form=name) for name in JSON_FORMS}
+KINDS: Final[Mapping[str, Mapping[str, Make]]] = {
+    "large bodies": {
+        **cases("photo", IMAGE_FORMS, "image", photo),
+        **cases("many rows", NUMBER_FORMS, "tensor", partial(numbers, 1000, 200)),
+        **cases("many vectors", NUMBER_FORMS, "doubles", partial(numbers, 1000, 200)),
+        "ten, for 54.8 MB": lambda: stream("yolo", photo(), 10, NPY),
+        "a hundred": lambda: stream("stream", photo(), 100),
+    },
+    "large answers": {
+        **cases("float32", ANSWER_FORMS, "float32", 300_000),
+        **cases("detections", ANSWER_FORMS, "detections", 50_000, status=None),
+    },
+    "faults": cases("cut", CUT_FORMS, "tensor", partial(numbers, 1000, 200), status=ANY_STATUS),
+    "dense bodies": cases("rows", NUMBER_FORMS, "tensor", partial(numbers, MOST_ITEMS, 1)),
+    "failing models": cases("failing", IMAGE_FORMS, "failing", photo, status=ANY_STATUS),
+}

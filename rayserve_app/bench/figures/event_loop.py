@@ -7,54 +7,55 @@ to a model in a process of its own, by kind; the rows are the longest of their k
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+import random
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from rayserve_app.bench.event_loop import requests
-from rayserve_app.bench.event_loop.large import Request
-from rayserve_app.bench.event_loop.models import probed_models
-from rayserve_app.bench.figures.figure import Figure
+from rayserve_app.bench.event_loop.models import ProbedModels, probed_models
+from rayserve_app.bench.event_loop.probe import MOST_S, longest_step
+from rayserve_app.bench.event_loop.requests import KINDS, Make, Request
+from rayserve_app.bench.figure import QUICK, Effort, Figure, Row, at_most
 from rayserve_app.bench.instance import Instance
-from rayserve_app.bench.report import Bound, Row
-from rayserve_app.bench.rounds import Effort
 
-NAME: Final = "event-loop"
 CONNECTIONS: Final = 4
-
-KINDS: Final = {
-    "large bodies": requests.BODIES,
-    "large answers": requests.ANSWERS,
-    "faults and documents": requests.OTHERS,
-    "dense bodies and answers": requests.DENSE,
-    "failing models": requests.FAILURES,
-}
+MOST_AT_ONCE: Final = 16
+EIGHTH: Final = 8
+"""Of the cases, what a quick run tries."""
 
 
 async def measure(instance: Instance, effort: Effort) -> list[Row]:
-    return await asyncio.to_thread(lambda: list(_rows(effort)))
+    return await asyncio.to_thread(_measure, effort)
 
 
-def _rows(effort: Effort) -> Iterator[Row]:
+def _measure(effort: Effort) -> list[Row]:
+    rows = []
+    step = 1 if effort.rounds > QUICK.rounds else EIGHTH
     with probed_models() as models:
-        replica = requests.Replica(models, models.port)
         for kind, cases in KINDS.items():
-            chosen = list(cases.items())[:: 1 if effort.rounds > 2 else 8]
-            yield _row(replica, kind, {name: [make()] for name, make in chosen})
-        mixes = {f"mix {seed}": requests.mixed(seed) for seed in range(effort.rounds)}
-        yield _row(replica, f"all kinds, c={CONNECTIONS}", mixes, CONNECTIONS)
+            chosen = {name: [make()] for name, make in [*cases.items()][::step]}
+            rows.append(_row(models, kind, chosen))
+        several = [make for cases in KINDS.values() for make in cases.values()][::step]
+        mixes = {f"mix {seed}": _mixed(several, seed) for seed in range(effort.rounds)}
+        rows.append(_row(models, f"all kinds, c={CONNECTIONS}", mixes, CONNECTIONS))
+    return rows
+
+
+def _mixed(several: Sequence[Make], seed: int) -> list[Request]:
+    """Return some of all kinds, others for each seed."""
+    chosen = random.Random(seed).sample(several, min(MOST_AT_ONCE, len(several)))
+    return [make() for make in chosen]
 
 
 def _row(
-    replica: requests.Replica,
-    kind: str,
-    cases: Mapping[str, Sequence[Request]],
-    connections: int = 1,
+    models: ProbedModels, kind: str, cases: Mapping[str, Sequence[Request]], connections: int = 1
 ) -> Row:
-    longest = max(
-        replica.longest(*each, connections=connections).seconds for each in cases.values()
-    )
-    bound = Bound("at most", requests.MOST_S * 1e3)
-    return Row(NAME, f"{kind}, longest step", longest * 1e3, "ms", bound, {"cases": len(cases)})
+    steps = [
+        longest_step(models.ask, models.port, requests, connections=connections)
+        for requests in cases.values()
+    ]
+    longest = max(steps).seconds * 1e3
+    bound = at_most(MOST_S * 1e3)
+    return Row(f"{kind}, longest step", [longest], "ms", bound, {}, {"cases": len(cases)})
 
 
-FIGURE: Final = Figure(NAME, (), measure, starts_itself=True)
+FIGURE: Final = Figure((), measure, starts_itself=True)

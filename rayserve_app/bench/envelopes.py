@@ -56,7 +56,9 @@ def base64_json(image: bytes) -> Envelope:
     return _in_json("base64 JSON, SageMaker", "/invocations", b64encode(image).decode())
 
 
-def all_envelopes(image: bytes, media_type: str, model: str) -> list[Envelope]:
+def all_envelopes(
+    image: bytes, media_type: str, model: str, input_name: str = "bytes"
+) -> list[Envelope]:
     """Return the raw body, and then the image in each protocol's own envelope."""
     text = b64encode(image).decode()
     return [
@@ -77,7 +79,7 @@ def all_envelopes(image: bytes, media_type: str, model: str) -> list[Envelope]:
             {"instances": [{"b64": text}]},
             lambda answer: read_json(answer)["predictions"][0],
         ),
-        _binary_tensor(image, model),
+        _binary_tensor(image, model, input_name),
         # What `requests.post(url, files={"images": …})` sends.
         Envelope(
             "form upload, simple_tensorflow_serving",
@@ -104,12 +106,12 @@ def _in_json(
     return Envelope(name, path, JSON, json.dumps(value).encode(), read, **more)
 
 
-def _binary_tensor(image: bytes, model: str) -> Envelope:
+def _binary_tensor(image: bytes, model: str, input_name: str) -> Envelope:
     """Return what tritonclient sends: JSON that describes a BYTES tensor, then its one element; the
     answer has one likewise, which holds JSON: a length, and as many bytes."""
     element = struct.pack("<I", len(image)) + image
     size = {"binary_data_size": len(element)}
-    tensor = {"name": "bytes", "shape": [1, 1], "datatype": "BYTES", "parameters": size}
+    tensor = {"name": input_name, "shape": [1, 1], "datatype": "BYTES", "parameters": size}
     inputs = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
     document = json.dumps(inputs).encode()
     return Envelope(

@@ -1,6 +1,6 @@
-"""Requests of every kind, within the limits that a model has by default: tables of the forms in
-which each protocol carries an image, numbers or text, and asks for answers; those of the bench's
-figure and more.
+"""Requests of every kind, within the limits that a model has by default, and the models that they
+go to: tables of the forms in which each protocol carries an image, numbers or text, and asks for
+answers.
 
 Some are long; some are as short as their work is long, of many values or items in little text.
 """
@@ -8,46 +8,196 @@ Some are long; some are as short as their work is long, of many values or items 
 from __future__ import annotations
 
 import gzip
+import json
 import random
+import time
 import zlib
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import Final
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
 from rayserve_app.bench import pictures
-from rayserve_app.bench.event_loop.requests import (
-    ANSWER_FORMS,
-    ANY_STATUS,
-    CSV,
-    JSON,
-    JSON_FORMS,
-    LENGTH,
-    LINES,
-    MOST_ITEMS,
-    NPY,
-    NUMBER_FORMS,
-    OCTETS,
-    PREDICT,
-    VECTORS,
-    Forms,
-    Make,
-    Request,
-    cases,
-    dump,
-    image_in_json,
-    in_json,
-    numbers,
-    photo,
-    stream,
-    tensor,
+from rayserve_app.bench.figures.event_loop import (
+    FLOATS,
+    PACKED,
+    detections,
+    failing,
+    lengths,
+    sums,
 )
+from rayserve_app.bench.loop_probe import ANY_STATUS, Probed, Request
+from rayserve_app.bench.models import fresh_heads
+from rayserve_app.codecs import npy, packed_jpeg
 from rayserve_app.inference.model import INLINE_BYTES
-from rayserve_app.types import Array
+from rayserve_app.types import Array, Outputs, Reply
 
+JSON, OCTETS, NPY = "application/json", "application/octet-stream", "application/x-npy"
+CSV, LINES, STREAM = "text/csv", "application/jsonlines", "application/x-packed-jpeg"
+LENGTH: Final = "inference-header-content-length"
+
+IMAGES: Final = ("image", "original", "stream", "yolo", "failing", "late")
+VECTORS: Final = ("doubles", "float32", "int8", "detections", "sentences")
+INPUTS: Final = {
+    **dict.fromkeys(IMAGES, "image"),
+    **dict.fromkeys(VECTORS, "doubles"),
+    **{"string": "string", "base64": "string", "bytes": "bytes", "request": "request"},
+}
+"""What models call their input, if not `input`."""
+
+MOST_ITEMS: Final = 999
 ESCAPED, FORM = "application/x-www-form-urlencoded", "multipart/form-data; boundary=B"
+
+
+def echo(items: Sequence[Any]) -> Outputs:
+    return [Reply(bytes(item.body), item.content_type) for item in items]
+
+
+def random_numbers(items: Sequence[Any], dtype: str) -> Outputs:
+    """Answer as many numbers as the item says."""
+    found = np.random.default_rng(0).random(int(items[0][0])) * (100 if dtype == "int8" else 1)
+    return {"numbers": np.repeat(found.astype(dtype)[None], len(items), 0)}
+
+
+def late(items: Sequence[Any]) -> Outputs:
+    """Answer after the deadline."""
+    time.sleep(0.25)
+    return lengths(items)
+
+
+IMAGE: Final = {"type": "image"}
+DOUBLES: Final = {"type": "doubles"}
+SHORT: Final = {"deadline": {"latency_ms": 150}, "limits": {"body_timeout_s": 0.3}}
+MODELS: Final = {
+    "image": Probed(lengths, {"type": "image", "size": (224, 224)}),
+    "original": Probed(lengths, IMAGE),
+    "bytes": Probed(lengths, {"type": "bytes"}),
+    "string": Probed(list, {"type": "string"}),
+    "base64": Probed(lengths, {"type": "string", "codec": "base64"}),
+    "stream": Probed(lengths, PACKED),
+    "yolo": Probed(fresh_heads, PACKED),
+    "request": Probed(echo, {"type": "request"}),
+    "tensor": Probed(sums, {"type": "tensor"}, FLOATS),
+    "doubles": Probed(sums, DOUBLES),
+    "float32": Probed(lambda items: random_numbers(items, "float32"), DOUBLES),
+    "int8": Probed(lambda items: random_numbers(items, "int8"), DOUBLES),
+    "detections": Probed(detections, DOUBLES),
+    "sentences": Probed(lambda items: ["word " * int(item[0]) for item in items], DOUBLES),
+    "failing": Probed(failing, IMAGE),
+    "late": Probed(late, IMAGE, None, SHORT),
+}
+
+Make: TypeAlias = Callable[[], Request]
+Forms: TypeAlias = Mapping[str, Callable[..., Request]]
+
+
+class JsonForm(NamedTuple):
+    """How a protocol carries items in JSON: a path, the whole with one item and with several."""
+
+    path: str
+    one: bytes
+    several: bytes
+    item: bytes = b"%s"
+
+
+PREDICT, VERSIONED = "/v1/models/{}:predict", "/models/{}/versions/1/predict"
+JSON_FORMS: Final = {
+    "SageMaker": JsonForm("/invocations", b"%s", b"[%s]"),
+    "Clipper": JsonForm("/predict", b'{"input":%s}', b'{"input_batch":[%s]}'),
+    "TensorFlow Serving": JsonForm(PREDICT, b'{"instances":[%s]}', b'{"instances":[%s]}'),
+    "TensorFlow Serving, inputs": JsonForm(PREDICT, b'{"inputs":[%s]}', b'{"inputs":[%s]}'),
+    "Cluster Serving": JsonForm(
+        VERSIONED, b'{"instances":[%s]}', b'{"instances":[%s]}', b'{"input":%s}'
+    ),
+    "simple_tensorflow_serving": JsonForm(
+        "", b'{"data":{"input":[%s]}}', b'{"data":{"input":[%s]}}'
+    ),
+}
+
+
+def in_json(form: str, model: str, items: Sequence[bytes]) -> Request:
+    """Return a request of items that are JSON."""
+    path, one, several, item = JSON_FORMS[form]
+    joined = b",".join([item % each for each in items])
+    return Request(model, path.format(model), (one if len(items) == 1 else several) % joined)
+
+
+def tensor(model: str, datatype: str, shape: Sequence[int], data: Any) -> Request:
+    """Return a request of the Open Inference Protocol, of JSON or of binary data."""
+    name = INPUTS.get(model, "input")
+    fields: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [*shape]}
+    path = f"/v2/models/{model}/infer"
+    if not isinstance(data, bytes):
+        return Request(model, path, dump({"inputs": [{**fields, "data": data}]}))
+    fields["parameters"] = {"binary_data_size": len(data)}
+    head = dump({"inputs": [fields], "parameters": {"binary_data_output": True}})
+    return Request(model, path, head + data, OCTETS, {LENGTH: str(len(head))})
+
+
+def dump(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def image_in_json(form: str, model: str, image: bytes) -> Request:
+    item = b'{"b64":"%s"}' if form.startswith("TensorFlow") else b'"%s"'
+    return in_json(form, model, [item % b64encode(image)])
+
+
+def rows_in_json(form: str, model: str, array: Array) -> Request:
+    """Return a request of an array (N, length)."""
+    return in_json(form, model, [*map(dump, array.round(7).tolist())])
+
+
+def binary_rows(model: str, array: Array) -> Request:
+    is_double = model in VECTORS
+    own = array.astype("<f8" if is_double else "<f4")
+    return tensor(model, "FP64" if is_double else "FP32", array.shape, own.tobytes())
+
+
+def answer_of(form: str, model: str, count: int) -> Request:
+    """Return a request for so many values, in a protocol's form or as a media type."""
+    item = b"[%d.0]" % count
+    if form in JSON_FORMS:
+        return in_json(form, model, [item])
+    return Request(model, "/invocations", item, headers={"accept": form})
+
+
+def stream(model: str, image: bytes, count: int, accept: str = JSON) -> Request:
+    body = packed_jpeg.encode([image] * count)
+    return Request(model, "/invocations", body, STREAM, {"accept": accept})
+
+
+NUMBER_FORMS: Final[Forms] = {
+    **{name: partial(rows_in_json, name) for name in JSON_FORMS},
+    ".npy": lambda model, array: Request(model, "/invocations", b"".join(npy.encode(array)), NPY),
+    "Open Inference, binary": binary_rows,
+}
+ANSWER_FORMS: Final[Forms] = {
+    name: partial(answer_of, name) for name in (*JSON_FORMS, JSON, CSV, NPY, OCTETS, LINES)
+}
+
+
+@cache
+def photo() -> bytes:
+    """Return a JPEG of 130 KB."""
+    return pictures.jpeg(512)
+
+
+@cache
+def numbers(*shape: int) -> Array:
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+def cases(group: str, forms: Forms, *arguments: Any, status: int | None = 200) -> dict[str, Make]:
+    """Return a request in each form; arguments that are functions are called when it is made."""
+
+    def make(form: Callable[..., Request]) -> Request:
+        request = form(*(each() if callable(each) else each for each in arguments))
+        return request if status == 200 else request._replace(status=status)
+
+    return {f"{group}: {name}": partial(make, form) for name, form in forms.items()}
 
 
 def in_form(name: str, data: bytes, more: str = "") -> bytes:

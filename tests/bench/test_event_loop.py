@@ -14,29 +14,40 @@ from typing import Final
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from rayserve_app.bench.event_loop.models import ProbedModels, probed_models
-from rayserve_app.bench.event_loop.probe import MOST_S, LoopProbe, longest_step, send
-from rayserve_app.bench.event_loop.requests import ANY_STATUS, KINDS, Request, photo
+from rayserve_app.bench.figures.event_loop import kinds
+from rayserve_app.bench.loop_probe import (
+    ANY_STATUS,
+    MOST_S,
+    LoopProbe,
+    ProbedModels,
+    Request,
+    longest_step,
+    probed_models,
+    send,
+)
 from rayserve_app.web.messages import Response
-from tests.bench.requests_of_all_kinds import CASES, FAILURES, OTHERS, images, mixed
+from tests.bench.requests_of_all_kinds import CASES, FAILURES, OTHERS, images, mixed, photo
 from tests.servers import serving
 
 BOUND_S: Final = 20 * MOST_S
-ALL: Final = CASES | {
-    f"{kind}, {name}": make for kind, cases in KINDS.items() for name, make in cases.items()
-}
 
 
 @pytest.fixture(scope="module")
 def models() -> Iterator[ProbedModels]:
-    with probed_models() as models:
+    with probed_models("tests.bench.requests_of_all_kinds:MODELS") as models:
         yield models
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", CASES)
 def test_no_step_takes_long(models: ProbedModels, name: str) -> None:
-    longest = longest_step(models.ask, models.port, [ALL[name]()], most_s=BOUND_S)
+    longest = longest_step(models.ask, models.port, [CASES[name]()], most_s=BOUND_S)
     assert longest.seconds <= BOUND_S, str(longest)
+
+
+def test_what_the_bench_sends_is_answered_as_it_says() -> None:
+    with probed_models("rayserve_app.bench.figures.event_loop:MODELS") as models:
+        for requests in kinds().values():
+            send(models.port, requests)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -39,8 +39,8 @@ CONNECTIONS: Final = 16
 SECONDS_FACTOR: Final = 2 / 3
 LEARN_TIMEOUT_S: Final = 20.0
 
-PER_REQUEST: Final = frozenset({"date", "server-timing", "x-request-id"})
-"""Headers that no two answers need to have in common."""
+PER_REQUEST: Final = frozenset({"date", "server-timing", "x-request-id", "x-rayserve-model"})
+"""Headers that no two answers need to have in common; the last is the gateway's own."""
 
 
 async def measure(instance: Instance, effort: Effort) -> list[Row]:

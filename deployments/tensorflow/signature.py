@@ -261,7 +261,7 @@ class _Input(NamedTuple):
         return f"{dtype} {self.shape if batched else self.item_shape}"
 
     def check(self, value: Any) -> Array:
-        """Return one item's value as an array that fits, its type still to be cast."""
+        """Return one item's value as an array that fits `item_shape`, its type still to be cast."""
         if isinstance(value, bytearray | memoryview):
             value = bytes(value)
         is_string = isinstance(value, bytes | str)
@@ -278,8 +278,8 @@ class _Input(NamedTuple):
         return tensor.astype(self.dtype, copy=False)
 
     def stack(self, arrays: Sequence[Array]) -> Array:
-        """Return one item's array each as a batch of the input's type; one alone as a view, and of
-        what holds for all of them the first."""
+        """Return one item's array each, of one shape, as a batch (N, …) of the input's type; one
+        alone as a view, and of what holds for all of them the first."""
         if not self.has_batch_axis:
             return arrays[0].astype(self.dtype, copy=False)
         if len(arrays) == 1:

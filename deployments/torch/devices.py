@@ -31,11 +31,11 @@ class Device(Protocol):
         ...
 
     def send(self, arrays: Sequence[Array]) -> Any:
-        """Return arrays of one shape and type as one tensor, stacked along a new axis 0."""
+        """Return arrays of one shape and type as one tensor, stacked along a new axis 0: (N, …)."""
         ...
 
     def fetch(self, tensors: Mapping[str, Any]) -> dict[str, Array]:
-        """Return tensors as arrays, once they are computed."""
+        """Return tensors as arrays of the same shapes, once they are computed."""
         ...
 
 

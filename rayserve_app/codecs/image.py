@@ -126,7 +126,8 @@ def decode_reduced(
     out: Array | None = None,
 ) -> Picture:
     """Decode as `decode` does, a JPEG at a half, a quarter or an eighth of its size where that
-    leaves it at least `least_size`. One to be turned is reduced only where its sides divide.
+    leaves it at least `least_size`, (height, width). One to be turned is reduced only where its
+    sides divide. `out` takes the pixels, (height, width, 3) uint8, if it has their size.
 
     Accuracy: the eight photographs of scikit-image and scikit-learn at quality 92, reduced to at
     least twice the size that `Preprocessing` then resizes them to by area, differ from those

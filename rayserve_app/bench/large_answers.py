@@ -7,7 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from time import perf_counter, thread_time
 
-from rayserve_app.bench.connection import Answer
+from rayserve_app.bench.connection import find_header
 from rayserve_app.bench.load import Load, Target
 
 BUFFER_BYTES = 128 << 20
@@ -18,11 +18,6 @@ class LargeAnswerClient:
     """One kept connection. Blocks, with the GIL released: one thread per client."""
 
     def __init__(self, target: Target, least_bytes: int, buffer_bytes: int = BUFFER_BYTES) -> None:
-        """Connect.
-
-        Args:
-            least_bytes: an answer of fewer, or not 200, counts as an error.
-        """
         self._request = target.request
         self._least_bytes = least_bytes
         # Written once, so that no page of it is new when the clock runs.
@@ -33,30 +28,12 @@ class LargeAnswerClient:
     def close(self) -> None:
         self._socket.close()
 
-    def turns(self, seconds: float, least: int = 1) -> Callable[[int], Awaitable[Load]]:
-        """Return what sends one request after another for some seconds, at least so many, after
-        one that does not count."""
-        return lambda _: asyncio.to_thread(self.measure, seconds, least)
+    def send(self) -> str:
+        """Send the request and read its answer to the end; return its `Server-Timing`.
 
-    def measure(self, seconds: float, least: int = 1) -> Load:
-        self.send()
-        latencies: list[float] = []
-        timings: list[str] = []
-        errors = 0
-        started_at, cpu_before = perf_counter(), thread_time()
-        while len(latencies) + errors < least or perf_counter() < started_at + seconds:
-            sent_at = perf_counter()
-            answer = self.send()
-            if answer.status != 200 or answer.body_bytes < self._least_bytes:
-                errors += 1
-                continue
-            latencies.append(perf_counter() - sent_at)
-            timings.append(answer.header("server-timing"))
-        spent, cpu = perf_counter() - started_at, thread_time() - cpu_before
-        return Load(latencies, errors, 0, spent, cpu, timings)
-
-    def send(self) -> Answer:
-        """Send the request and read its answer to the end."""
+        Raises:
+            ConnectionError: it is not 200, or shorter than expected, or there is none.
+        """
         self._socket.sendall(self._request)
         head = b""
         while b"\r\n\r\n" not in head:
@@ -65,10 +42,11 @@ class LargeAnswerClient:
                 raise ConnectionError(f"No answer, only {head[:200]!r}")
             head += part
         head, _, body = head.partition(b"\r\n\r\n")
-        answer = Answer(int(head[9:12]), head, 0)
-        length = int(answer.header("content-length"))
+        length = int(find_header(head, b"content-length"))
+        if int(head[9:12]) != 200 or length < self._least_bytes:
+            raise ConnectionError(f"Expected {self._least_bytes} bytes, got {head!r}")
         receive(self._socket, self._buffer[: length - len(body)])
-        return answer._replace(body_bytes=length)
+        return find_header(head, b"server-timing").decode("latin-1")
 
 
 def receive(connection: socket.socket, buffer: memoryview) -> None:
@@ -79,3 +57,24 @@ def receive(connection: socket.socket, buffer: memoryview) -> None:
         if not count:
             raise ConnectionError(f"{received} of {len(buffer)} bytes came")
         received += count
+
+
+def repeat(send: Callable[[], str], seconds: float, least: int = 1) -> Load:
+    """Send one request after another for some seconds, at least so many, after one that does not
+    count; each returns its `Server-Timing`."""
+    send()
+    latencies: list[float] = []
+    timings: list[str] = []
+    started_at, cpu_before = perf_counter(), thread_time()
+    while len(latencies) < least or perf_counter() < started_at + seconds:
+        sent_at = perf_counter()
+        timings.append(send())
+        latencies.append(perf_counter() - sent_at)
+    return Load(latencies, 0, 0, perf_counter() - started_at, thread_time() - cpu_before, timings)
+
+
+def turns(
+    send: Callable[[], str], seconds: float, least: int = 1
+) -> Callable[[int], Awaitable[Load]]:
+    """Return what repeats it in a thread, for `take_turns`."""
+    return lambda _: asyncio.to_thread(repeat, send, seconds, least)

@@ -16,6 +16,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +47,7 @@ from rayserve_app.bench.figures import (
     slow_neighbour,
 )
 from rayserve_app.bench.instance import Instance
-from rayserve_app.bench.large_answers import LargeAnswerClient
+from rayserve_app.bench.large_answers import LargeAnswerClient, turns
 from rayserve_app.bench.load import Load, Requests, Target, closed_loop, fetch, warm_up
 from rayserve_app.bench.models import HEADS_BYTES
 from rayserve_app.bench.networks import WEIGHTS
@@ -115,7 +116,8 @@ def are_alike(ours: Any, theirs: Any) -> bool:
 
 async def closed_loops(
     ours: Requests,
-    theirs: Mapping[PeerServer, tuple[str, Requests]],
+    servers: Mapping[str, PeerServer],
+    ask: Callable[[PeerServer], Requests],
     effort: Effort,
     seconds: float,
     connections: int = CROWD,
@@ -137,12 +139,12 @@ async def closed_loops(
 
         return run
 
-    for server in theirs:
+    for server in servers.values():
         server.suspend()
     measures: dict[str, Callable[[int], Awaitable[Load]]] = {OURS: lambda _: loop(ours)}
-    measures |= {name: turn(server, asked) for server, (name, asked) in theirs.items()}
+    measures |= {name: turn(server, ask(server)) for name, server in servers.items()}
     loads = await take_turns(effort.rounds, measures)
-    for server in theirs:
+    for server in servers.values():
         server.resume()
     require_no_errors(loads)
     return loads
@@ -186,12 +188,12 @@ async def image_size(instance: Instance, effort: Effort) -> list[Row]:
             ours = {PREDICT: raw_body(*body).target(url), BASE64: base64_json(body[0]).target(url)}
             for route, target in ours.items():
                 await check_answers(target, servers, *body, route)
-                theirs = {each: (name, each.target(*body, route)) for name, each in servers.items()}
+                ask = partial(PeerServer.target, body=body[0], content_type=body[1], route=route)
                 for connections in image_example.CONNECTIONS:
                     case = image if route == PREDICT else f"{image} as {route} JSON"
                     case = f"{case}, c={connections}"
                     seconds = effort.seconds / 4
-                    loads = await closed_loops(target, theirs, effort, seconds, connections)
+                    loads = await closed_loops(target, servers, ask, effort, seconds, connections)
                     bound = OF_BEST[image] if (route, connections) == (PREDICT, CROWD) else None
                     rows += [best_row(case, loads, bound), *rate_rows(case, loads)]
     return rows
@@ -206,9 +208,11 @@ async def network(instance: Instance, effort: Effort) -> list[Row]:
     ours = frameworks.target(instance, cnn.MODEL)
     async with started(peer_servers.networks(weights), *JPEG) as servers:
         await check_answers(ours, servers, *JPEG)
-        theirs = {each: (name, each.target(*JPEG)) for name, each in servers.items()}
         seconds = effort.seconds * 4 / 3
-        return rate_rows(cnn.CASE, await closed_loops(ours, theirs, effort, seconds, cnn.CALLERS))
+        loads = await closed_loops(
+            ours, servers, lambda each: each.target(*JPEG), effort, seconds, cnn.CALLERS
+        )
+    return rate_rows(cnn.CASE, loads)
 
 
 async def mixed(instance: Instance, effort: Effort) -> list[Row]:
@@ -220,11 +224,11 @@ async def mixed(instance: Instance, effort: Effort) -> list[Row]:
     async with started(peer_servers.decoders(), *JPEG) as servers:
         for target, jpeg in zip(ours, jpegs, strict=True):
             await check_answers(target, servers, jpeg, "image/jpeg")
-        theirs = {
-            server: (name, [server.target(each, "image/jpeg") for each in jpegs])
-            for name, server in servers.items()
-        }
-        loads = await closed_loops(ours, theirs, effort, effort.seconds / 3)
+
+        def ask(server: PeerServer) -> Requests:
+            return [server.target(jpeg, "image/jpeg") for jpeg in jpegs]
+
+        loads = await closed_loops(ours, servers, ask, effort, effort.seconds / 3)
     return rate_rows(mixed_sizes.CASE, loads)
 
 
@@ -241,9 +245,8 @@ async def large_answers(instance: Instance, effort: Effort) -> list[Row]:
             measures: dict[str, Callable[[int], Awaitable[Load]]] = {}
             for name, target in targets.items():
                 client = stack.enter_context(closing(LargeAnswerClient(target, HEADS_BYTES)))
-                measures[name] = client.turns(0.4 * effort.seconds)
+                measures[name] = turns(client.send, 0.4 * effort.seconds)
             loads = await take_turns(effort.rounds, measures)
-    require_no_errors(loads)
     return time_rows(packed_stream.CASE, loads, packed_stream.median_s)
 
 

@@ -126,8 +126,9 @@ async def test_servers_are_measured_in_turn_once_their_answers_are_alike() -> No
         await peer_figures.check_answers(target, servers, *BODY, "other", bytes)
         with pytest.raises(MeasurementFailed, match="Standard answers"):
             await peer_figures.check_answers(target, servers, b"more", "text/plain", "other", bytes)
-        asked = {theirs: ("Standard", theirs.target(*BODY))}
-        loads = await peer_figures.closed_loops(target, asked, Effort(2, 0.1), 0.1, 1)
+        loads = await peer_figures.closed_loops(
+            target, servers, lambda each: each.target(*BODY), Effort(2, 0.1), 0.1, 1
+        )
     assert [(name, len(of_one)) for name, of_one in loads.items()] == [("ours", 2), ("Standard", 2)]
     assert all(load.rate > 0 for of_one in loads.values() for load in of_one)
 

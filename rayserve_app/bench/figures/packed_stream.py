@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from functools import cache, partial
 from pathlib import Path
-from time import perf_counter, thread_time
 from typing import Final
 
 from rayserve_app.bench import pictures
@@ -27,11 +26,10 @@ from rayserve_app.bench.figure import (
     Row,
     at_most,
     compare,
-    require_no_errors,
     take_turns,
 )
 from rayserve_app.bench.instance import Instance
-from rayserve_app.bench.large_answers import LargeAnswerClient, receive
+from rayserve_app.bench.large_answers import LargeAnswerClient, receive, repeat, turns
 from rayserve_app.bench.load import Load, Target
 from rayserve_app.bench.models import HEADS_BYTES, MAX_IMAGES
 from rayserve_app.codecs import image, packed_jpeg
@@ -80,12 +78,11 @@ async def measure(instance: Instance, effort: Effort) -> list[Row]:
         loads = await take_turns(
             effort.rounds,
             {
-                "served": served.turns(seconds, LEAST),
-                "floor": lambda _: asyncio.to_thread(_repeat, floor, seconds),
-                "by hand": by_hand.turns(seconds, LEAST),
+                "served": turns(served.send, seconds, LEAST),
+                "floor": turns(floor, seconds, LEAST),
+                "by hand": turns(by_hand.send, seconds, LEAST),
             },
         )
-    require_no_errors(loads)
     return [time_row(loads), memory]
 
 
@@ -99,7 +96,7 @@ def _measure_memory(instance: Instance, client: LargeAnswerClient, seconds: floa
     folder = Path("/proc", str(replica.pid))
     (folder / "clear_refs").write_text("5")  # the kernel forgets the peak (proc(5), clear_refs)
     idle = peak_bytes(folder)
-    require_no_errors({FRESH: [client.measure(seconds, LEAST)]})
+    repeat(client.send, seconds, LEAST)
     return memory_row(idle, peak_bytes(folder))
 
 
@@ -118,7 +115,7 @@ def memory_row(idle: int, peak: int) -> Row:
 
 
 @contextmanager
-def _floor() -> Iterator[Callable[[], None]]:
+def _floor() -> Iterator[Callable[[], str]]:
     """Decode and send as one process without a server does."""
     decode = partial(image.decode, max_pixels=LimitSettings().max_pixels)
     # Written once, so that no page of them is new when the clock runs.
@@ -130,25 +127,15 @@ def _floor() -> Iterator[Callable[[], None]]:
         client = stack.enter_context(socket.create_connection(listener.getsockname()))
         server = stack.enter_context(listener.accept()[0])
 
-        def run() -> None:
+        def run() -> str:
             for _ in decoders.map(decode, jpegs()):
                 continue
             reading = reader.submit(receive, client, memoryview(received))
             server.sendall(sent)
             reading.result()
+            return ""
 
         yield run
-
-
-def _repeat(run: Callable[[], None], seconds: float) -> Load:
-    run()
-    latencies: list[float] = []
-    started_at, cpu_before = perf_counter(), thread_time()
-    while len(latencies) < LEAST or perf_counter() < started_at + seconds:
-        before = perf_counter()
-        run()
-        latencies.append(perf_counter() - before)
-    return Load(latencies, 0, 0, perf_counter() - started_at, thread_time() - cpu_before)
 
 
 FIGURE: Final = Figure((SERVED, FRESH, BY_HAND), measure)

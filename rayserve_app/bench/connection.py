@@ -33,7 +33,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[Answer] | None = None
         self._keeps_bodies = keeps_bodies
-        self._head = self._body = b""
+        self._head, self._body = b"", bytearray()
         self._expected = -1
         self._received = 0
 
@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None or not self.is_open:
             raise ConnectionError("the server closed the connection")
         self._answer = asyncio.get_running_loop().create_future()
-        self._head, self._body, self._expected, self._received = b"", b"", -1, 0
+        self._head, self._body, self._expected, self._received = b"", bytearray(), -1, 0
         self._transport.write(request)
         return await self._answer
 
@@ -71,8 +71,8 @@ class Connection(asyncio.Protocol):
         if self._keeps_bodies:
             self._body += data
         if self._received >= self._expected and self._answer and not self._answer.done():
-            status, body = int(self._head[9:12]), self._body[: self._expected]
-            self._answer.set_result(Answer(status, self._head, self._received, body))
+            body = bytes(self._body[: self._expected])
+            self._answer.set_result(Answer(int(self._head[9:12]), self._head, self._received, body))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._answer and not self._answer.done():

@@ -98,7 +98,7 @@ class Report:
         return json.dumps(_finite(document), indent=2, allow_nan=False) + "\n"
 
     def to_text(self) -> str:
-        """Render for a terminal: a header, the rows, warnings, failures, and processes."""
+        """Render for a terminal: a header, the rows, warnings and failures."""
         lines = [f"$ {self.command}", *(f"{key}: {value}" for key, value in self.machine.items())]
         lines += [f"rounds: {self.effort.rounds}, seconds: {self.effort.seconds:g}", ""]
         lines += _table(self.rows)

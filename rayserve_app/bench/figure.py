@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from rayserve_app.bench.instance import Instance
 from rayserve_app.bench.load import Load, Requests, closed_loop, warm_up
-from rayserve_app.bench.saturation import Saturation
 
 T = TypeVar("T")
 
@@ -60,7 +59,6 @@ class Row:
     """The loads behind the value, one per round, by what they were sent to: the report has their
     rates, percentiles and stages."""
     details: Mapping[str, float] = field(default_factory=dict)
-    saturation: Saturation | None = None
 
     @property
     def measured(self) -> float:

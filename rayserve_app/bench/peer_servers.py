@@ -208,26 +208,22 @@ def _output(body: bytes) -> Any:
     return json.loads(body)["outputs"][0]["data"]
 
 
-def litserve(
-    job: str, workers: int, routes: Mapping[str, Route], variables: Mapping[str, str] | None = None
-) -> Peer:
+def litserve(job: str, workers: int, routes: Mapping[str, Route]) -> Peer:
     def command(place: Place) -> list[str]:
         program = str(PROGRAMS / "litserve_api.py")
         return [str(place.bin / "python"), program, job, str(place.port), str(workers)]
 
-    return Peer("LitServe", command, routes, variables or {})
+    return Peer("LitServe", command, routes)
 
 
-def bentoml(
-    service: str, routes: Mapping[str, Route], variables: Mapping[str, str] | None = None
-) -> Peer:
+def bentoml(service: str, routes: Mapping[str, Route]) -> Peer:
     def command(place: Place) -> list[str]:
         return [
             *(str(place.bin / "bentoml"), "serve", f"bentoml_service:{service}"),
             *("--working-dir", str(PROGRAMS), "--host", "127.0.0.1", "--port", str(place.port)),
         ]
 
-    return Peer("BentoML", command, routes, variables or {})
+    return Peer("BentoML", command, routes)
 
 
 def mlserver(
@@ -235,7 +231,6 @@ def mlserver(
     workers: int,
     wrap: Callable[[bytes, str], Body] = _base64_tensor,
     read: Callable[[bytes], Any] = _output,
-    variables: Mapping[str, str] | None = None,
 ) -> Peer:
     """Return one with these models, by name, each a runtime and more of its settings. Its REST API
     takes JSON alone, an image in base64."""
@@ -256,7 +251,7 @@ def mlserver(
         return [str(place.bin / "mlserver"), "start", str(place.folder)]
 
     routes = {name: Route(f"/v2/models/{name}/infer", wrap, read) for name in models}
-    return Peer("MLServer", command, routes, variables or {})
+    return Peer("MLServer", command, routes)
 
 
 RAW: Final = {PREDICT: Route("/predict", raw, json.loads)}
@@ -302,14 +297,14 @@ def batchers() -> Sequence[Peer]:
 
 def networks(weights: Path) -> Sequence[Peer]:
     """The bench's network: batches of up to 8, one on each core."""
-    variables, cores = {WEIGHTS_VARIABLE: str(weights)}, available_cores()
-    batches = {"max_batch_size": 8, "max_batch_time": BATCH_WAIT_S}
+    cores, batches = available_cores(), {"max_batch_size": 8, "max_batch_time": BATCH_WAIT_S}
     files = Route("/predict", _file_of_form, lambda body: json.loads(body)[0])
-    return (
-        litserve("Network", cores, RAW, variables),
-        bentoml("Network", {PREDICT: files}, variables),
-        mlserver({PREDICT: ("Network", batches)}, cores, variables=variables),
+    peers = (
+        litserve("Network", cores, RAW),
+        bentoml("Network", {PREDICT: files}),
+        mlserver({PREDICT: ("Network", batches)}, cores),
     )
+    return [each._replace(variables={WEIGHTS_VARIABLE: str(weights)}) for each in peers]
 
 
 def large_answers() -> Sequence[Peer]:

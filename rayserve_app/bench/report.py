@@ -108,7 +108,7 @@ class Report:
 
 
 def _row_values(row: Row) -> dict[str, Any]:
-    values: dict[str, Any] = {
+    return {
         "case": row.case,
         "measured": row.measured,
         "rounds": [*row.rounds],
@@ -118,15 +118,6 @@ def _row_values(row: Row) -> dict[str, Any]:
         "details": dict(row.details),
         "loads": {name: _load_values(loads) for name, loads in row.loads.items()},
     }
-    if row.saturation is not None:
-        values["saturation"] = {
-            "per_s": row.saturation.per_s,
-            "steps": [
-                {"offered_per_s": offered, **_load_values([load])}
-                for offered, load in sorted(row.saturation.steps.items())
-            ],
-        }
-    return values
 
 
 def _load_values(rounds: Sequence[Load]) -> dict[str, float]:

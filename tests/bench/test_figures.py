@@ -28,7 +28,6 @@ from rayserve_app.bench.figures import (
 from rayserve_app.bench.framework_loop import Pace
 from rayserve_app.bench.load import Load
 from rayserve_app.bench.models import HEADS_BYTES, corner_colors
-from rayserve_app.bench.saturation import Saturation
 from rayserve_app.cli import main
 
 MEGABYTES = f"1.5 MB in, {HEADS_BYTES / 1e6:.1f} MB out"
@@ -76,7 +75,7 @@ def rows() -> Iterator[Row]:
             yield from batching.rows(rate, name, [load()])
     yield packed_stream.time_row({name: [load()] for name in ("served", "floor", "by hand")})
     yield packed_stream.memory_row(0, 1)
-    yield cnn.half_row([load()], [Pace(100.0, 10.0)], Saturation(1.0, {}))
+    yield cnn.half_row([load()], [Pace(100.0, 10.0)], 1.0)
     yield from overload.rows_of("hasty, 5 x", 1.5, [overload.Round(load(), load(), load())])
 
 
@@ -195,7 +194,7 @@ def test_a_neighbour_is_judged_by_what_it_does_to_the_99th_percentile() -> None:
 
 def test_latency_at_half_of_saturation_is_counted_in_batches() -> None:
     loads = [load(10, latency_ms) for latency_ms in (300, 400, 500)]
-    row = cnn.half_row(loads, [Pace(40, 200)] * 3, Saturation(36.0, {}))
+    row = cnn.half_row(loads, [Pace(40, 200)] * 3, 36.0)
     assert (row.measured, row.is_reached) == (2.5, True)
 
 

@@ -9,7 +9,6 @@ import pytest
 from rayserve_app.bench.figure import Bound, Effort, Row
 from rayserve_app.bench.load import Load
 from rayserve_app.bench.report import Report, number, summary
-from rayserve_app.bench.saturation import Saturation
 
 
 def report_on(*rows: Row) -> Report:
@@ -46,8 +45,7 @@ def test_the_table_has_medians_and_what_was_reached() -> None:
 
 
 def test_json_holds_the_same_as_the_table() -> None:
-    found = Saturation(100.0, {120.0: load(3.0), 100.0: load(0.1)})
-    row = Row("c=1", [0.9, 0.7], "x", Bound("at least", 0.8), {"ours": [load(0.1)]}, {}, found)
+    row = Row("c=1", [0.9, 0.7], "x", Bound("at least", 0.8), {"ours": [load(0.1)]})
     document = json.loads(report_on(row, Row("c=2", [float("inf")], "ms")).to_json())
     assert (document["rounds"], document["seconds"]) == (5, 3.0)
     first, second = document["rows"]
@@ -56,8 +54,6 @@ def test_json_holds_the_same_as_the_table() -> None:
     assert (first["is_reached"], second["is_reached"]) == (True, None)
     assert (second["measured"], second["target"]) == (None, None)
     assert first["loads"]["ours"]["answers"] == 10
-    steps = first["saturation"]["steps"]
-    assert [(each["offered_per_s"], each["p99_ms"]) for each in steps] == [(100, 100), (120, 3000)]
 
 
 def test_a_summary_has_the_medians_of_the_rounds() -> None:

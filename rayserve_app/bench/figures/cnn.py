@@ -25,7 +25,7 @@ from rayserve_app.bench.figures import frameworks
 from rayserve_app.bench.framework_loop import Pace, framework_loop
 from rayserve_app.bench.instance import Instance
 from rayserve_app.bench.load import Load, open_loop, percentile
-from rayserve_app.bench.saturation import Saturation, search
+from rayserve_app.bench.saturation import search
 
 MODEL: Final = "torch-network"
 MOST_ITEMS: Final = 8
@@ -62,18 +62,18 @@ async def measure(instance: Instance, effort: Effort) -> list[Row]:
             )
             batches.append(await loop(MOST_ITEMS, effort.seconds / 2))
     require_no_errors({"half of saturation": loads})
-    return [served, half_row(loads, batches, found)]
+    return [served, half_row(loads, batches, found.per_s)]
 
 
-def half_row(loads: Sequence[Load], batches: Sequence[Pace], found: Saturation) -> Row:
+def half_row(loads: Sequence[Load], batches: Sequence[Pace], per_s: float) -> Row:
     """Return the row of the latency at half of saturation, from rounds of it and of full batches
     in the loop. The percentile is one of all rounds, since each has a hundred requests or so."""
     latencies = sorted(latency for load in loads for latency in load.latencies)
     batch_ms = median(pace.p50_ms for pace in batches)
     ratio = percentile(latencies, 99) * 1e3 / batch_ms
-    details = {"saturation_per_s": found.per_s, "loop_batch_p50_ms": batch_ms}
+    details = {"saturation_per_s": per_s, "loop_batch_p50_ms": batch_ms}
     case = "512 px JPEG, half of saturation, p99"
-    return Row(case, [ratio], "x full batch", BATCHES, {"served": loads}, details, found)
+    return Row(case, [ratio], "x full batch", BATCHES, {"served": loads}, details)
 
 
 FIGURE: Final = Figure((MODEL,), measure)

@@ -20,6 +20,7 @@ from typing import IO, Any
 import psutil
 import yaml
 
+from rayserve_app.bench.load import Target
 from rayserve_app.operations.server import access, processes
 from rayserve_app.operations.server.applications import find_dashboard
 from rayserve_app.operations.server.settings import serve_environment
@@ -61,6 +62,10 @@ class Instance:
     def url(self, path: str) -> str:
         """Return the address of a path, `/<application>/...`, through HAProxy."""
         return "http://{host}:{port}{path}".format(**self._config["http_options"], path=path)
+
+    def target(self, application: str, body: bytes, content_type: str) -> Target:
+        """Return a request to a model's `/invocations`."""
+        return Target.post(self.url(f"/{application}/invocations"), body, content_type)
 
     def replicas(self, application: str) -> list[psutil.Process]:
         """Return the replicas' processes; Ray puts application and deployment in their title."""

@@ -218,9 +218,8 @@ async def network(instance: Instance, effort: Effort) -> list[Row]:
 async def mixed(instance: Instance, effort: Effort) -> list[Row]:
     """JPEGs of many sizes through a model that decodes them whole and answers at once. No peer has
     a batcher here: decoding is the user's code, and gains nothing from batches in it."""
-    url = instance.url(f"/{mixed_sizes.MODEL}/invocations")
     jpegs = mixed_sizes.jpegs("mixed sizes")
-    ours = [Target.post(url, each, "image/jpeg") for each in jpegs]
+    ours = mixed_sizes.requests(instance, "mixed sizes")
     async with started(peer_servers.decoders(), *JPEG) as servers:
         for target, jpeg in zip(ours, jpegs, strict=True):
             await check_answers(target, servers, jpeg, "image/jpeg")

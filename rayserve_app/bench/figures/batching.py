@@ -40,9 +40,7 @@ async def measure(instance: Instance, effort: Effort) -> list[Row]:
 def targets(instance: Instance) -> dict[str, Target]:
     """Return the requests to our batcher and to Serve's."""
     names = {OURS: "slot-first", STOCK: "serve-batch"}
-    return {
-        key: Target.post(instance.url(f"/{name}/invocations"), *BODY) for key, name in names.items()
-    }
+    return {key: instance.target(name, *BODY) for key, name in names.items()}
 
 
 async def offer(

@@ -49,8 +49,7 @@ async def measure(instance: Instance, effort: Effort) -> list[Row]:
 
 def target(instance: Instance, application: str) -> Target:
     """Return a request with one JPEG."""
-    url = instance.url(f"/{application}/invocations")
-    return Target.post(url, pictures.jpeg(pictures.SIDE), "image/jpeg")
+    return instance.target(application, pictures.jpeg(pictures.SIDE), "image/jpeg")
 
 
 async def pairs(

@@ -28,11 +28,12 @@ def jpegs(kind: str) -> list[bytes]:
     return [pictures.jpeg(side, seed) for seed, side in enumerate(SIDES[kind])]
 
 
+def requests(instance: Instance, kind: str) -> list[Target]:
+    return [instance.target(MODEL, jpeg, "image/jpeg") for jpeg in jpegs(kind)]
+
+
 async def measure(instance: Instance, effort: Effort) -> list[Row]:
-    url = instance.url(f"/{MODEL}/invocations")
-    targets = {
-        kind: [Target.post(url, each, "image/jpeg") for each in jpegs(kind)] for kind in SIDES
-    }
+    targets = {kind: requests(instance, kind) for kind in SIDES}
     loads = await closed_loops(
         targets, rounds=effort.rounds, connections=CONNECTIONS, seconds=effort.seconds
     )

@@ -43,8 +43,7 @@ class Subject(NamedTuple):
     bodies: Sequence[bytes]
 
     def targets(self, instance: Instance) -> list[Target]:
-        url = instance.url(f"/{self.application}/invocations")
-        return [Target.post(url, body, self.content_type) for body in self.bodies]
+        return [instance.target(self.application, body, self.content_type) for body in self.bodies]
 
 
 class Round(NamedTuple):

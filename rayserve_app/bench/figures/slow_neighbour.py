@@ -52,12 +52,8 @@ class Round(NamedTuple):
 
 def targets(instance: Instance) -> tuple[Target, Target]:
     """Return the requests to the fast model and to the slow one."""
-    image = pictures.jpeg(pictures.SIDE)
-    fast, slow = (
-        Target.post(instance.url(f"/{name}/invocations"), image, "image/jpeg")
-        for name in (FAST, SLOW)
-    )
-    return fast, slow
+    image = (pictures.jpeg(pictures.SIDE), "image/jpeg")
+    return instance.target(FAST, *image), instance.target(SLOW, *image)
 
 
 async def measure(instance: Instance, effort: Effort) -> list[Row]:

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from rayserve_app.bench import peer_servers, pictures
+from rayserve_app.bench import pictures
 from rayserve_app.bench.applications import TWICE
 from rayserve_app.bench.envelopes import base64_json, raw_body
 from rayserve_app.bench.figure import (
@@ -50,8 +50,8 @@ from rayserve_app.bench.instance import Instance
 from rayserve_app.bench.large_answers import LargeAnswerClient, turns
 from rayserve_app.bench.load import Load, Requests, Target, closed_loop, fetch, warm_up
 from rayserve_app.bench.models import HEADS_BYTES
-from rayserve_app.bench.networks import WEIGHTS
-from rayserve_app.bench.peer_servers import BASE64, FAST, PREDICT, SLOW, Peer, PeerServer, running
+from rayserve_app.bench.networks import WEIGHTS, WEIGHTS_VARIABLE
+from rayserve_app.bench.peer_servers import BASE64, FAST, JOBS, PREDICT, SLOW, PeerServer, running
 
 OURS: Final = "ours"
 CROWD: Final = image_example.CROWD
@@ -75,10 +75,11 @@ JPEG: Final = (pictures.jpeg(pictures.SIDE), "image/jpeg")
 
 @asynccontextmanager
 async def started(
-    peers: Sequence[Peer], body: bytes, content_type: str
+    job: str, body: bytes, content_type: str, variables: Mapping[str, str] = {}
 ) -> AsyncIterator[dict[str, PeerServer]]:
-    """Run servers, by their names and versions."""
+    """Run the servers of a job, by their names and versions, with variables of its own."""
     with ExitStack() as stack:
+        peers = [peer._replace(variables=variables) for peer in JOBS[job]]
         servers = {peer.label(): stack.enter_context(running(peer)) for peer in peers}
         for server in servers.values():
             await server.wait_until_ready(body, content_type)
@@ -183,7 +184,7 @@ async def image_size(instance: Instance, effort: Effort) -> list[Row]:
     takes base64 alone, in both rows."""
     url = instance.url(f"/{SCALED}")
     rows: list[Row] = []
-    async with started(peer_servers.sizes(), *JPEG) as servers:
+    async with started("sizes", *JPEG) as servers:
         for image, body in pictures.both().items():
             ours = {PREDICT: raw_body(*body).target(url), BASE64: base64_json(body[0]).target(url)}
             for route, target in ours.items():
@@ -204,9 +205,9 @@ async def network(instance: Instance, effort: Effort) -> list[Row]:
     each core, as ours has: one batch on all cores was faster in none. BentoML's workers share one
     socket, and which of them gets how many of the connections is chance."""
     (declared,) = (each for each in instance.applications if each["name"] == cnn.MODEL)
-    weights = Path(declared["args"]["model"]["path"], WEIGHTS)
+    weights = {WEIGHTS_VARIABLE: str(Path(declared["args"]["model"]["path"], WEIGHTS))}
     ours = frameworks.target(instance, cnn.MODEL)
-    async with started(peer_servers.networks(weights), *JPEG) as servers:
+    async with started("network", *JPEG, weights) as servers:
         await check_answers(ours, servers, *JPEG)
         seconds = effort.seconds * 4 / 3
         loads = await closed_loops(
@@ -220,7 +221,7 @@ async def mixed(instance: Instance, effort: Effort) -> list[Row]:
     a batcher here: decoding is the user's code, and gains nothing from batches in it."""
     jpegs = mixed_sizes.jpegs("mixed sizes")
     ours = mixed_sizes.requests(instance, "mixed sizes")
-    async with started(peer_servers.decoders(), *JPEG) as servers:
+    async with started("decoding", *JPEG) as servers:
         for target, jpeg in zip(ours, jpegs, strict=True):
             await check_answers(target, servers, jpeg, "image/jpeg")
 
@@ -237,7 +238,7 @@ async def large_answers(instance: Instance, effort: Effort) -> list[Row]:
     decodes here. The ten are decoded on all cores in each server."""
     body = (packed_stream.stream(), "application/octet-stream")
     ours = packed_stream.target(instance.url(f"/{packed_stream.SERVED}/invocations"))
-    async with started(peer_servers.large_answers(), *body) as servers:
+    async with started("large answers", *body) as servers:
         await check_answers(ours, servers, *body, read=bytes)
         targets = {OURS: ours, **{name: each.target(*body) for name, each in servers.items()}}
         with ExitStack() as stack:
@@ -254,7 +255,7 @@ async def batches(instance: Instance, effort: Effort) -> list[Row]:
     `@serve.batch` too. Without targets: those are for runs so long that their last batch hardly
     counts."""
     effort = effort._replace(seconds=0.4 * effort.seconds)
-    async with started(peer_servers.batchers(), *batching.BODY) as servers:
+    async with started("batches", *batching.BODY) as servers:
         own = batching.targets(instance)
         targets = {OURS: own[batching.OURS], batching.STOCK: own[batching.STOCK]}
         targets |= {name: each.target(*batching.BODY) for name, each in servers.items()}
@@ -276,7 +277,7 @@ async def neighbours(instance: Instance, effort: Effort) -> list[Row]:
     measured."""
     effort = effort._replace(seconds=effort.seconds / 3)
     pairs = {OURS: slow_neighbour.targets(instance)}
-    async with started(peer_servers.neighbours(), *JPEG) as servers:
+    async with started("neighbours", *JPEG) as servers:
         for route, target in zip((FAST, SLOW), pairs[OURS], strict=True):
             await check_answers(target, servers, *JPEG, route)
         for name, server in servers.items():

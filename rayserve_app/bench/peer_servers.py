@@ -25,7 +25,6 @@ import psutil
 from rayserve_app.bench.envelopes import BOUNDARY, form
 from rayserve_app.bench.instance import Log, NotReady, free_port
 from rayserve_app.bench.load import Target, fetch
-from rayserve_app.bench.networks import WEIGHTS_VARIABLE
 from rayserve_app.errors import ConfigurationError
 from rayserve_app.operations.server import processes
 from rayserve_app.process.cores import available_cores
@@ -173,7 +172,7 @@ def running(peer: Peer, environments: Path = ENVIRONMENTS) -> Iterator[PeerServe
 
 def require_environments(environments: Path = ENVIRONMENTS) -> None:
     """Raise ConfigurationError unless every peer is installed."""
-    for peer in sizes():
+    for peer in JOBS["sizes"]:
         if not (environments / peer.package / "bin" / "python").exists():
             raise ConfigurationError(
                 f"{peer.name} is not installed in {environments / peer.package}",
@@ -255,85 +254,75 @@ def mlserver(
 
 
 RAW: Final = {PREDICT: Route("/predict", raw, json.loads)}
-
-
-def sizes() -> Sequence[Peer]:
-    """An image's size, through what each calls its model."""
-    routes = {
-        **RAW,
-        BASE64: Route(
-            "/base64", lambda body, _: _json({"image": b64encode(body).decode()}), json.loads
-        ),
-    }
-    # In the server's process: with its one or two workers it was slower.
-    of_mlserver = mlserver({PREDICT: ("ImageSize", {})}, 0)
-    both = {**of_mlserver.routes, BASE64: of_mlserver.routes[PREDICT]}
-    return (
-        litserve("ImageSize", available_cores(), routes),
-        bentoml("ImageSize", routes),
-        of_mlserver._replace(routes=both),
-    )
-
-
-def batchers() -> Sequence[Peer]:
-    """A model of 50 ms per batch, through each one's batcher."""
-    batches = {"max_batch_size": 32, "max_batch_time": BATCH_WAIT_S}
-    listed = Route(
+SIZES: Final = {
+    **RAW,
+    BASE64: Route(
+        "/base64", lambda body, _: _json({"image": b64encode(body).decode()}), json.loads
+    ),
+}
+NEIGHBOURS: Final = {name: Route(f"/{name}", raw, json.loads) for name in (FAST, SLOW)}
+LARGE: Final = {PREDICT: Route("/predict", raw, bytes)}
+LISTED: Final = {
+    PREDICT: Route(
         "/predict",
         lambda body, _: _json({"inputs": [body.decode()]}),
         lambda body: json.loads(body)[0],
     )
-    return (
+}
+FILES: Final = {PREDICT: Route("/predict", _file_of_form, lambda body: json.loads(body)[0])}
+# In the server's process: with its one or two workers it was slower.
+MLSERVER_SIZES: Final = mlserver({PREDICT: ("ImageSize", {})}, 0)
+CORES: Final = available_cores()
+
+JOBS: Final[Mapping[str, Sequence[Peer]]] = {
+    # An image's size, through what each calls its model.
+    "sizes": (
+        litserve("ImageSize", CORES, SIZES),
+        bentoml("ImageSize", SIZES),
+        MLSERVER_SIZES._replace(routes=dict.fromkeys(SIZES, MLSERVER_SIZES.routes[PREDICT])),
+    ),
+    # A model of 50 ms per batch, through each one's batcher.
+    "batches": (
         litserve("Sleep", 1, RAW),
-        bentoml("Sleep", {PREDICT: listed}),
+        bentoml("Sleep", LISTED),
         mlserver(
-            {PREDICT: ("Sleep", batches)},
+            {PREDICT: ("Sleep", {"max_batch_size": 32, "max_batch_time": BATCH_WAIT_S})},
             1,
             lambda body, _: _tensor("INT32", len(body)),
             lambda body: _output(body)[0],
         ),
-    )
-
-
-def networks(weights: Path) -> Sequence[Peer]:
-    """The bench's network: batches of up to 8, one on each core."""
-    cores, batches = available_cores(), {"max_batch_size": 8, "max_batch_time": BATCH_WAIT_S}
-    files = Route("/predict", _file_of_form, lambda body: json.loads(body)[0])
-    peers = (
-        litserve("Network", cores, RAW),
-        bentoml("Network", {PREDICT: files}),
-        mlserver({PREDICT: ("Network", batches)}, cores),
-    )
-    return [each._replace(variables={WEIGHTS_VARIABLE: str(weights)}) for each in peers]
-
-
-def large_answers() -> Sequence[Peer]:
-    """A packed stream of ten JPEGs to 54.8 MB; MLServer's in base64, for its API answers JSON."""
-    routes = {PREDICT: Route("/predict", raw, bytes)}
-    return (
-        litserve("Heads", 1, routes),
-        bentoml("Heads", routes),
+    ),
+    # The bench's network: batches of up to 8, one on each core.
+    "network": (
+        litserve("Network", CORES, RAW),
+        bentoml("Network", FILES),
+        mlserver(
+            {PREDICT: ("Network", {"max_batch_size": 8, "max_batch_time": BATCH_WAIT_S})}, CORES
+        ),
+    ),
+    # A packed stream of ten JPEGs to 54.8 MB; MLServer's in base64, for its API answers JSON.
+    "large answers": (
+        litserve("Heads", 1, LARGE),
+        bentoml("Heads", LARGE),
         mlserver({PREDICT: ("Heads", {})}, 0, read=lambda body: b64decode(_output(body)[0])),
-    )
-
-
-def decoders() -> Sequence[Peer]:
-    """A JPEG that is decoded whole, and no model to speak of."""
-    cores = available_cores()
-    return (
-        litserve("Colors", cores, RAW),
+    ),
+    # A JPEG that is decoded whole, and no model to speak of.
+    "decoding": (
+        litserve("Colors", CORES, RAW),
         bentoml("Colors", RAW),
-        mlserver({PREDICT: ("Colors", {})}, cores),
-    )
-
-
-def neighbours() -> Sequence[Peer]:
-    """An image's size beside the texture of an image, each in a process of its own."""
-    routes = {name: Route(f"/{name}", raw, json.loads) for name in (FAST, SLOW)}
-    runtimes = {FAST: "ImageSize", SLOW: "Texture"}
-    # A pool of workers is several models' unless its group says otherwise.
-    pools = {
-        name: (runtime, {"parameters": {"inference_pool_gid": name}})
-        for name, runtime in runtimes.items()
-    }
-    return litserve("Neighbours", 1, routes), bentoml("Neighbours", routes), mlserver(pools, 1)
+        mlserver({PREDICT: ("Colors", {})}, CORES),
+    ),
+    # An image's size beside the texture of an image, each in a process of its own: in MLServer a
+    # pool of workers is several models' unless its group says otherwise.
+    "neighbours": (
+        litserve("Neighbours", 1, NEIGHBOURS),
+        bentoml("Neighbours", NEIGHBOURS),
+        mlserver(
+            {
+                FAST: ("ImageSize", {"parameters": {"inference_pool_gid": FAST}}),
+                SLOW: ("Texture", {"parameters": {"inference_pool_gid": SLOW}}),
+            },
+            1,
+        ),
+    ),
+}

@@ -20,10 +20,10 @@ from rayserve_app.bench import peer_figures, peer_servers, pictures
 from rayserve_app.bench.figure import Effort, MeasurementFailed
 from rayserve_app.bench.instance import NotReady
 from rayserve_app.bench.load import Load, fetch
-from rayserve_app.bench.networks import WEIGHTS_VARIABLE
 from rayserve_app.bench.peer_servers import (
     BASE64,
     FAST,
+    JOBS,
     PREDICT,
     PROGRAMS,
     SLOW,
@@ -38,14 +38,6 @@ from rayserve_app.bench.peer_servers import (
 from rayserve_app.cli import main
 from rayserve_app.errors import ConfigurationError
 
-JOBS = {
-    "size": peer_servers.sizes(),
-    "batches": peer_servers.batchers(),
-    "network": peer_servers.networks(Path("/models/network.safetensors")),
-    "large": peer_servers.large_answers(),
-    "decode": peer_servers.decoders(),
-    "neighbours": peer_servers.neighbours(),
-}
 PEERS = [peer for peers in JOBS.values() for peer in peers]
 BODY = (b"body", "text/plain")
 
@@ -176,8 +168,8 @@ def test_a_label_tells_the_installed_version(tmp_path: Path) -> None:
     packages = tmp_path / "litserve" / "lib" / "python3.11" / "site-packages"
     (packages / "litserve-0.2.19.dist-info").mkdir(parents=True)
     (packages / "litserve").mkdir()
-    assert JOBS["size"][0].label(tmp_path) == "LitServe 0.2.19"
-    assert JOBS["size"][1].label(tmp_path) == "BentoML"
+    assert JOBS["sizes"][0].label(tmp_path) == "LitServe 0.2.19"
+    assert JOBS["sizes"][1].label(tmp_path) == "BentoML"
 
 
 @pytest.mark.parametrize(
@@ -202,12 +194,12 @@ def test_no_program_has_the_name_of_a_package_it_imports() -> None:
 
 def test_images_are_sent_as_each_takes_them() -> None:
     png = (b"\x89PNG", "image/png")
-    litserve, bentoml, mlserver = (each.routes[PREDICT].wrap(*png) for each in JOBS["size"])
+    litserve, bentoml, mlserver = (each.routes[PREDICT].wrap(*png) for each in JOBS["sizes"])
     assert litserve == bentoml == png
     (tensor,) = json.loads(mlserver[0])["inputs"]
     assert (tensor["shape"], tensor["datatype"]) == ([1, 1], "BYTES")
     assert b64decode(tensor["data"][0]) == png[0]
-    for each in JOBS["size"][:2]:
+    for each in JOBS["sizes"][:2]:
         body, content_type = each.routes[BASE64].wrap(*png)
         assert content_type == "application/json"
         assert b64decode(json.loads(body)["image"]) == png[0]
@@ -224,25 +216,20 @@ def test_bentoml_gets_an_image_to_batch_as_a_file_of_a_form() -> None:
 
 def test_results_are_read_from_each_ones_answer() -> None:
     tensor = {"outputs": [{"name": "sizes", "shape": [1, 2], "datatype": "INT64", "data": [8, 9]}]}
-    assert read(JOBS["size"], [8, 9], [8, 9], tensor) == [[8, 9]] * 3
+    assert read(JOBS["sizes"], [8, 9], [8, 9], tensor) == [[8, 9]] * 3
     tensor["outputs"][0] |= {"shape": [1, 1], "data": [17]}
     assert read(JOBS["batches"], 17, [17], tensor) == [17] * 3
     tensor["outputs"][0] |= {"shape": [1, 2], "data": [0.5, 0.25]}
     assert read(JOBS["network"], [0.5, 0.25], [[0.5, 0.25]], tensor) == [[0.5, 0.25]] * 3
     npy = b"\x93NUMPY"
     text = json.dumps({"outputs": [{"data": [b64encode(npy).decode()]}]}).encode()
-    bodies = zip(JOBS["large"], (npy, npy, text), strict=True)
+    bodies = zip(JOBS["large answers"], (npy, npy, text), strict=True)
     assert [each.routes[PREDICT].read(body) for each, body in bodies] == [npy] * 3
 
 
 def read(peers: Sequence[Peer], *answers: Any) -> list[Any]:
     bodies = [json.dumps(answer).encode() for answer in answers]
     return [each.routes[PREDICT].read(body) for each, body in zip(peers, bodies, strict=True)]
-
-
-def test_the_network_is_found_by_a_variable() -> None:
-    for each in JOBS["network"]:
-        assert each.variables == {WEIGHTS_VARIABLE: "/models/network.safetensors"}
 
 
 def test_both_neighbours_are_models_of_one_server(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ RawBody = Annotated[bytes, Body()]
 
 
 class Function(litserve.LitAPI):
-    """A function of what is decoded, one by one; what makes it is called in the worker."""
+    """A function of what is decoded, one by one; what makes it travels to the worker, so that it is
+    one of this module, and is called there."""
 
     def __init__(self, make: Callable[[], Callable[[bytes], Any]], **options: Any) -> None:
         super().__init__(**options)
@@ -77,6 +78,14 @@ def _size() -> Callable[[bytes], Any]:
     return jobs.image_size
 
 
+def _color() -> Callable[[bytes], Any]:
+    return jobs.corner_color
+
+
+def _texture() -> Callable[[bytes], Any]:
+    return jobs.texture
+
+
 def _network() -> Callable[[Any], Any]:
     workers = int(sys.argv[3])
     return jobs.Network(max(1, available_cores() // workers)).predict
@@ -88,11 +97,8 @@ JOBS: Mapping[str, Callable[[], list[litserve.LitAPI]]] = {
     "Sleep": lambda: [Sleep(_size, max_batch_size=32, batch_timeout=0.01)],
     "Network": lambda: [Network(_network, max_batch_size=8, batch_timeout=0.01)],
     "Heads": lambda: [Raw(jobs.Heads)],
-    "Colors": lambda: [Raw(lambda: jobs.corner_color)],
-    "Neighbours": lambda: [
-        Raw(_size, api_path="/fast"),
-        Raw(lambda: jobs.texture, api_path="/slow"),
-    ],
+    "Colors": lambda: [Raw(_color)],
+    "Neighbours": lambda: [Raw(_size, api_path="/fast"), Raw(_texture, api_path="/slow")],
 }
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from rayserve_app.bench.load import Load
 from rayserve_app.bench.models import HEADS_BYTES, corner_colors
 from rayserve_app.cli import main
 
-MEGABYTES = f"1.5 MB in, {HEADS_BYTES / 1e6:.1f} MB out"
+MEGABYTES = f"1.3 MB in, {HEADS_BYTES / 1e6:.1f} MB out"
 TARGETS = {
     ("10 KB PNG, c=1", "x minimal"): Bound("at least", 0.8),
     ("10 KB PNG, c=16", "x minimal"): Bound("at least", 0.9),
@@ -162,6 +162,10 @@ def test_the_packed_stream_is_compared_with_the_floor_of_its_round() -> None:
     assert packed_stream.time_row(loads).measured == pytest.approx(1.5)
     memory = packed_stream.memory_row(100_000_000, 100_000_000 + 2 * HEADS_BYTES)
     assert (memory.measured, memory.details["idle_mb"]) == (2, 100)
+
+
+def test_the_packed_stream_is_as_large_as_its_row_says() -> None:
+    assert packed_stream.CASE.startswith(f"{len(packed_stream.stream()) / 1e6:.1f} MB in, ")
 
 
 def test_a_peak_of_memory_is_the_kernels() -> None:

@@ -45,7 +45,7 @@ REPLIES: Final = at_most(2.5)
 
 SECONDS_FACTOR: Final = 1 / 3
 LEAST: Final = 3
-CASE: Final = f"1.5 MB in, {HEADS_BYTES / 1e6:.1f} MB out"
+CASE: Final = f"1.3 MB in, {HEADS_BYTES / 1e6:.1f} MB out"
 
 
 @cache

@@ -55,6 +55,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     axes.set_title(f"{document['command']}\n{document['machine'].get('machine', '')}", fontsize=9)
     axes.set_xscale("log", base=2)
     axes.set_xlim(1 / FARTHEST, 2.5 * FARTHEST)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("times better than the target (right of 1: reached)")
     labels = [f"{row['figure']}: {row['case']}" for row in rows]
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
@@ -66,7 +67,8 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         color = REACHED if row["is_reached"] else MISSED
         axes.barh(place, shown - 1, left=1, color=color, height=0.7)
         axes.hlines(place, min(ends), max(ends), color=LINE, linewidth=1)
-        text = f"  {row['measured']} {row['unit']} ({bound.kind} {bound.value:g})"
+        measured = "none" if row["measured"] is None else f"{row['measured']:.3g}"
+        text = f"  {measured} {row['unit']} ({bound.kind} {bound.value:g})"
         axes.text(max(shown, 1, *ends), place, text, va="center", fontsize=8, color=color)
     figure.savefig(path)
 

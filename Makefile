@@ -12,7 +12,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CONFIG ?= configs/app.yaml
 ARGS ?=
 
-PACKAGES := -e .[serve,tensorflow,examples,bench,test,lint] safetensors
+PACKAGES := -e .[serve,tensorflow,examples,plots,test,lint] safetensors
 MXNET_PACKAGES := -e .[serve,mxnet,test-tools]
 PEERS := litserve bentoml mlserver
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 from rayserve_app.errors import ServingError
 
 if TYPE_CHECKING:
-    from rayserve_app.bench.rounds import Effort
-    from rayserve_app.bench.runner import Outputs
+    from rayserve_app.bench.figure import Figure
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -117,9 +116,9 @@ def add_bench(parser: argparse.ArgumentParser) -> Run:
     _add_bench_arguments(parser)
 
     def run(arguments: argparse.Namespace) -> int:
-        from rayserve_app.bench.runner import bench
+        from rayserve_app.bench.figures import find_figures
 
-        return bench(arguments.figures, _effort(arguments), arguments.config, _outputs(arguments))
+        return _bench(find_figures(), arguments)
 
     return run
 
@@ -131,17 +130,9 @@ def add_bench_peers(parser: argparse.ArgumentParser) -> Run:
     def run(arguments: argparse.Namespace) -> int:
         from rayserve_app.bench.peer_figures import PEER_FIGURES
         from rayserve_app.bench.peer_servers import require_environments
-        from rayserve_app.bench.peer_subjects import MODEL_APIS
-        from rayserve_app.bench.runner import bench
 
-        require_environments(MODEL_APIS)
-        return bench(
-            arguments.figures,
-            _effort(arguments),
-            arguments.config,
-            _outputs(arguments),
-            PEER_FIGURES,
-        )
+        require_environments()
+        return _bench(PEER_FIGURES, arguments)
 
     return run
 
@@ -153,15 +144,10 @@ def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="CONFIG",
         default=Path("configs/app.yaml"),
-        help="a Serve YAML with image-example, yolov3 and resnet-embedding (default: %(default)s)",
+        help="a Serve YAML with image-example and resnet-embedding (default: %(default)s)",
     )
     parser.add_argument("--rounds", type=int, metavar="N", help="ratios are medians of so many")
     parser.add_argument("--seconds", type=float, metavar="S", help="of one measurement")
-    parser.add_argument(
-        "--even",
-        action="store_true",
-        help="requests of open loops come at even times (default: at random ones)",
-    )
     parser.add_argument(
         "--quick", action="store_true", help="see that it runs; figures mean little"
     )
@@ -169,21 +155,20 @@ def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="and draw it: .png, .svg, .pdf")
 
 
-def _effort(arguments: argparse.Namespace) -> Effort:
-    from rayserve_app.bench.rounds import QUICK, STANDARD, Effort
+def _bench(known: Mapping[str, Figure], arguments: argparse.Namespace) -> int:
+    from rayserve_app.bench.figure import QUICK, STANDARD, Effort
+    from rayserve_app.bench.runner import bench
 
     usual = QUICK if arguments.quick else STANDARD
-    return Effort(
-        arguments.rounds or usual.rounds,
-        arguments.seconds or usual.seconds,
-        has_random_arrivals=not arguments.even,
+    effort = Effort(arguments.rounds or usual.rounds, arguments.seconds or usual.seconds)
+    return bench(
+        known,
+        arguments.figures,
+        effort,
+        arguments.config,
+        json_path=arguments.json,
+        plot_path=arguments.plot,
     )
-
-
-def _outputs(arguments: argparse.Namespace) -> Outputs:
-    from rayserve_app.bench.runner import Outputs
-
-    return Outputs(arguments.json, arguments.plot)
 
 
 def add_plot(parser: argparse.ArgumentParser) -> Run:

@@ -7,31 +7,40 @@ from typing import NamedTuple, cast
 
 
 class Answer(NamedTuple):
-    """What came back: the head is kept for its headers, of the body only the length."""
+    """What came back."""
 
     status: int
     head: bytes
     body_bytes: int
+    body: bytes = b""
+    """Empty unless the connection keeps bodies: load needs their length alone."""
 
     def header(self, name: str) -> str:
         """Return a header's value, empty if absent."""
         return find_header(self.head, name.lower().encode()).decode("latin-1")
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """All headers; names are in lower case."""
+        pairs = (line.partition(":") for line in self.head.decode("latin-1").split("\r\n")[1:])
+        return {name.strip().lower(): value.strip() for name, _, value in pairs}
+
 
 class Connection(asyncio.Protocol):
     """One kept connection with one request at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_bodies: bool = False) -> None:
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[Answer] | None = None
-        self._head = b""
+        self._keeps_bodies = keeps_bodies
+        self._head, self._body = b"", bytearray()
         self._expected = -1
         self._received = 0
 
     @classmethod
-    async def open(cls, host: str, port: int) -> Connection:
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(cls, host, port)
+    async def open(cls, host: str, port: int, *, keeps_bodies: bool = False) -> Connection:
+        loop, connection = asyncio.get_running_loop(), cls(keeps_bodies=keeps_bodies)
+        await loop.create_connection(lambda: connection, host, port)
         return connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -46,24 +55,24 @@ class Connection(asyncio.Protocol):
         if self._transport is None or not self.is_open:
             raise ConnectionError("the server closed the connection")
         self._answer = asyncio.get_running_loop().create_future()
-        self._head, self._expected, self._received = b"", -1, 0
+        self._head, self._body, self._expected, self._received = b"", bytearray(), -1, 0
         self._transport.write(request)
         return await self._answer
 
     def data_received(self, data: bytes) -> None:
         if self._expected < 0:
             self._head += data
-            head, separator, rest = self._head.partition(b"\r\n\r\n")
+            head, separator, data = self._head.partition(b"\r\n\r\n")
             if not separator:
                 return
             self._head = head
-            self._expected = _content_length(head)
-            self._received = len(rest)
-        else:
-            self._received += len(data)
+            self._expected = int(find_header(head, b"content-length"))
+        self._received += len(data)
+        if self._keeps_bodies:
+            self._body += data
         if self._received >= self._expected and self._answer and not self._answer.done():
-            status = int(self._head[9:12])
-            self._answer.set_result(Answer(status, self._head, self._received))
+            body = bytes(self._body[: self._expected])
+            self._answer.set_result(Answer(int(self._head[9:12]), self._head, self._received, body))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._answer and not self._answer.done():
@@ -82,10 +91,3 @@ def find_header(head: bytes, name: bytes) -> bytes:
     start += len(name) + 3
     end = head.find(b"\r\n", start)
     return head[start : end if end >= 0 else len(head)].strip()
-
-
-def _content_length(head: bytes) -> int:
-    value = find_header(head, b"content-length")
-    if not value:
-        raise ValueError(f"An answer without Content-Length: {head[:200]!r}")
-    return int(value)

@@ -12,15 +12,15 @@ import tempfile
 import threading
 import urllib.request
 from collections import deque
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any
 
 import psutil
 import yaml
 
+from rayserve_app.bench.load import Target
 from rayserve_app.operations.server import access, processes
 from rayserve_app.operations.server.applications import find_dashboard
 from rayserve_app.operations.server.settings import serve_environment
@@ -40,28 +40,14 @@ class NotReady(Exception):
 
 
 class Instance:
-    """A context manager: inside, all applications run."""
+    """A Serve configuration and, if any, a file of Serve's variables over ours and below this
+    process's."""
 
-    def __init__(
-        self,
-        config: dict[str, Any],
-        environment_file: Path | None,
-        variables: Mapping[str, str] | None = None,
-    ) -> None:
-        """Prepare an instance.
-
-        Args:
-            config: a Serve configuration.
-            environment_file: variables of Serve's over ours, if any, and below this process's.
-            variables: of the environment, over both.
-        """
+    def __init__(self, config: dict[str, Any], environment_file: Path | None) -> None:
         self._config = config
         self._environment_file = environment_file
-        self._variables = variables or {}
         self.config_path = Path()
         """The Serve YAML of this run, while it runs."""
-        self._exits = ExitStack()
-        self._child: processes.Child | None = None
 
     @property
     def applications(self) -> list[dict[str, Any]]:
@@ -69,26 +55,17 @@ class Instance:
         return list(self._config["applications"])
 
     @property
-    def host(self) -> str:
-        return str(self._config["http_options"]["host"])
-
-    @property
-    def port(self) -> int:
-        return int(self._config["http_options"]["port"])
-
-    @property
     def environment(self) -> dict[str, str]:
         """The variables that Serve's processes start with, the allocator's among them."""
-        return serve_environment(self._environment_file, {**os.environ, **self._variables})
+        return serve_environment(self._environment_file, dict(os.environ))
 
     def url(self, path: str) -> str:
         """Return the address of a path, `/<application>/...`, through HAProxy."""
-        return f"http://{self.host}:{self.port}{path}"
+        return "http://{host}:{port}{path}".format(**self._config["http_options"], path=path)
 
-    def alone(self, application: dict[str, Any], variables: Mapping[str, str]) -> Instance:
-        """Return another instance, not started yet, with this one application."""
-        config = {**self._config, "applications": [application]}
-        return Instance(config, self._environment_file, variables)
+    def target(self, application: str, body: bytes, content_type: str) -> Target:
+        """Return a request to a model's `/invocations`."""
+        return Target.post(self.url(f"/{application}/invocations"), body, content_type)
 
     def replicas(self, application: str) -> list[psutil.Process]:
         """Return the replicas' processes; Ray puts application and deployment in their title."""
@@ -98,13 +75,11 @@ class Instance:
         """Return the processes whose title, or program, begins so, the latest last."""
         found = []
         for process in processes.descendants():
-            try:
+            with suppress(psutil.Error):
                 names = ("".join(process.cmdline()[:1]), process.name())
                 if any(name.startswith(title) for name in names):
-                    found.append((process.create_time(), process))
-            except psutil.Error:
-                continue
-        return [process for _, process in sorted(found, key=lambda each: each[0])]
+                    found.append(process)
+        return sorted(found, key=psutil.Process.create_time)
 
     def apply(self, applications: list[dict[str, Any]]) -> None:
         """Change the applications as `serve deploy` does; return when Serve has taken it in hand.
@@ -129,48 +104,37 @@ class Instance:
         replicas = self.replicas(self._config["applications"][0]["name"])
         return max((replica.nice() for replica in replicas), default=0)
 
-    def __enter__(self) -> Self:
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Serve the applications for as long as this lasts.
+
+        Raises:
+            NotReady: Serve did not start, or an application failed.
+        """
         # Short, for Ray's sockets lie below it and their paths end at 107 bytes.
-        folder = tempfile.TemporaryDirectory(prefix="rb", ignore_cleanup_errors=True)
-        self.config_path = Path(self._exits.enter_context(folder)) / "bench.yaml"
-        self.config_path.write_text(yaml.safe_dump(self._config))
-        try:
-            self._start(self.config_path)
-        except BaseException:
-            self._exits.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._exits.close()
-
-    def _start(self, config_path: Path) -> None:
-        # What a killed supervisor leaves behind is then found below this process, and ended.
-        processes.become_subreaper()
-        program = str(Path(sys.executable).with_name("rayserve-app"))
-        command = [program, "serve", str(config_path)]
-        if self._environment_file is not None:
-            command += ["--environment", str(self._environment_file)]
-        self._child, lines = processes.start(
-            command, {**_environment(config_path.parent), **self._variables}
-        )
-        self._exits.callback(self._stop, self._child)
-        log = Log(lines)
-        log.start()
-        if not log.settled.wait(READY_TIMEOUT_S) or not log.is_ready:
-            raise NotReady("Serve is not ready:\n" + "\n".join(log.last_lines))
-
-    def _stop(self, child: processes.Child) -> None:
-        child.send_signal(signal.SIGTERM)
-        try:
-            child.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            processes.kill(child)
+        with tempfile.TemporaryDirectory(prefix="rb", ignore_cleanup_errors=True) as folder:
+            self.config_path = Path(folder, "bench.yaml")
+            self.config_path.write_text(yaml.safe_dump(self._config))
+            # What a killed supervisor leaves behind is then found below this process, and ended.
+            processes.become_subreaper()
+            program = str(Path(sys.executable).with_name("rayserve-app"))
+            command = [program, "serve", str(self.config_path)]
+            if self._environment_file is not None:
+                command += ["--environment", str(self._environment_file)]
+            own = dict.fromkeys(("HOME", "RAY_TMPDIR", "TMPDIR"), folder)
+            ports = {variable: str(free_port()) for variable in PORT_VARIABLES}
+            child, lines = processes.start(command, {**os.environ, **own, **ports})
+            try:
+                log = Log(lines)
+                if not log.settled.wait(READY_TIMEOUT_S) or not log.is_ready:
+                    raise NotReady("Serve is not ready:\n" + "\n".join(log.last_lines))
+                yield
+            finally:
+                child.send_signal(signal.SIGTERM)
+                try:
+                    child.wait(STOP_TIMEOUT_S)
+                except subprocess.TimeoutExpired:
+                    processes.kill(child)
 
 
 class Log(threading.Thread):
@@ -183,6 +147,7 @@ class Log(threading.Thread):
         self.is_ready = False
         self.last_lines: deque[str] = deque(maxlen=40)
         self._lines = lines
+        self.start()
 
     def run(self) -> None:
         for line in self._lines:
@@ -200,9 +165,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    own = dict.fromkeys(("HOME", "RAY_TMPDIR", "TMPDIR"), str(folder))
-    ports = {variable: str(free_port()) for variable in PORT_VARIABLES}
-    return {**os.environ, **own, **ports}

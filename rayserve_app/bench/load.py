@@ -1,7 +1,7 @@
 """A load generator: HTTP/1.1 over kept connections, closed loop and open loop.
 
 It writes prepared bytes and reads just enough of an answer to know where it ends, so one process
-drives several times what a Serve instance on the same cores answers (bench/echo.py shows it).
+drives several times what a Serve instance on the same cores answers.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections import Counter
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle
+from statistics import median
 from time import perf_counter, process_time
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
-from rayserve_app.bench import server_timing
 from rayserve_app.bench.connection import Answer, Connection, find_header
 
+TIMEOUT_S: Final = 30.0
 PERCENTILES: Final = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99}
 LEAST_FOR_P999: Final = 1000
 """Of fewer requests the 99.9th percentile is the slowest one, which chance picks."""
@@ -29,6 +30,9 @@ REFUSED: Final = (429, 503)
 
 MOST_TIMINGS: Final = 500
 WARM_UP_S: Final = 0.5
+
+_STAGE: Final = re.compile(r'([^\s,;"]+)\s*;\s*dur\s*=\s*([\d.]+)')
+"""Of `Server-Timing` (W3C Server Timing, section 3): predict;dur=50.1;desc="8 items"."""
 
 
 class Target(NamedTuple):
@@ -57,6 +61,10 @@ class Target(NamedTuple):
             f"Accept: {accept}\r\nContent-Length: {len(body)}\r\n{more}\r\n"
         )
         return cls(host, int(port), head.encode() + body)
+
+
+Requests: TypeAlias = Target | Sequence[Target]
+"""One request, or some to one server that are sent in turn."""
 
 
 @dataclass(frozen=True)
@@ -96,24 +104,22 @@ class Load:
         return percentile(self._sorted, percent)
 
     def percentiles(self) -> dict[str, float]:
-        """Return the percentiles that a report tells, in milliseconds; that of 99.9 where there are
+        """Return the percentiles that a report says, in milliseconds; that of 99.9 where there are
         `LEAST_FOR_P999` requests."""
-        told: dict[str, float] = dict(PERCENTILES)
-        if len(self._sorted) >= LEAST_FOR_P999:
-            told["p999_ms"] = 99.9
-        return {name: self.percentile(percent) * 1e3 for name, percent in told.items()}
+        more = {"p999_ms": 99.9} if len(self._sorted) >= LEAST_FOR_P999 else {}
+        return {
+            name: self.percentile(percent) * 1e3
+            for name, percent in {**PERCENTILES, **more}.items()
+        }
 
     @cached_property
     def stages(self) -> dict[str, float]:
         """The median of each stage of `Server-Timing`, in milliseconds."""
-        return server_timing.median_stages(self.timings)
-
-    @cached_property
-    def batches(self) -> Counter[int]:
-        """How many batches there were of each size, estimated from `Server-Timing`: as if every
-        request had one item."""
-        share = len(self.timings) / max(1, len(self.latencies))
-        return server_timing.count_batches(self.timings, share)
+        times: dict[str, list[float]] = {}
+        for value in self.timings:
+            for name, milliseconds in _STAGE.findall(value):
+                times.setdefault(name, []).append(float(milliseconds))
+        return {name: median(of_one) for name, of_one in times.items()}
 
     @property
     def late_p99_ms(self) -> float:
@@ -128,7 +134,7 @@ class Load:
 def percentile(ordered: Sequence[float], percent: float) -> float:
     """Return a percentile of sorted values, by nearest rank; infinite without any."""
     if not ordered:
-        return float("inf")
+        return math.inf
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
@@ -136,14 +142,26 @@ class _Run:
     """What a run counts while the clock runs; of the answers only the heads are kept, to be read
     when it is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, requests: Requests) -> None:
+        several = [requests] if isinstance(requests, Target) else requests
+        addresses = {(target.host, target.port) for target in several}
+        if len(addresses) != 1:
+            raise ValueError(f"Expected targets of one server, got {sorted(addresses)}")
+        (self._address,) = addresses
+        self.next: Callable[[], bytes] = cycle([target.request for target in several]).__next__
         self.latencies: list[float] = []
         self.lateness: list[float] = []
         self.refusals: list[float] = []
         self.errors = 0
         self._heads: list[bytes] = []
-        self.started_at = perf_counter()
-        self._cpu_before = process_time()
+
+    async def connect(self) -> Connection:
+        return await Connection.open(*self._address)
+
+    def start(self) -> float:
+        """Start the clock; return when."""
+        self.started_at, self._cpu_before = perf_counter(), process_time()
+        return self.started_at
 
     def count(self, answer: Answer, since: float, sent_at: float) -> None:
         """Count an answer to a request that was due at `since`."""
@@ -160,81 +178,53 @@ class _Run:
         seconds = max(least_s, perf_counter() - self.started_at)
         cpu_seconds = process_time() - self._cpu_before
         step = math.ceil(len(self._heads) / MOST_TIMINGS) or 1
-        timings = [
-            found.decode("latin-1")
-            for head in self._heads[::step]
-            if (found := find_header(head, b"server-timing"))
-        ]
-        return Load(
-            self.latencies,
-            self.errors,
-            unanswered,
-            seconds,
-            cpu_seconds,
-            timings,
-            self.lateness,
-            self.refusals,
-        )
+        values = (find_header(head, b"server-timing") for head in self._heads[::step])
+        timings = [value.decode("latin-1") for value in values if value]
+        counts = (self.errors, unanswered, seconds, cpu_seconds)
+        return Load(self.latencies, *counts, timings, self.lateness, self.refusals)
 
 
-async def send_once(target: Target) -> Answer:
-    """Send the request once on a connection of its own."""
-    connection = await Connection.open(target.host, target.port)
-    try:
-        return await connection.send(target.request)
-    finally:
-        connection.close()
+async def fetch(target: Target) -> Answer:
+    """Send the request once on a connection of its own; return the answer with its body.
 
-
-class _Requests:
-    """The requests to one server, in turn."""
-
-    def __init__(self, targets: Target | Sequence[Target]) -> None:
-        several = [targets] if isinstance(targets, Target) else targets
-        addresses = {(target.host, target.port) for target in several}
-        if len(addresses) != 1:
-            raise ValueError(f"Expected targets of one server, got {sorted(addresses)}")
-        (self._address,) = addresses
-        self.next: Callable[[], bytes] = cycle([target.request for target in several]).__next__
-
-    async def connect(self) -> Connection:
-        return await Connection.open(*self._address)
-
-
-async def closed_loop(
-    targets: Target | Sequence[Target], *, connections: int, seconds: float
-) -> Load:
-    """Let each connection send its next request when its last one is answered.
-
-    Args:
-        targets: one request, or some to one server that are sent in turn.
+    Raises:
+        TimeoutError, ConnectionError: there is no whole answer.
     """
-    requests = _Requests(targets)
-    opened = [await requests.connect() for _ in range(connections)]
-    run = _Run()
-    stop_at = run.started_at + seconds
+    async with asyncio.timeout(TIMEOUT_S):
+        connection = await Connection.open(target.host, target.port, keeps_bodies=True)
+        try:
+            return await connection.send(target.request)
+        finally:
+            connection.close()
+
+
+async def closed_loop(requests: Requests, *, connections: int, seconds: float) -> Load:
+    """Let each connection send its next request when its last one is answered."""
+    run = _Run(requests)
+    opened = [await run.connect() for _ in range(connections)]
+    stop_at = run.start() + seconds
 
     async def drive(connection: Connection) -> None:
         while (sent_at := perf_counter()) < stop_at:
             try:
-                run.count(await connection.send(requests.next()), sent_at, sent_at)
+                run.count(await connection.send(run.next()), sent_at, sent_at)
             except OSError:
                 run.errors += 1
-                connection = await requests.connect()
+                connection = await run.connect()
         connection.close()
 
     await asyncio.gather(*map(drive, opened))
     return run.end()
 
 
-async def warm_up(*servers: Target | Sequence[Target], connections: int) -> None:
+async def warm_up(*servers: Requests, connections: int) -> None:
     """Send to one server after another in a closed loop that does not count."""
-    for targets in servers:
-        await closed_loop(targets, connections=connections, seconds=WARM_UP_S)
+    for requests in servers:
+        await closed_loop(requests, connections=connections, seconds=WARM_UP_S)
 
 
 async def open_loop(
-    targets: Target | Sequence[Target],
+    requests: Requests,
     *,
     rate: float,
     seconds: float,
@@ -247,25 +237,24 @@ async def open_loop(
     server that stalls cannot hide it.
 
     Args:
-        targets: one request, or some to one server that are sent in turn.
         rate: requests per second, at random times if `poisson`, else evenly spaced.
         seed: of the random times; the same seed, the same times.
         most: connections at most; a request that finds none free waits, and its clock runs.
         grace_s: how long to wait for answers after `seconds`.
     """
-    requests = _Requests(targets)
+    run = _Run(requests)
     free: asyncio.LifoQueue[Connection | None] = asyncio.LifoQueue()
     for _ in range(most):
         free.put_nowait(None)
-    run = _Run()
+    run.start()
 
     async def drive(intended_at: float) -> None:
         run.lateness.append(perf_counter() - intended_at)
         connection = await free.get()
         try:
-            connection = connection or await requests.connect()
+            connection = connection or await run.connect()
             sent_at = perf_counter()
-            run.count(await connection.send(requests.next()), intended_at, sent_at)
+            run.count(await connection.send(run.next()), intended_at, sent_at)
         except OSError:
             run.errors += 1
             connection = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +22,6 @@ HEADS: Final[Mapping[str, tuple[int, int, int]]] = {
 """The shapes (H, W, C) of what yolov3 says of one image of 512x512 pixels: 5.48 MB of float32."""
 
 MAX_IMAGES: Final = 10
-
 HEADS_BYTES: Final = sum(4 * MAX_IMAGES * h * w * c for h, w, c in HEADS.values())
 """Bytes of the heads of ten images: 54.8 MB."""
 
@@ -29,8 +29,6 @@ TEXTURE_SIDE: Final = 224
 """Height and width of the images whose texture or colour is described."""
 
 BANDS: Final = 32
-
-_heads: dict[str, Array] = {}
 
 
 def sleep_50_ms(inputs: Any) -> list[int]:
@@ -45,17 +43,19 @@ def sleep_200_ms(inputs: Any) -> list[int]:
     return [len(inputs)] * len(inputs)
 
 
-def constant_heads(images: Any) -> dict[str, Array]:
-    """Answer the same arrays (N, H, W, C) of yolov3's shapes to every batch, without a copy."""
-    if not _heads:
-        for name, shape in HEADS.items():
-            _heads[name] = np.ones((MAX_IMAGES, *shape), np.float32)
-    return {name: array[: len(images)] for name, array in _heads.items()}
-
-
 def fresh_heads(images: Any) -> dict[str, Array]:
-    """Answer as much in arrays that are new each time, as a framework's are."""
+    """Answer arrays (N, H, W, C) of yolov3's shapes, new each time, as a framework's are."""
     return {name: np.ones((len(images), *shape), np.float32) for name, shape in HEADS.items()}
+
+
+@cache
+def _all_heads() -> dict[str, Array]:
+    return fresh_heads(range(MAX_IMAGES))
+
+
+def constant_heads(images: Any) -> dict[str, Array]:
+    """Answer the same arrays to every batch, without a copy."""
+    return {name: array[: len(images)] for name, array in _all_heads().items()}
 
 
 def corner_colors(images: Any) -> list[list[int]]:

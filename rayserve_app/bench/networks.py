@@ -1,5 +1,4 @@
-"""Models of the bench's own: one plain CNN in PyTorch, for a CPU and for a GPU, and in TensorFlow;
-and a SageMaker package.
+"""Models of the bench's own: one plain CNN in PyTorch and in TensorFlow, and a SageMaker package.
 
 Seeded: what they answer means nothing, only what they cost counts, over 20 ms per image on two
 cores. They are built for each run, `python -m rayserve_app.bench.networks DIRECTORY NAME ...`, in a
@@ -18,16 +17,7 @@ from typing import Any, Final
 from rayserve_app.bench import texture_package
 from rayserve_app.errors import LoadError
 
-LAYERS: Final = (
-    (32, 2),
-    (64, 1),
-    (128, 2),
-    (128, 1),
-    (256, 2),
-    (256, 1),
-    (512, 2),
-    (512, 1),
-)
+LAYERS: Final = ((32, 2), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1))
 """Channels and stride of the 3x3 convolutions, ReLU after each."""
 
 CLASSES: Final = 1000
@@ -50,17 +40,14 @@ def build(names: Iterable[str], directory: Path) -> None:
         LoadError: a framework is missing or failed.
     """
     own = sorted(BUILDERS.keys() & set(names))
-    if not own:
-        return
     command = [sys.executable, "-m", __name__, str(directory), *own]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    if run.returncode:
+    if own and (run := subprocess.run(command, capture_output=True, text=True)).returncode:
         reason = "".join(run.stderr.splitlines()[-1:])
-        is_missing = reason.startswith("ModuleNotFoundError")
+        install = 'pip install "rayserve-app[tensorflow,torch]"'
         raise LoadError(
             f"The bench's own models cannot be built ({', '.join(own)})",
             got=reason,
-            remedy='pip install "rayserve-app[tensorflow,torch]"' if is_missing else None,
+            remedy=install if reason.startswith("ModuleNotFoundError") else None,
         )
 
 
@@ -102,28 +89,20 @@ def build_tensorflow(directory: Path) -> None:
 
 def build_package(directory: Path) -> None:
     """Make a SageMaker package of the functions in texture_package.py."""
-    code = directory / "code"
-    code.mkdir()
-    shutil.copy(texture_package.__file__, code / "inference.py")
+    (directory / "code").mkdir()
+    shutil.copy(texture_package.__file__, directory / "code" / "inference.py")
 
 
 BUILDERS: Final[Mapping[str, Callable[[Path], None]]] = {
     "tensorflow-network": build_tensorflow,
     "texture-package": build_package,
     "torch-network": build_torch,
-    "torch-network-cuda": build_torch,
-    "torch-network-cuda-floats": build_torch,
 }
 """By the application whose model each builds."""
 
 
-def main() -> None:
-    directory, *names = sys.argv[1:]
-    for name in names:
-        target = Path(directory, name)
-        target.mkdir(parents=True)
-        BUILDERS[name](target)
-
-
 if __name__ == "__main__":
-    main()
+    for each in sys.argv[2:]:
+        folder = Path(sys.argv[1], each)
+        folder.mkdir(parents=True)
+        BUILDERS[each](folder)

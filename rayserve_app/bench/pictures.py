@@ -17,6 +17,9 @@ SMALL_SIDE = 68
 MIXED_SIDES = (128, 1024, 256, 384, 128, 768, 384, 256)
 """As many pixels as so many pictures of SIDE have."""
 
+PNG = "10 KB PNG"
+JPEG = "130 KB JPEG"
+
 NOISE = 8.5
 """Standard deviation of the pixels, of 255."""
 
@@ -37,6 +40,11 @@ def jpeg(side: int, seed: int = 0) -> bytes:
     return _encode(_picture(side, seed), "JPEG", quality=95)
 
 
+def both() -> dict[str, tuple[bytes, str]]:
+    """Return the PNG and the JPEG by name, each with its media type."""
+    return {PNG: (png(SMALL_SIDE), "image/png"), JPEG: (jpeg(SIDE), "image/jpeg")}
+
+
 def _picture(side: int, seed: int) -> Image.Image:
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8))
@@ -45,7 +53,7 @@ def _picture(side: int, seed: int) -> Image.Image:
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
-def _encode(picture: Image.Image, form: str, quality: int | None = None) -> bytes:
+def _encode(picture: Image.Image, form: str, **options: int) -> bytes:
     file = BytesIO()
-    picture.save(file, form, **({} if quality is None else {"quality": quality}))
+    picture.save(file, form, **options)
     return file.getvalue()

@@ -2,98 +2,64 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shlex
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 
-from rayserve_app.bench import cuda, loop, networks, plot
+from rayserve_app.bench import networks, plot
 from rayserve_app.bench.applications import build_config
-from rayserve_app.bench.figures import FIGURES
-from rayserve_app.bench.figures.figure import Figure
+from rayserve_app.bench.figure import Effort, Figure
 from rayserve_app.bench.instance import Instance, NotReady, free_port
-from rayserve_app.bench.machine import describe_machine
-from rayserve_app.bench.report import Report, Row
-from rayserve_app.bench.rounds import Effort
-from rayserve_app.bench.usage import Usage, UsageMeter
+from rayserve_app.bench.report import Report, describe_machine
 from rayserve_app.errors import ConfigurationError, MissingDependency
 from rayserve_app.operations.server.settings import file_beside
 
 
-@dataclass
-class Findings:
-    """What was found so far."""
-
-    rows: list[Row] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
-    usage: dict[str, Usage] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Where the report is written besides standard output."""
-
-    json_path: Path | None = None
-    plot_path: Path | None = None
-
-
 def bench(
+    known: Mapping[str, Figure],
     names: Sequence[str],
     effort: Effort,
     config_path: Path,
-    outputs: Outputs,
-    known: Mapping[str, Figure] = FIGURES,
+    *,
+    json_path: Path | None = None,
+    plot_path: Path | None = None,
 ) -> int:
     """Measure and print the figures of these names, all of them if none is given.
 
     Args:
         config_path: the Serve YAML that declares the models that are measured.
-        known: the figures to choose from.
+        json_path, plot_path: where the report is written besides standard output.
     Returns: the exit status: 1 if a figure could not be measured, whatever the others found.
     """
     figures = choose(names, known)
-    machine = describe_machine()
-    findings = Findings()
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    report = Report(describe_machine(), command, effort)
     try:
         with tempfile.TemporaryDirectory(prefix="rayserve-bench-") as folder:
             networks.build(_applications(figures), Path(folder))
             for group in _by_instance(figures):
-                _run(group, effort, config_path, Path(folder), findings)
+                _run(group, config_path, Path(folder), report)
     except NotReady as error:
         _say(str(error))
         return 1
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    report = Report(
-        machine,
-        command,
-        effort.rounds,
-        effort.seconds,
-        findings.rows,
-        findings.failures,
-        findings.usage,
-    )
     print(report.to_text(), end="")
-    _write(report, outputs)
-    return 1 if findings.failures else 0
-
-
-def _write(report: Report, outputs: Outputs) -> None:
-    document = report.to_json()
-    if outputs.json_path is not None:
-        outputs.json_path.write_text(document)
-    if outputs.plot_path is not None:
+    if json_path is not None:
+        json_path.write_text(report.to_json())
+    if plot_path is not None:
         try:
-            plot.draw(json.loads(document), outputs.plot_path)
+            plot.draw(json.loads(report.to_json()), plot_path)
         except MissingDependency as error:  # the figures are what was asked for
             _say(f"No plot: {error}")
+    return 1 if report.failures else 0
 
 
-def choose(names: Sequence[str], known: Mapping[str, Figure] = FIGURES) -> list[Figure]:
+def choose(names: Sequence[str], known: Mapping[str, Figure]) -> dict[str, Figure]:
     """Return the figures of these names, or all, in the order in which they are measured.
 
     Raises:
@@ -102,53 +68,55 @@ def choose(names: Sequence[str], known: Mapping[str, Figure] = FIGURES) -> list[
     for name in names:
         if name not in known:
             raise ConfigurationError("No such figure", expected=" or ".join(known), got=repr(name))
-    return [figure for name, figure in known.items() if not names or name in names]
+    return {name: figure for name, figure in known.items() if not names or name in names}
 
 
-def _applications(figures: Sequence[Figure]) -> set[str]:
-    """Return the names of what these figures need on this machine."""
-    names = {name for figure in figures for name in figure.applications}
-    on_gpu = {name for figure in figures for name in figure.gpu_applications}
-    return names | on_gpu if on_gpu and cuda.device_name() else names
+def _applications(figures: Mapping[str, Figure]) -> set[str]:
+    return {name for figure in figures.values() for name in figure.applications}
 
 
-def _by_instance(figures: Sequence[Figure]) -> list[list[Figure]]:
+def _by_instance(figures: Mapping[str, Figure]) -> list[dict[str, Figure]]:
     """Return each that starts its instance itself alone, and those that share a running one."""
-    alone = [[figure] for figure in figures if figure.starts_itself]
-    shared = [figure for figure in figures if not figure.starts_itself]
+    alone = [{name: figure} for name, figure in figures.items() if figure.starts_itself]
+    shared = {name: figure for name, figure in figures.items() if not figure.starts_itself}
     return [*alone, shared] if shared else alone
 
 
-def _run(
-    figures: Sequence[Figure], effort: Effort, config_path: Path, models: Path, findings: Findings
-) -> None:
+def _run(figures: Mapping[str, Figure], config_path: Path, models: Path, report: Report) -> None:
     """Measure figures with one instance, which runs unless they start it."""
     names = _applications(figures)
     config = build_config(names, config_path, free_port(), models)
     instance = Instance(config, file_beside(config_path))
-    if figures[0].starts_itself:
-        loop.run(measure(figures, instance, effort, findings))
+    if any(figure.starts_itself for figure in figures.values()):
+        run(measure(figures, instance, report))
         return
     _say(f"Starting Serve with {', '.join(sorted(names))} ...")
-    with instance:
+    with instance.running():
         os.setpriority(os.PRIO_PROCESS, 0, instance.niceness())
-        loop.run(measure(figures, instance, effort, findings))
+        run(measure(figures, instance, report))
 
 
-async def measure(
-    figures: Sequence[Figure], instance: Instance, effort: Effort, findings: Findings
-) -> None:
-    """Find the rows of all figures, what they took, and why some have none."""
-    for figure in figures:
-        _say(f"Measuring {figure.name} ...")
-        with UsageMeter() as meter:
-            try:
-                findings.rows += await figure.measure(instance, effort)
-            except Exception as error:  # one that fails takes no other with it
-                traceback.print_exc()
-                findings.failures[figure.name] = f"{type(error).__name__}: {error}"
-        if meter.usage is not None:
-            findings.usage[figure.name] = meter.usage
+async def measure(figures: Mapping[str, Figure], instance: Instance, report: Report) -> None:
+    """Find the rows of all figures, and why some have none."""
+    for name, figure in figures.items():
+        _say(f"Measuring {name} ...")
+        try:
+            rows = await figure.measure(instance, report.effort)
+            report.rows += [(name, row) for row in rows]
+        except Exception as error:  # one that fails takes no other with it
+            traceback.print_exc()
+            report.failures[name] = f"{type(error).__name__}: {error}"
+
+
+def run(main: Coroutine[None, None, None]) -> None:
+    """Run a coroutine to its end in the loop that the other side has: uvloop's, if installed."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        asyncio.run(main)
+        return
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main)
 
 
 def _say(line: str) -> None:

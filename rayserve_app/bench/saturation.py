@@ -6,13 +6,12 @@ at rates that close in on the highest one that it keeps up with.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
 from statistics import median
 from typing import Final, NamedTuple
 
-from rayserve_app.bench.load import Load, Target, closed_loop, open_loop, send_once
+from rayserve_app.bench.load import Load, Requests, Target, closed_loop, fetch, open_loop
 
 PRECISION: Final = 0.05
 """How far the rate may lie below one that was not kept up with, relative to it."""
@@ -31,8 +30,6 @@ LONGEST: Final = 3
 """A rate is offered for longer, up to so many times, until there are so many requests: with fewer,
 chance makes queues grow that would not."""
 
-DRAIN_TIMEOUT_S: Final = 30.0
-
 
 class Saturation(NamedTuple):
     """What a search found."""
@@ -43,33 +40,14 @@ class Saturation(NamedTuple):
     """The outcome of each rate that was offered, in the order of the search."""
 
 
-class Bracket:
-    """The decisions of a search: which rate to offer next."""
-
-    def __init__(self, guess: float, precision: float = PRECISION) -> None:
-        self.kept: float | None = None
-        """The highest rate that was kept up with."""
-        self.missed: float | None = None
-        """The lowest rate that was not."""
-        self._next = guess
-        self._precision = precision
-
-    def next_rate(self) -> float | None:
-        """Return the rate to offer next; None when both ends are close enough."""
-        if self.kept is None:
-            return self._next if self.missed is None else self.missed / STEP
-        if self.missed is None:
-            return self.kept * STEP
-        if self.missed - self.kept <= self._precision * self.missed:
-            return None
-        return (self.kept + self.missed) / 2
-
-    def record(self, rate: float, *, is_kept: bool) -> None:
-        """Take note of what came of a rate."""
-        if is_kept:
-            self.kept = rate
-        else:
-            self.missed = rate
+def next_rate(guess: float, kept: float | None, missed: float | None) -> float | None:
+    """Return the rate to offer next, from the highest that was kept up with and the lowest that was
+    not; None when they are close enough."""
+    if kept is None:
+        return guess if missed is None else missed / STEP
+    if missed is None:
+        return kept * STEP
+    return None if missed - kept <= PRECISION * missed else (kept + missed) / 2
 
 
 def keeps_up(load: Load) -> bool:
@@ -89,45 +67,33 @@ def keeps_up(load: Load) -> bool:
 
 async def find(offer: Callable[[float], Awaitable[Load]], guess: float) -> Saturation:
     """Search with whatever serves a rate: the search without the server."""
-    bracket = Bracket(guess)
     steps: dict[float, Load] = {}
-    while len(steps) < MOST_STEPS and (rate := bracket.next_rate()) is not None:
+    kept = missed = None
+    while len(steps) < MOST_STEPS and (rate := next_rate(guess, kept, missed)) is not None:
         steps[rate] = await offer(rate)
-        bracket.record(rate, is_kept=keeps_up(steps[rate]))
-    return Saturation(bracket.kept or 0.0, steps)
+        if keeps_up(steps[rate]):
+            kept = rate
+        else:
+            missed = rate
+    return Saturation(kept or 0.0, steps)
 
 
-async def search(
-    target: Target | Sequence[Target], *, seconds: float, connections: int = 64
-) -> Saturation:
+async def search(requests: Requests, *, seconds: float, connections: int = 64) -> Saturation:
     """Find the highest rate that a server keeps up with, to about 5 %.
 
     Takes a closed loop of `seconds`, and mostly four or five open loops, `MOST_STEPS` at most.
 
     Args:
-        target: one request, or some to one server that are sent in turn.
         connections: of the closed loop; no fewer than keep the server busy.
     """
     seeds = count()
+    first = requests if isinstance(requests, Target) else requests[0]
 
     async def offer(rate: float) -> Load:
         long = min(max(seconds, LEAST_REQUESTS / rate), LONGEST * seconds)
-        load = await open_loop(target, rate=rate, seconds=long, seed=next(seeds))
-        await _drain(target)
+        load = await open_loop(requests, rate=rate, seconds=long, seed=next(seeds))
+        await fetch(first)  # answered when the queue is empty
         return load
 
-    guess = await closed_loop(target, connections=connections, seconds=seconds)
-    if not guess.rate:
-        return Saturation(0.0, {})
-    return await find(offer, guess.rate)
-
-
-async def _drain(target: Target | Sequence[Target]) -> None:
-    """Wait until the server has done what it was left with: it answers one more request.
-
-    Raises:
-        TimeoutError: it does not.
-    """
-    first = target if isinstance(target, Target) else target[0]
-    async with asyncio.timeout(DRAIN_TIMEOUT_S):
-        await send_once(first)
+    guess = await closed_loop(requests, connections=connections, seconds=seconds)
+    return await find(offer, guess.rate) if guess.rate else Saturation(0.0, {})

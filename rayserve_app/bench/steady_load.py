@@ -38,18 +38,9 @@ class Outcome(NamedTuple):
     media_type: str = ""
 
     @property
-    def is_good(self) -> bool:
-        return self.status == 200
-
-    @property
     def is_refusal(self) -> bool:
         """Whether it is an error in the words of a protocol, which are JSON here."""
         return self.status in REFUSALS and self.media_type.startswith("application/json")
-
-    @property
-    def late_s(self) -> float:
-        """By how much its deadline was missed."""
-        return self.ended_at - self.sent_at - self.asked.deadline_s
 
 
 class Outcomes(list[Outcome]):
@@ -65,7 +56,7 @@ class Outcomes(list[Outcome]):
     @property
     def lost(self) -> int:
         """Requests without an answer, or with one that is in no protocol's words."""
-        return sum(not each.is_good and not each.is_refusal for each in self)
+        return sum(each.status != 200 and not each.is_refusal for each in self)
 
     @property
     def refused(self) -> int:
@@ -74,17 +65,18 @@ class Outcomes(list[Outcome]):
     @property
     def statuses(self) -> dict[str, float]:
         """How many of each status but 200 there were."""
-        counts = Counter(each.status for each in self if not each.is_good)
+        counts = Counter(each.status for each in self if each.status != 200)
         return {f"status_{status}": count for status, count in sorted(counts.items())}
 
     @property
     def latest_s(self) -> float:
         """By how much the latest answer missed its deadline; 0 if all kept theirs."""
-        return max([0.0, *(each.late_s for each in self)])
+        late = (each.ended_at - each.sent_at - each.asked.deadline_s for each in self)
+        return max([0.0, *late])
 
     def longest_gap_s(self, since: float, until: float) -> float:
         """Return the longest time without a good answer between two moments."""
-        ends = [since, *(each.ended_at for each in self if each.is_good), until]
+        ends = [since, *(each.ended_at for each in self if each.status == 200), until]
         return max(later - earlier for earlier, later in pairwise(ends))
 
 
@@ -92,7 +84,7 @@ class SteadyLoad:
     """Sends requests in turn while its block runs, evenly spaced, whatever comes back."""
 
     def __init__(self, asked: Sequence[Asked], rate: float) -> None:
-        self._asked = asked
+        self._asked = cycle(asked)
         self._interval_s = 1 / rate
         self._free: list[Connection] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,8 +102,8 @@ class SteadyLoad:
 
     async def _send_all(self) -> None:
         due_at = perf_counter()
-        for asked in cycle(self._asked):
-            task = asyncio.create_task(self._send(asked))
+        while True:
+            task = asyncio.create_task(self._send(next(self._asked)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             due_at += self._interval_s
@@ -120,22 +112,17 @@ class SteadyLoad:
     async def _send(self, asked: Asked) -> None:
         sent_at = perf_counter()
         status, media_type = 0, ""
-        connection: Connection | None = None
+        # As clients do: on a kept connection that the server has not closed.
+        self._free = [each for each in self._free if each.is_open]
+        connection = self._free.pop() if self._free else None
         try:
             async with asyncio.timeout(GIVE_UP_S):
-                connection = self._take() or await Connection.open(*asked.target[:2])
+                connection = connection or await Connection.open(*asked.target[:2])
                 answer = await connection.send(asked.target.request)
             status, media_type = answer.status, answer.header("content-type")
             if answer.header("connection").lower() != "close":
                 self._free.append(connection)
-        except (OSError, ValueError):  # an answer that tells no length, or none
+        except OSError:  # no answer, or one that is not HTTP's
             if connection is not None:
                 connection.close()
         self.outcomes.append(Outcome(asked, sent_at, perf_counter(), status, media_type))
-
-    def _take(self) -> Connection | None:
-        """Return a kept connection that the server has not closed, as clients do."""
-        while self._free:
-            if (connection := self._free.pop()).is_open:
-                return connection
-        return None

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import yaml
 
-from rayserve_app.artifacts.sources import fetch
 from rayserve_app.bench import networks, pictures, texture_package
 from rayserve_app.bench.applications import build_config
-from rayserve_app.bench.figures import FIGURES
-from rayserve_app.bench.figures.frameworks import row
-from rayserve_app.bench.figures.start import drop_from_page_cache, rounds_of_starts, with_archive
-from rayserve_app.bench.framework_loop import Pace, load_model
-from rayserve_app.bench.framework_process import LoopEnded, framework_loop
+from rayserve_app.bench.framework_loop import LoopEnded, framework_loop, load_model
 from rayserve_app.bench.instance import Instance
-from rayserve_app.bench.load import PERCENTILES, Load
 from rayserve_app.bench.models import BANDS, band_energies
-from rayserve_app.bench.report import Bound
-from rayserve_app.bench.rounds import Effort
-from rayserve_app.bench.subjects import Subject
 from rayserve_app.codecs import image
 from rayserve_app.errors import LoadError
 from rayserve_app.types import Invocation, Reply
@@ -39,10 +28,7 @@ def built_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["tensorflow-network", "torch-network", "torch-network-cuda", "torch-network-cuda-floats"],
-)
+@pytest.mark.parametrize("name", ["tensorflow-network", "torch-network"])
 def test_the_networks_answer_unlike_images_unlike(
     name: str, built_models: Path, tmp_path: Path
 ) -> None:
@@ -94,26 +80,6 @@ def test_a_wave_is_found_in_its_band_of_frequencies() -> None:
     assert energies == pytest.approx(expected, abs=1e-9)
 
 
-def test_a_framework_is_reported_against_its_loop() -> None:
-    loads = [Load([0.2] * served, 0, 0, 1.0, 0.0) for served in (18, 30, 20)]
-    paces = [Pace(per_s, 8e3 / per_s) for per_s in (20.0, 20.0, 25.0)]
-    bound = Bound("at least", 0.85)
-    reported = row("a figure", "a model", list(zip(loads, paces, strict=True)), bound)
-    assert (reported.figure, reported.case) == ("a figure", "a model")
-    assert reported.measured == 0.9
-    assert reported.is_reached
-    assert reported.details == pytest.approx(
-        {
-            "loop_per_s": 20,
-            "loop_item_ms": 50,
-            "loop_batch_p50_ms": 400,
-            "served_per_s": 20,
-            **{f"served_{name}": 200 for name in PERCENTILES},
-        }
-    )
-    assert [len(load.latencies) for load in reported.loads["served"]] == [18, 30, 20]
-
-
 @pytest.fixture
 def closure(tmp_path: Path) -> Instance:
     """An instance, not started, that declares a closure `mean`."""
@@ -131,57 +97,14 @@ def closure(tmp_path: Path) -> Instance:
 
 
 async def test_a_loop_in_a_process_of_its_own_is_asked_again_and_again(closure: Instance) -> None:
-    with framework_loop(closure, Subject("closure", "mean", 4)) as loop:
+    with framework_loop(closure, "mean") as loop:
         paces = [await loop(size, 0.05) for size in (1, 4)]
     assert all(pace.per_s > 0 and pace.p50_ms > 0 for pace in paces)
 
 
 async def test_a_loop_whose_model_is_not_declared_ends(closure: Instance) -> None:
     with (
-        framework_loop(closure, Subject("closure", "median", 4)) as loop,
+        framework_loop(closure, "median") as loop,
         pytest.raises(LoopEnded, match="The loop of median ended"),
     ):
         await loop(1, 0.05)
-
-
-@pytest.mark.parametrize(("rounds", "starts"), [(1, 1), (2, 1), (3, 2), (5, 2), (50, 2)])
-def test_starts_need_fewer_rounds(rounds: int, starts: int) -> None:
-    assert rounds_of_starts(Effort(rounds, 3.0)) == starts
-
-
-def test_starts_are_measured_before_anything_runs() -> None:
-    assert FIGURES["start"].starts_itself
-    assert next(iter(FIGURES)) == "start"
-
-
-def test_a_model_that_starts_cold_comes_from_an_archive(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAYSERVE_CACHE", str(tmp_path / "cache"))
-    model = tmp_path / "model"
-    (model / "variables").mkdir(parents=True)
-    (model / "variables" / "data").write_bytes(b"weights")
-    declared = {"name": "a", "args": {"model": {"path": str(model), "version": "2"}}}
-    packed = with_archive(declared, tmp_path)["args"]["model"]
-    assert packed["version"] == "2"
-    assert (fetch(packed["path"]) / "variables" / "data").read_bytes() == b"weights"
-    closure = {"name": "b", "args": {"model": {"function": "a:b"}}}
-    assert with_archive(closure, tmp_path) is closure
-
-
-def test_files_leave_the_page_cache_and_stay_as_they_are(tmp_path: Path) -> None:
-    mounts = [
-        each
-        for each in psutil.disk_partitions(all=True)
-        if tmp_path.is_relative_to(each.mountpoint)
-    ]
-    if max(mounts, key=lambda mount: len(mount.mountpoint)).fstype == "tmpfs":
-        pytest.skip("what tmpfs holds is nowhere else")
-    file = tmp_path / "folder" / "file"
-    file.parent.mkdir()
-    file.write_bytes(b"x" * 100_000)
-    file.with_name("link").symlink_to("absent")
-    drop_from_page_cache([tmp_path, tmp_path / "absent"])
-    with file.open("rb") as opened, pytest.raises(BlockingIOError):
-        os.preadv(opened.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
-    assert file.read_bytes() == b"x" * 100_000

@@ -5,25 +5,25 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rayserve_app.bench.echo import echo_server
-from rayserve_app.bench.large_answers import LargeAnswerClient
+from rayserve_app.bench.large_answers import LargeAnswerClient, repeat
 from rayserve_app.bench.load import (
     Load,
     Target,
     arrivals,
     closed_loop,
+    fetch,
     open_loop,
-    send_once,
 )
+from rayserve_app.process.timing import Timing
+from tests.bench.echo import echo_server
 
 OK = (
     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"
@@ -122,10 +122,11 @@ async def test_an_answer_in_pieces_is_read_to_its_end() -> None:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with server:
-        answer = await send_once(Target.post(f"http://127.0.0.1:{port}/", b"", "text/plain"))
+        answer = await fetch(Target.post(f"http://127.0.0.1:{port}/", b"", "text/plain"))
     assert (answer.status, answer.body_bytes) == (200, 4)
     assert answer.header("Content-Length") == "4"
     assert answer.header("absent") == ""
+    assert (answer.headers, answer.body) == ({"content-length": "4"}, b"abcd")
 
 
 async def test_open_loop_offers_its_rate_whatever_comes_back() -> None:
@@ -210,15 +211,13 @@ async def test_requests_in_turn_go_to_one_server() -> None:
         await closed_loop(targets, connections=1, seconds=0.1)
 
 
-async def test_stages_and_batches_are_read_from_the_answers() -> None:
-    """Of four requests three are answered from batches of four: each is a quarter of one."""
+async def test_stages_are_read_from_the_good_answers() -> None:
     busy = OK.replace(b"200", b"503").replace(b"dur=1.5", b"dur=9")
     server = Server(lambda number: OK if number % 4 else busy)
     async with server.run() as target:
         load = await open_loop(target, rate=160, seconds=0.1, poisson=False)
     assert (len(load.latencies), load.errors) == (12, 4)
     assert load.stages == {"decode": 1.5, "predict": 2.0}
-    assert load.batches == {4: 3}
 
 
 async def test_answers_without_stages_tell_of_none() -> None:
@@ -226,10 +225,10 @@ async def test_answers_without_stages_tell_of_none() -> None:
     async with server.run() as target:
         load = await closed_loop(target, connections=1, seconds=0.05)
     assert load.latencies
-    assert (load.stages, load.batches) == ({}, Counter())
+    assert load.stages == {}
 
 
-async def test_of_many_answers_some_are_read_and_stand_for_all(
+async def test_of_many_answers_some_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("rayserve_app.bench.load.MOST_TIMINGS", 5)
@@ -237,7 +236,6 @@ async def test_of_many_answers_some_are_read_and_stand_for_all(
     async with server.run() as target:
         load = await open_loop(target, rate=400, seconds=0.1, poisson=False)
     assert len(load.timings) == 5
-    assert load.batches == {4: 10}
 
 
 async def test_the_load_generator_tells_how_late_it_was() -> None:
@@ -264,7 +262,39 @@ def test_echo_server_reads_whole_requests() -> None:
 
 
 def test_large_answers_are_read_over_one_connection() -> None:
-    with echo_server() as url, LargeAnswerClient(Target.post(f"{url}/", b"x", "a/b")) as client:
-        answers = [client.send() for _ in range(3)]
-    assert [(each.answer.status, each.answer.body_bytes) for each in answers] == [(200, 9)] * 3
-    assert all(each.seconds > 0 for each in answers)
+    with echo_server() as url:
+        target = Target.post(f"{url}/", b"x", "a/b")
+        with closing(LargeAnswerClient(target, least_bytes=9, buffer_bytes=9)) as client:
+            load = repeat(client.send, 0.0, least=3)
+        with (
+            closing(LargeAnswerClient(target, least_bytes=10, buffer_bytes=9)) as client,
+            pytest.raises(ConnectionError, match="Expected 10 bytes"),
+        ):
+            client.send()
+    assert (len(load.latencies), load.errors) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "stages"),
+    [
+        ("miss, db;dur=53, app;dur=47.2", {"db": 53, "app": 47.2}),
+        ('queue;dur=0.1, predict;dur=50.1;desc="8 items"', {"queue": 0.1, "predict": 50.1}),
+        ("total ; dur = 123.4 ", {"total": 123.4}),
+        ("", {}),
+    ],
+)
+def test_stages_are_read_as_servers_write_them(value: str, stages: dict[str, float]) -> None:
+    assert Load([1.0], 0, 0, 1.0, 0.0, [value]).stages == stages
+
+
+def test_stages_are_medians_over_the_answers() -> None:
+    values = [f"decode;dur={duration}, predict;dur=9" for duration in (1, 2, 30)]
+    assert Load([1.0], 0, 0, 1.0, 0.0, values).stages == {"decode": 2, "predict": 9}
+
+
+def test_what_our_server_writes_is_read() -> None:
+    timing = Timing()
+    timing.decode, timing.predict, timing.batch_items = 0.0015, 0.05, 32
+    stages = Load([1.0], 0, 0, 1.0, 0.0, [timing.header()]).stages
+    assert list(stages) == ["queue", "decode", "batch_wait", "predict", "encode"]
+    assert (stages["decode"], stages["predict"]) == (1.5, 50)

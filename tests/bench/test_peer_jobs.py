@@ -11,14 +11,9 @@ import pytest
 from rayserve_app.bench import pictures
 from rayserve_app.bench.models import HEADS_BYTES, band_energies, corner_colors
 from rayserve_app.bench.networks import SIDE, WEIGHTS_VARIABLE, build_torch, create_network
-from rayserve_app.bench.peer_subjects import (
-    networks,
-)
 from rayserve_app.bench.peers import jobs
 from rayserve_app.codecs import image, packed_jpeg
 from rayserve_app.payloads.preprocessing import resize
-
-NETWORKS = networks(Path("/models/network.safetensors"))
 
 
 def test_the_jobs_are_those_of_our_own_models() -> None:

@@ -11,13 +11,11 @@ from starlette.types import Receive, Scope, Send
 
 from rayserve_app.app import create_app
 from rayserve_app.bench import pictures
-from rayserve_app.bench.answer import WholeAnswer, fetch
-from rayserve_app.bench.applications import GATEWAY, build_config
+from rayserve_app.bench.connection import Answer
 from rayserve_app.bench.envelopes import BOUNDARY, all_envelopes
-from rayserve_app.bench.figures import gateway, protocols
+from rayserve_app.bench.figures import gateway
 from rayserve_app.bench.framework_loop import load_model
-from rayserve_app.bench.load import Load, Target, closed_loop
-from rayserve_app.bench.rounds import take_turns
+from rayserve_app.bench.load import Target, closed_loop, fetch
 from tests.servers import raw_server, serving
 
 APP_YAML = Path(__file__).parents[2] / "configs" / "app.yaml"
@@ -77,70 +75,27 @@ async def test_a_whole_answer_has_its_headers_and_body() -> None:
             f"http://127.0.0.1:{port}/a/b", b"x", "text/plain", headers={"X-Two": "2"}
         )
         answer = await fetch(target)
-    assert answer == WholeAnswer(404, {"content-length": "4", "x-one": "a b"}, b"body")
+    assert (answer.status, answer.body) == (404, b"body")
+    assert answer.headers == {"content-length": "4", "x-one": "a b"}
     head, _, body = received[0].partition(b"\r\n\r\n")
     assert head.startswith(b"POST /a/b HTTP/1.1\r\n")
     assert b"\r\nX-Two: 2" in head
     assert body == b"x"
 
 
+def answer(status: int, content_type: str, date: str, body: bytes) -> Answer:
+    head = f"HTTP/1.1 {status} OK\r\nContent-Type: {content_type}\r\nDate: {date}".encode()
+    return Answer(status, head, len(body), body)
+
+
 @pytest.mark.parametrize(
     ("other", "expected"),
     [
-        (WholeAnswer(200, {"content-type": "a/b", "date": "later"}, b"x"), True),
-        (WholeAnswer(201, {"content-type": "a/b", "date": "now"}, b"x"), False),
-        (WholeAnswer(200, {"content-type": "c/d", "date": "now"}, b"x"), False),
-        (WholeAnswer(200, {"content-type": "a/b", "date": "now"}, b"y"), False),
+        (answer(200, "a/b", "later", b"x"), True),
+        (answer(201, "a/b", "now", b"x"), False),
+        (answer(200, "c/d", "now", b"x"), False),
+        (answer(200, "a/b", "now", b"y"), False),
     ],
 )
-def test_answers_are_alike_if_only_the_request_differs(other: WholeAnswer, expected: bool) -> None:
-    answer = WholeAnswer(200, {"content-type": "a/b", "date": "now"}, b"x")
-    assert gateway.are_alike(answer, other) == expected
-
-
-async def test_many_things_take_turns() -> None:
-    called: list[str] = []
-
-    async def measure(name: str) -> str:
-        called.append(name)
-        return f"{name}{len(called)}"
-
-    measures = [lambda name=name: measure(name) for name in "ABC"]
-    assert await take_turns(2, measures) == [("A1", "A4"), ("B2", "B5"), ("C3", "C6")]
-    assert "".join(called) == "ABCABC"
-
-
-def load(rate: int, latency_s: float = 0.01) -> Load:
-    return Load([latency_s] * rate, 0, 0, 1.0, 0.1)
-
-
-def test_protocols_are_reported_against_the_raw_body() -> None:
-    names = ["raw body", "base64 JSON, X", "form upload"]
-    loads = [[load(100), load(200)], [load(80), load(120)], [load(50), load(100)]]
-    raw, base64_json, form = protocols.rows("1 KB", names, loads)
-    assert (raw.measured, raw.unit, raw.target) == (150, "/s", None)
-    assert (base64_json.case, base64_json.unit) == ("1 KB as base64 JSON, X", "x raw body")
-    assert base64_json.measured == pytest.approx(0.7)
-    assert base64_json.target == ("at least", protocols.LEAST_RATIO)
-    assert form.measured == 0.5
-    assert form.target is None
-    assert form.details["p50_ms"] == 10
-
-
-def test_the_gateway_is_reported_by_what_it_adds_and_by_what_it_keeps() -> None:
-    pairs = [(load(100, 0.001), load(40, 0.002)), (load(100, 0.001), load(60, 0.003))]
-    alone = gateway.row("one", pairs, 1)
-    assert (alone.unit, alone.target) == ("ms added", ("at most", gateway.MOST_ADDED_MS))
-    assert alone.measured == pytest.approx(1.5)
-    assert alone.details["ratio"] == pytest.approx(0.5)
-    many = gateway.row("many", pairs, gateway.CONNECTIONS)
-    assert (many.unit, many.target) == ("x direct", ("at least", gateway.LEAST_RATIO))
-    assert many.measured == pytest.approx(0.5)
-    assert many.details["added_ms"] == pytest.approx(1.5)
-
-
-def test_the_gateway_stands_at_the_root_before_the_model() -> None:
-    names = gateway.FIGURE.applications
-    model, own = build_config(names, APP_YAML, 1234, Path("nowhere"))["applications"]
-    assert (own["name"], own["route_prefix"]) == (GATEWAY, "/")
-    assert own["args"] == {"gateway": {"default_model": model["name"]}}
+def test_answers_are_alike_if_only_the_request_differs(other: Answer, expected: bool) -> None:
+    assert gateway.are_alike(answer(200, "a/b", "now", b"x"), other) == expected

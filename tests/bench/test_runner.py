@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,9 @@ import yaml
 
 from rayserve_app.bench import pictures
 from rayserve_app.bench.applications import build_config
-from rayserve_app.bench.figures import FIGURES
+from rayserve_app.bench.figure import take_turns
+from rayserve_app.bench.figures import find_figures
 from rayserve_app.bench.framework_loop import load_model, measure
-from rayserve_app.bench.rounds import interleave
 from rayserve_app.bench.runner import choose
 from rayserve_app.codecs import image
 from rayserve_app.errors import ConfigurationError
@@ -21,19 +22,17 @@ MODELS = Path("nowhere")
 """Where a test needs no models built."""
 
 
-async def test_two_things_are_measured_in_turn() -> None:
-    called = []
+async def test_what_is_compared_takes_turns() -> None:
+    called: list[str] = []
 
-    async def first() -> float:
-        called.append("A")
-        return 2.0
+    async def measure(name: str, number: int) -> str:
+        called.append(name)
+        return f"{name}{number}"
 
-    async def second() -> float:
-        called.append("B")
-        return 4.0
-
-    assert await interleave(3, first, second) == [(2.0, 4.0)] * 3
-    assert "".join(called) == "ABABAB"
+    measures = {name: partial(measure, name) for name in "ABC"}
+    turns = await take_turns(2, measures)
+    assert turns == {"A": ["A0", "A1"], "B": ["B0", "B1"], "C": ["C0", "C1"]}
+    assert "".join(called) == "ABCABC"
 
 
 def test_pictures_have_the_stated_sizes() -> None:
@@ -53,10 +52,10 @@ def test_config_takes_models_from_the_yaml_and_peers_from_the_bench() -> None:
 
 @pytest.mark.parametrize("is_shared", [True, False])
 def test_applications_that_run_together_fit_on_two_cores(is_shared: bool) -> None:
-    figures = [each for each in FIGURES.values() if not each.starts_itself]
+    figures = [each for each in find_figures().values() if not each.starts_itself]
     names = {name for figure in figures for name in figure.applications}
     if not is_shared:
-        names = {*FIGURES["faults"].applications}
+        names = {*find_figures()["faults"].applications}
     applications = build_config(names, APP_YAML, 1234, MODELS)["applications"]
     shares = [
         deployment["ray_actor_options"]["num_cpus"] * deployment.get("num_replicas", 1)
@@ -120,7 +119,24 @@ def test_an_application_that_is_not_declared_is_told(tmp_path: Path) -> None:
 
 
 def test_figures_are_chosen_by_name_in_their_own_order() -> None:
-    assert [figure.name for figure in choose(["yolov3", "memory"])] == ["memory", "yolov3"]
-    assert choose([]) == list(FIGURES.values())
-    with pytest.raises(ConfigurationError, match=r"expected start or .*, got 'speed'"):
-        choose(["speed"])
+    figures = find_figures()
+    assert [*choose(["gateway", "batching"], figures)] == ["batching", "gateway"]
+    assert choose([], figures) == figures
+    with pytest.raises(ConfigurationError, match=r"expected batching or .*, got 'speed'"):
+        choose(["speed"], figures)
+
+
+def test_the_gateway_stands_at_the_root_before_the_model() -> None:
+    names = find_figures()["gateway"].applications
+    model, own = build_config(names, APP_YAML, 1234, MODELS)["applications"]
+    assert own["route_prefix"] == "/"
+    assert own["args"] == {"gateway": {"default_model": model["name"]}}
+
+
+@pytest.mark.parametrize("name", ["constant-heads", "texture", "unlike-images", "slow-texture"])
+def test_the_benchs_own_models_are_declared_as_a_users_are(name: str, tmp_path: Path) -> None:
+    config = build_config({name}, APP_YAML, 1234, MODELS)
+    path = tmp_path / "app.yaml"
+    path.write_text(yaml.safe_dump(config))
+    model = load_model(path, name)
+    model.close()

@@ -7,9 +7,9 @@ import itertools
 
 import pytest
 
-from rayserve_app.bench.echo import echo_server
 from rayserve_app.bench.load import Load, Target, arrivals
-from rayserve_app.bench.saturation import MOST_STEPS, Bracket, find, keeps_up, search
+from rayserve_app.bench.saturation import MOST_STEPS, find, keeps_up, next_rate, search
+from tests.bench.echo import echo_server
 
 SECONDS = 9.0
 GRACE_S = 2.0
@@ -88,18 +88,16 @@ def test_slow_answers_are_kept_up_with_if_they_stay_so() -> None:
     assert keeps_up(Load([0.5, 0.4, 0.6] * 100, 0, 0, 3.5, 0.0))
 
 
-def rates_of(bracket: Bracket, limit: float) -> list[float]:
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(90, [100, 83.3, 91.7, 87.5]), (130, [100, 120, 144, 132, 126])]
+)
+def test_rates_close_in_on_the_limit(limit: float, expected: list[float]) -> None:
     rates: list[float] = []
-    while (rate := bracket.next_rate()) is not None:
+    kept = missed = None
+    while (rate := next_rate(100, kept, missed)) is not None:
         rates.append(round(rate, 1))
-        bracket.record(rate, is_kept=rate <= limit)
-    return rates
-
-
-def test_rates_close_in_on_the_limit() -> None:
-    assert rates_of(Bracket(100), limit=90) == [100, 83.3, 91.7, 87.5]
-    assert rates_of(Bracket(100), limit=130) == [100, 120, 144, 132, 126]
-    assert rates_of(Bracket(100, precision=0.01), limit=90)[-1] == pytest.approx(90, rel=0.01)
+        kept, missed = (rate, missed) if rate <= limit else (kept, rate)
+    assert rates == expected
 
 
 async def test_what_never_keeps_up_ends_the_search() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from rayserve_app.bench.figure import Bound
 from rayserve_app.bench.figures.faults import FAULTS, rows_of
 from rayserve_app.bench.load import Target
-from rayserve_app.bench.report import Bound
 from rayserve_app.bench.served import serving
 from rayserve_app.bench.steady_load import Asked, Outcome, Outcomes, SteadyLoad
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from rayserve_app.app import App
-from rayserve_app.bench.event_loop.models import FunctionBackend as FunctionBackend
+from rayserve_app.bench.loop_probe import FunctionBackend as FunctionBackend
 from rayserve_app.inference.model import Model
 from rayserve_app.settings.model import ModelSettings
 from rayserve_app.types import Metadata

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ import numpy as np
 import pytest
 from skimage import data
 
-from rayserve_app.bench import server_timing
 from rayserve_app.examples.digits import held_back
 
 pytestmark = pytest.mark.serve
@@ -148,7 +148,7 @@ def test_the_models_metadata_without_a_redirect(client: httpx.Client, path: str)
 def test_times_per_stage_in_a_header(client: httpx.Client) -> None:
     jpeg = encode(data.coffee(), "jpg")
     header = client.post("/colors/invocations", content=jpeg).headers["server-timing"]
-    times = server_timing.stages(header)
+    times = dict(re.findall(r"(\w+);dur=([\d.]+)", header))
     assert list(times) == ["queue", "decode", "batch_wait", "predict", "encode"]
-    assert times["decode"] > 0
-    assert server_timing.batch_items(header) == 1
+    assert float(times["decode"]) > 0
+    assert 'desc="1 item"' in header

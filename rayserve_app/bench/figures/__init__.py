@@ -1,50 +1,27 @@
-"""What is measured, one module per figure.
+"""What is measured, one module per figure: `figures/slow_neighbour.py` is `bench slow-neighbour`.
 
-A figure names the applications that it needs and measures them in a running instance. They run in
-the order of `FIGURES`: starts and faults before anything else runs, then the memory of idle
-replicas.
+A later figure is one file here, found by its name:
+
+    async def measure(instance: Instance, effort: Effort) -> list[Row]:
+        target = Target.post(instance.url("/digits/invocations"), b"...", "image/png")
+        loads = await closed_loops(
+            {"digits": target}, rounds=effort.rounds, connections=16, seconds=effort.seconds
+        )
+        rates = [load.rate for load in loads["digits"]]
+        return [Row("16 connections", rates, "/s", at_least(1000), loads)]
+
+    FIGURE = Figure(("digits",), measure)
 """
 
 from __future__ import annotations
 
-from rayserve_app.bench.figures import (
-    batching,
-    cnn,
-    event_loop,
-    faults,
-    frameworks,
-    gateway,
-    image_example,
-    memory,
-    mixed_sizes,
-    neighbours,
-    overload,
-    packed_stream,
-    protocols,
-    slow_neighbour,
-    start,
-    yolov3,
-)
-from rayserve_app.bench.figures.figure import Figure
+from importlib import import_module
+from pkgutil import iter_modules
 
-FIGURES: dict[str, Figure] = {
-    figure.name: figure
-    for figure in (
-        start.FIGURE,
-        faults.FIGURE,
-        event_loop.FIGURE,
-        memory.FIGURE,
-        image_example.FIGURE,
-        protocols.FIGURE,
-        gateway.FIGURE,
-        batching.FIGURE,
-        mixed_sizes.FIGURE,
-        packed_stream.FIGURE,
-        slow_neighbour.FIGURE,
-        cnn.FIGURE,
-        yolov3.FIGURE,
-        frameworks.FIGURE,
-        neighbours.FIGURE,
-        overload.FIGURE,
-    )
-}
+from rayserve_app.bench.figure import Figure
+
+
+def find_figures() -> dict[str, Figure]:
+    """Return the figures of this package's modules, by name."""
+    names = sorted(module.name for module in iter_modules(__path__))
+    return {name.replace("_", "-"): import_module(f"{__name__}.{name}").FIGURE for name in names}

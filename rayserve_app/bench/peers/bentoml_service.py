@@ -18,20 +18,22 @@ from rayserve_app.bench.models import BATCH_S
 from rayserve_app.bench.peers import jobs
 
 QUIET = {"metrics": {"enabled": False}, "logging": {"access": {"enabled": False}}}
+on_all_cores = bentoml.service(workers="cpu_count", **QUIET)
+on_one = bentoml.service(workers=1, **QUIET)
 
 
-@bentoml.service(workers="cpu_count", **QUIET)
+@on_all_cores
 class ImageSize:
     @bentoml.api
-    async def size(self, image: bytes, /) -> list[int]:
+    async def predict(self, image: bytes, /) -> list[int]:
         return list(jobs.image_size(image))
 
     @bentoml.api
-    async def size_of_base64(self, image: str) -> list[int]:
+    async def base64(self, image: str) -> list[int]:
         return list(jobs.image_size(pybase64.b64decode(image, validate=True)))
 
 
-@bentoml.service(workers=1, **QUIET)
+@on_one
 class Sleep:
     """50 ms per batch; answers the batch's size."""
 
@@ -41,7 +43,7 @@ class Sleep:
         return [len(inputs)] * len(inputs)
 
 
-@bentoml.service(workers="cpu_count", **QUIET)
+@on_all_cores
 class Network:
     def __init__(self) -> None:
         self._network = jobs.Network(threads=1)
@@ -53,7 +55,7 @@ class Network:
         return answers
 
 
-@bentoml.service(workers="cpu_count", **QUIET)
+@on_all_cores
 class Heads:
     def __init__(self) -> None:
         self._heads = jobs.Heads()
@@ -63,14 +65,14 @@ class Heads:
         return self._heads(stream)
 
 
-@bentoml.service(workers="cpu_count", **QUIET)
+@on_all_cores
 class Colors:
     @bentoml.api
     def predict(self, jpeg: bytes, /) -> list[int]:
         return jobs.corner_color(jpeg)
 
 
-@bentoml.service(workers=1, **QUIET)
+@on_one
 class Texture:
     # No root input: to one of bytes a service answers JSON, and its caller expects a pickle.
     @bentoml.api
@@ -78,7 +80,7 @@ class Texture:
         return jobs.texture(jpeg)
 
 
-@bentoml.service(workers=1, **QUIET)
+@on_one
 class Neighbours:
     """The fast model, and the way to the slow one, which is a service with a worker of its own."""
 

@@ -60,6 +60,4 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
-    from rayserve_app.bench.loop import run
-
-    run(serve())
+    asyncio.run(serve())

@@ -152,7 +152,7 @@ class Node:
         return httpx.get(self.url, timeout=20).text.split()
 
     def has_another(self, pid: int) -> bool:
-        """Whether a process other than this one answers. What it had taken when it ended is lost."""
+        """Whether another process answers. What this one had taken when it ended is lost."""
         try:
             return int(self.ask()[1]) != pid
         except httpx.TransportError:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import ray
 from ray.serve._private.common import RequestProtocol
 from ray.serve.schema import Target, TargetGroup
 
-from deployments.internals import served_models as module
-from deployments.internals.served_models import ModelsByPath, Told, served_models
+from deployments.internals.served_models import Controller, ModelsByPath, Told, served_models
 from rayserve_app.gateway.replicas import Address, ServedModel
 
 HERE = {"192.0.2.2": "127.0.0.1"}
@@ -176,11 +176,10 @@ async def test_a_path_means_a_model_by_its_prefix_or_at_a_gateway(
         "wrong": GATEWAY | {"route_prefix": "/wrong", "deployed_app_config": {"args": {"x": 1}}},
     }
 
-    async def ask(controller: Any) -> Told:
+    async def ask(controller: Controller) -> Told:
         return Told(told, [], [], HERE)
 
-    monkeypatch.setattr(module, "ask", ask)
-    monkeypatch.setattr(module, "find_controller", lambda: None)
+    monkeypatch.setattr(Controller, "ask", ask)
     found = await ModelsByPath().find(path)
     if model is None:
         assert found is None
@@ -193,10 +192,10 @@ async def test_a_path_means_a_model_by_its_prefix_or_at_a_gateway(
 async def test_while_the_controller_is_away_what_is_known_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def away() -> Any:
+    def away(*_: str) -> Any:
         raise ValueError("Failed to look up actor")
 
-    monkeypatch.setattr(module, "find_controller", away)
+    monkeypatch.setattr(ray, "get_actor", away)
     models = ModelsByPath()
     assert await models.find("/one/predict") is None
     models._models = KNOWN

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import ip_address
-from types import ModuleType
 from typing import Any, Final
 
 import ray
@@ -32,19 +31,20 @@ def hold_to_loopback() -> None:
     from ray.serve._private import default_impl, replica
     from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 
-    _hold(replica, "add_port_to_grpc_server")
+    replica.add_port_to_grpc_server = _held(  # type: ignore[attr-defined]
+        replica.add_port_to_grpc_server  # type: ignore[attr-defined]
+    )
     if RAY_SERVE_ENABLE_HA_PROXY:
-        _hold(default_impl, "add_grpc_address")
+        default_impl.add_grpc_address = _held(default_impl.add_grpc_address)
 
 
-def _hold(module: ModuleType, name: str) -> None:
-    """Let a module's function that takes a server and an address get one of loopback."""
-    bind: Callable[..., Any] = getattr(module, name)
+def _held(bind: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that takes a server and an address, and gives it one of loopback."""
 
     def held(*args: Any, **kwargs: Any) -> Any:
         return bind(*map(_on_loopback, args), **{k: _on_loopback(v) for k, v in kwargs.items()})
 
-    setattr(module, name, held)
+    return held
 
 
 def _on_loopback(value: Any) -> Any:

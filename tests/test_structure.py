@@ -24,11 +24,11 @@ ROOMS = {
     "media_types": "",
     "types": "errors",
     "metrics": "",
-    "process": "errors types metrics",
+    "process": "errors metrics",
     "settings": "errors",
-    "codecs": "errors types process",
+    "codecs": "errors types",
     "artifacts": "errors",
-    "payloads": "errors media_types types process settings codecs",
+    "payloads": "errors media_types types settings codecs",
     "inference": "errors types metrics process settings codecs payloads",
     "web": "errors media_types types process settings codecs",
     "protocols": (
@@ -51,7 +51,7 @@ ROOMS = {
     ),
     "deployments.model_files": "errors",
     "deployments.closure": (
-        "errors importing types process settings codecs artifacts inference deployments.replica"
+        "errors importing types settings codecs artifacts inference deployments.replica"
     ),
     "deployments.gateway": "settings gateway deployments.internals deployments.replica",
     "deployments.mxnet": (

@@ -28,7 +28,7 @@ from rayserve_app.errors import (
 )
 from rayserve_app.importing import import_from_string
 from rayserve_app.inference.backend import Backend
-from rayserve_app.process import buffers
+from rayserve_app.inference.batch_arrays import stack
 from rayserve_app.settings.model import Checksum, ModelSettings, parse_settings
 from rayserve_app.types import Array, Item, Metadata, Outputs, describe
 
@@ -134,7 +134,7 @@ class ClosureBackend(Backend):
             return _vectors([np.frombuffer(item, np.int8) for item in items])
         if kind in ("integers", "floats", "doubles"):
             return _vectors(items)
-        return buffers.stack(list(items))
+        return stack(list(items))
 
     def _string(self, item: str) -> str | bytes:
         return item.encode() if self._settings.input.strings_as == "bytes" else item
@@ -147,7 +147,7 @@ class ClosureBackend(Backend):
 
 
 def _stack_named(items: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    return {name: buffers.stack([item[name] for item in items]) for name in items[0]}
+    return {name: stack([item[name] for item in items]) for name in items[0]}
 
 
 def _vectors(rows: Sequence[Array]) -> Array:
@@ -155,7 +155,7 @@ def _vectors(rows: Sequence[Array]) -> Array:
         # What the caller does not own is copied, as it is in a batch of several.
         return (rows[0] if rows[0].flags.writeable else rows[0].copy())[None]
     if len({len(row) for row in rows}) == 1:
-        return buffers.stack(list(rows))
+        return stack(list(rows))
     return _objects(rows)
 
 

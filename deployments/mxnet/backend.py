@@ -22,9 +22,9 @@ from rayserve_app.artifacts.mxnet_environment import import_mxnet
 from rayserve_app.artifacts.sources import fetch
 from rayserve_app.errors import LoadError, PredictError, ShapeMismatch
 from rayserve_app.inference.backend import Backend
+from rayserve_app.inference.batch_arrays import stack
 from rayserve_app.payloads.preprocessing import Preprocessing
 from rayserve_app.payloads.tensors import fit
-from rayserve_app.process import buffers
 from rayserve_app.process.cores import available_cores
 from rayserve_app.settings.model import FileSettings, InputSettings, parse_settings
 from rayserve_app.types import Array, Item, Metadata, TensorSpec, describe
@@ -242,4 +242,4 @@ def _stack(name: str, arrays: list[Array]) -> Array:
             got=", ".join(sorted(map(str, shapes))),
             path=name,
         )
-    return buffers.stack(arrays)
+    return stack(arrays)

@@ -10,7 +10,7 @@ import numpy as np
 from deployments.tensorflow.sentences import first_line, listed
 from rayserve_app.errors import InvalidRequest, LoadError, PredictError, ShapeMismatch
 from rayserve_app.inference.backend import Predictor
-from rayserve_app.process import buffers
+from rayserve_app.inference.batch_arrays import stack
 from rayserve_app.types import Array, Item, Metadata, TensorSpec, describe
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...] | None]
@@ -261,7 +261,7 @@ class _Input(NamedTuple):
         return f"{dtype} {self.shape if batched else self.item_shape}"
 
     def check(self, value: Any) -> Array:
-        """Return one item's value as an array that fits, its type still to be cast."""
+        """Return one item's value as an array that fits `item_shape`, its type still to be cast."""
         if isinstance(value, bytearray | memoryview):
             value = bytes(value)
         is_string = isinstance(value, bytes | str)
@@ -278,8 +278,8 @@ class _Input(NamedTuple):
         return tensor.astype(self.dtype, copy=False)
 
     def stack(self, arrays: Sequence[Array]) -> Array:
-        """Return one item's array each as a batch of the input's type; one alone as a view, and of
-        what holds for all of them the first."""
+        """Return one item's array each, of one shape, as a batch (N, …) of the input's type; one
+        alone as a view, and of what holds for all of them the first."""
         if not self.has_batch_axis:
             return arrays[0].astype(self.dtype, copy=False)
         if len(arrays) == 1:
@@ -293,7 +293,7 @@ class _Input(NamedTuple):
                 path=self.name,
             )
         if arrays[0].dtype == self.dtype and len({array.dtype for array in arrays}) == 1:
-            return buffers.stack(list(arrays))
+            return stack(list(arrays))
         return np.stack(arrays, dtype=self.dtype, casting="unsafe")
 
     def _misfit(self, got: str, *, batched: bool = False) -> ShapeMismatch:

@@ -10,7 +10,7 @@ import numpy as np
 
 from deployments.torch.files import first_line
 from rayserve_app.errors import LoadError, MissingDependency
-from rayserve_app.process import buffers
+from rayserve_app.inference.batch_arrays import stack
 from rayserve_app.types import Array
 
 T = TypeVar("T")
@@ -31,11 +31,11 @@ class Device(Protocol):
         ...
 
     def send(self, arrays: Sequence[Array]) -> Any:
-        """Return arrays of one shape and type as one tensor, stacked along a new axis 0."""
+        """Return arrays of one shape and type as one tensor, stacked along a new axis 0: (N, …)."""
         ...
 
     def fetch(self, tensors: Mapping[str, Any]) -> dict[str, Array]:
-        """Return tensors as arrays, once they are computed."""
+        """Return tensors as arrays of the same shapes, once they are computed."""
         ...
 
 
@@ -87,7 +87,7 @@ class Cpu:
         return nullcontext()
 
     def send(self, arrays: Sequence[Array]) -> Any:
-        stacked = buffers.stack(list(arrays))
+        stacked = stack(list(arrays))
         if not stacked.flags.writeable:
             stacked = stacked.copy()  # PyTorch has no read-only tensors
         return self._torch.from_numpy(stacked)

@@ -26,7 +26,8 @@ class DeviceNormalization:
         self._offset = offset if constants.offset.any() else None
 
     def takes(self, array: Array) -> bool:
-        """Return whether an image is pixels; one that came as an array of floats is normalised."""
+        """Return whether an image, (H, W, C) or (C, H, W), is pixels; one that came as an array of
+        floats is normalised."""
         return array.dtype == np.uint8
 
     def __call__(self, pixels: Any) -> Any:

@@ -138,7 +138,7 @@ def _whole_body(value: Any, content_type: str | None) -> Element:
 
 
 def npy_bytes(array: Array) -> bytes:
-    """Return an array as `.npy`.
+    """Return an array of any shape as `.npy`.
 
     Raises:
         InvalidRequest: an array of objects.

@@ -55,7 +55,7 @@ def decode(data: Buffer) -> Array:
 
 
 def encode(array: Array) -> list[Buffer]:
-    """Encode in C order, as a header and the array's own buffer.
+    """Encode an array of any shape in C order, as a header and the array's own buffer.
 
     Returns:
         The header, and a byte view of the array: of itself where it is C-contiguous, else of a

@@ -176,7 +176,8 @@ def numbers_from_binary(data: Buffer, datatype: str, shape: tuple[int, ...]) -> 
 
 
 def as_objects(elements: Sequence[str | Buffer], shape: tuple[int, ...]) -> Array:
-    """Return the elements of a BYTES tensor as an array of `bytes`."""
+    """Return the elements of a BYTES tensor, in row-major order, as an array of `bytes` of
+    `shape`."""
     array = np.empty(len(elements), dtype=object)
     for index, element in enumerate(elements):
         array[index] = element.encode() if isinstance(element, str) else bytes(element)
@@ -184,7 +185,7 @@ def as_objects(elements: Sequence[str | Buffer], shape: tuple[int, ...]) -> Arra
 
 
 def datatype_of(array: Array) -> str:
-    """Return the datatype of a model's result: arrays of objects and text are BYTES.
+    """Return the datatype of a model's result of any shape: arrays of objects and text are BYTES.
 
     Raises:
         PredictError: there is none for its type.
@@ -198,8 +199,8 @@ def datatype_of(array: Array) -> str:
 
 
 def to_json(array: Array) -> Any:
-    """Return the values of an array as `json.encode` takes them: flat, in row-major order. Objects
-    other than text are JSON texts.
+    """Return the values of an array of any shape as `json.encode` takes them: (count,), in
+    row-major order. Objects other than text are JSON texts.
 
     Raises:
         NotAcceptable: FP16 and BF16, and bytes that are no text.
@@ -221,7 +222,8 @@ def to_json(array: Array) -> Any:
 
 
 def to_binary(array: Array) -> Buffer:
-    """Return the binary form: of a contiguous array of numbers its own memory, without a copy."""
+    """Return the binary form of an array of any shape, in row-major order: of a contiguous array of
+    numbers its own memory, without a copy."""
     if datatype_of(array) == "BYTES":
         values = [_as_bytes(value) for value in array.reshape(-1).tolist()]
         return b"".join(part for value in values for part in (_LENGTH.pack(len(value)), value))

@@ -71,9 +71,9 @@ def as_numpy(value: Any) -> Any:
 
 
 def exact_array(values: Any) -> Array:
-    """Return nested lists as an array: of objects where numpy would change what they hold, as it
-    cuts zeros off text, spells numbers beside text, and rounds large integers beside floats. Times
-    stay what they are: as objects, those to the nanosecond would be integers.
+    """Return nested lists as an array of their shape: of objects where numpy would change what they
+    hold, as it cuts zeros off text, spells numbers beside text, and rounds large integers beside
+    floats. Times stay what they are: as objects, those to the nanosecond would be integers.
 
     Raises:
         ValueError: the lists are not rectangular.
@@ -87,8 +87,9 @@ def exact_array(values: Any) -> Array:
 
 
 def with_integers(array: Array, values: Any) -> Array:
-    """Return what numpy has made of nested lists; where it has rounded large integers, because
-    there is a float beside them or one beyond int64, an array of uint64, or of objects."""
+    """Return what numpy has made of nested lists, of the same shape; where it has rounded large
+    integers, because there is a float beside them or one beyond int64, an array of uint64, or of
+    objects."""
     if array.dtype != np.float64 or not isinstance(values, list):
         return array
     if not (np.abs(array) >= EXACT_IN_DOUBLE).any():
@@ -103,15 +104,15 @@ def with_integers(array: Array, values: Any) -> Array:
 
 
 def widened(array: Array) -> Array:
-    """Return an array of half precision as float32, which holds the same numbers; text says them
-    with the digits that they have there. Other arrays as they are."""
+    """Return an array of half precision, of any shape, as float32, which holds the same numbers;
+    text says them with the digits that they have there. Other arrays as they are."""
     is_half = array.dtype == np.float16 or array.dtype.isbuiltin == 2
     return array.astype(np.float32) if is_half else array
 
 
 def with_text(array: Array) -> Array:
-    """Return an array whose elements can be told as text: numbers of no less than 32 bits and no
-    more than 64, or objects.
+    """Return an array of the same shape whose elements can be said as text: numbers of no less than
+    32 bits and no more than 64, or objects.
 
     Raises:
         PredictError: it is of complex numbers, durations or records.

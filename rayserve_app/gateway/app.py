@@ -16,12 +16,15 @@ from rayserve_app.errors import (
     let_go,
 )
 from rayserve_app.gateway import naming
+from rayserve_app.gateway.exchange import AnswerCut
 from rayserve_app.gateway.finding import Finder
-from rayserve_app.gateway.forwarding import MODEL, AnswerCut, ClientLeft, Forwarder, Upload
+from rayserve_app.gateway.forwarding import Forwarder
 from rayserve_app.gateway.merging import Answer, merge_answers
 from rayserve_app.gateway.replicas import Connections, Directory, ServedModel
+from rayserve_app.gateway.request_head import MODEL
 from rayserve_app.gateway.routes import Choice, Claimant, Destination, create_router, those_meant
 from rayserve_app.gateway.settings import GatewaySettings
+from rayserve_app.gateway.upload import ClientLeft, Upload
 from rayserve_app.protocols.protocol import Protocol, shortened, wrong_method
 from rayserve_app.protocols.sagemaker.names import AlreadyLoaded
 from rayserve_app.types import Buffer

@@ -11,8 +11,8 @@ from typing import Final, TypeAlias
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rayserve_app.errors import ModelNotReady, ServingError
-from rayserve_app.gateway.forwarding import LATE_S
 from rayserve_app.gateway.replicas import ServedModel
+from rayserve_app.gateway.request_head import LATE_S
 from rayserve_app.gateway.routes import Destination, create_router, those_meant
 from rayserve_app.gateway.settings import GatewaySettings
 from rayserve_app.web.messages import Response, error_response, retry_headers, status_of

@@ -9,10 +9,11 @@ from itertools import chain
 from time import perf_counter
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from rayserve_app.errors import DeadlineExceeded, InvalidRequest, ServingError, let_go
 from rayserve_app.payloads.encoded_inputs import Encoded
 from rayserve_app.payloads.inputs import Inputs
-from rayserve_app.process import buffers
 from rayserve_app.process.timing import Timing
 from rayserve_app.process.workers import Workers
 from rayserve_app.types import Array, Item
@@ -82,7 +83,7 @@ def _item_spaces(inputs: Inputs, count: int) -> Sequence[Array | None]:
     preprocess = inputs.preprocess
     if count == 1 or preprocess.shape is None:
         return [None] * count
-    return list(buffers.empty((count, *preprocess.shape), preprocess.dtype))
+    return list(np.empty((count, *preprocess.shape), preprocess.dtype))
 
 
 class _Decoded(NamedTuple):

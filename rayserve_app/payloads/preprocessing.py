@@ -9,7 +9,6 @@ import numpy as np
 
 from rayserve_app.errors import ShapeMismatch
 from rayserve_app.payloads.normalization import declared_normalization
-from rayserve_app.process import buffers
 from rayserve_app.settings.model import InputSettings, Interpolation
 from rayserve_app.types import Array
 
@@ -80,7 +79,7 @@ class Preprocessing:
         if is_plain and (pixels is out or (out is None and _is_own(pixels))):
             return pixels
         if out is None:
-            out = buffers.empty(self._shape(*pixels.shape[:2]), self.dtype)
+            out = np.empty(self._shape(*pixels.shape[:2]), self.dtype)
         if self._normalization is None:
             write = _copy_planes if self._is_planar else _copy_rows
             write(pixels, out)

@@ -85,13 +85,13 @@ class Timer:
 
     @property
     def sample(self) -> Array:
-        """The latest durations in seconds, float64, in no order; from any thread."""
+        """The latest durations in seconds, (count,) float64, in no order; from any thread."""
         # Of a copy, which is made at once: an array that numpy looks at cannot grow.
         return np.array(self._sample[:], dtype=np.float64)
 
 
 def quantiles(sample: Array, *ranks: float) -> list[float]:
-    """Return the values at these ranks, 0..1, of a sample that is not empty.
+    """Return the values at these ranks, 0..1, of a sample, (count,), that is not empty.
 
     Between two values they are interpolated as both upstreams do (metrics.cpp,
     Histogram::percentile): rank times (n + 1) is the position.

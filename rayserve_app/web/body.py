@@ -11,7 +11,6 @@ from typing import Final
 
 import numpy as np
 
-from rayserve_app.process import buffers
 from rayserve_app.types import Array, Buffer
 
 STEP_BYTES: Final = 1 << 18
@@ -49,7 +48,7 @@ class Body:
             self._whole = self._announced = None
         _append(self._pieces, piece)
         if self._announced is not None and STEP_BYTES <= self._length <= self._announced:
-            self._whole = buffers.empty((self._announced,), np.uint8)
+            self._whole = np.empty((self._announced,), np.uint8)
             _copy(self._pieces, self._whole)
             self._pieces = []
 
@@ -59,7 +58,7 @@ class Body:
             return self._whole[: self._length].data
         if self._length <= STEP_BYTES:
             return b"".join(self._pieces)
-        whole = buffers.empty((self._length,), np.uint8)
+        whole = np.empty((self._length,), np.uint8)
         await asyncio.to_thread(_copy, self._pieces, whole)
         return whole.data
 

@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from rayserve_app.gateway import forwarding, replicas
+from rayserve_app.gateway import replicas
 from rayserve_app.gateway.app import Gateway
-from rayserve_app.gateway.forwarding import LATE_S
 from rayserve_app.gateway.replicas import Address, Directory, ServedModel
+from rayserve_app.gateway.request_head import LATE_S
 from rayserve_app.gateway.settings import GatewaySettings
 from tests.gateway.test_gateway import OK, answer, closed_port, replica
 from tests.servers import raw_server, serving
@@ -138,7 +138,7 @@ def test_a_replica_that_takes_no_connection_is_given_up_at_the_deadline(
     models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one whose node is gone: what is sent there is lost without a word."""
-    monkeypatch.setattr(forwarding, "LATE_S", 0.1)
+    monkeypatch.setattr(request_head, "LATE_S", 0.1)
     monkeypatch.setattr(replicas, "CONNECT_TIMEOUT_S", 60.0)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as filling:
         filling.connect(full.getsockname())
@@ -160,7 +160,7 @@ async def hanging(scope: Any, receive: Any, send: Any) -> None:
 def test_a_replica_that_does_not_answer_is_given_up(
     models: Models, monkeypatch: pytest.MonkeyPatch, path: str, status: int, body: str
 ) -> None:
-    monkeypatch.setattr(forwarding, "LATE_S", 0.1)
+    monkeypatch.setattr(request_head, "LATE_S", 0.1)
     with serving(hanging) as port:
         models.serve(port, deadline_s=0.3)
         started_at = time.monotonic()
@@ -172,7 +172,7 @@ def test_a_replica_that_does_not_answer_is_given_up(
 
 def test_an_answer_that_has_begun_may_last(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a large one does on a slow line."""
-    monkeypatch.setattr(forwarding, "LATE_S", 0.1)
+    monkeypatch.setattr(request_head, "LATE_S", 0.1)
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         head = {
@@ -192,7 +192,7 @@ def test_an_answer_that_has_begun_may_last(models: Models, monkeypatch: pytest.M
 
 def test_an_upload_takes_its_own_time(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """The deadline is the model's, from when it has all of the request."""
-    monkeypatch.setattr(forwarding, "LATE_S", 0.1)
+    monkeypatch.setattr(request_head, "LATE_S", 0.1)
 
     def pieces() -> Iterator[bytes]:
         for _ in range(4):
@@ -212,7 +212,7 @@ def test_an_upload_takes_its_own_time(models: Models, monkeypatch: pytest.Monkey
 def test_a_slow_upload_whose_replica_is_lost_has_all_of_the_deadline_left(
     models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forwarding, "LATE_S", 0.1)
+    monkeypatch.setattr(request_head, "LATE_S", 0.1)
 
     def pieces() -> Iterator[bytes]:
         for _ in range(4):

@@ -22,7 +22,7 @@ from openapi_spec_validator import validate
 
 from rayserve_app.bench.load import Target
 from rayserve_app.bench.steady_load import Asked, SteadyLoad
-from rayserve_app.gateway.forwarding import LATE_S
+from rayserve_app.gateway.request_head import LATE_S
 from rayserve_app.settings.model import DeadlineSettings
 from tests.clients import tensorflow_serving
 from tests.clients.openapi import check_operations

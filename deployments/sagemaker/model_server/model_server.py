@@ -64,6 +64,7 @@ class ServedModel:
         """Run a signature on whole tensors, in one call.
 
         Args:
+            inputs: by name, each with its batch axis in front.
             outputs: which of the outputs to return; empty for all.
         Raises:
             StatusError: the inputs are not the signature's, or the model failed on them.

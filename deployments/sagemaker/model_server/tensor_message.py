@@ -36,8 +36,9 @@ LENGTH_DELIMITED: Final = 2
 
 
 def decode(data: bytes) -> Array:
-    """Read a serialised tensor in any of its forms: `tensor_content`, typed values, or fewer values
-    than elements, of which the last one fills the rest. Strings come as `bytes` in object arrays.
+    """Read a serialised tensor, of the shape that it states, in any of its forms: `tensor_content`,
+    typed values, or fewer values than elements, of which the last one fills the rest. Strings come
+    as `bytes` in object arrays.
 
     Raises:
         StatusError: not a tensor.
@@ -59,7 +60,8 @@ def decode(data: bytes) -> Array:
 
 
 def encode(array: Array) -> list[Buffer]:
-    """Write an array with typed values, as TensorFlow Serving answers: clients read `float_val`.
+    """Write an array of any shape with typed values, as TensorFlow Serving answers: clients read
+    `float_val`.
 
     Returns: buffers that follow each other; the values of most types are the array's own memory.
     """

@@ -53,7 +53,8 @@ def read_rows(instances: Sequence[Any], specs: Sequence[TensorSpec]) -> dict[str
 
 
 def read_columns(value: Any, specs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """Return the tensors of `inputs`: an object of all inputs, or the value of the only one.
+    """Return the tensors of `inputs`, each with its batch axis: an object of all inputs, or the
+    value of the only one.
 
     Raises:
         DecodeError: they do not fit.
@@ -72,7 +73,8 @@ def read_columns(value: Any, specs: Sequence[TensorSpec]) -> dict[str, Array]:
 
 
 def read_tensor(value: Any, spec: TensorSpec) -> Array:
-    """Return nested lists as an array of the input's type: objects, which are bytes, for strings.
+    """Return nested lists as an array of their shape and of the input's type: objects, which are
+    bytes, for strings.
 
     Raises:
         DecodeError: lists of unlike length, a leaf of another type, or a number out of range.

@@ -261,7 +261,8 @@ def create_post_processing(declared: str | None) -> PostProcessing | None:
 
 
 def top_n(tensor: Array, count: int) -> str:
-    """Write the largest elements with their places, from 0, largest first (rankTopN).
+    """Write the largest elements of a tensor of any shape with their places in row-major order,
+    from 0, largest first (rankTopN).
 
     There is no comma between the pairs. Of equals the first comes first.
     """

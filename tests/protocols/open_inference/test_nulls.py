@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.protocols.open_inference.test_service import arrays, create_echo, infer, post
+from tests.protocols.open_inference.messages import arrays, create_echo, infer, post
 
 DATA = [1.0, 2.0, 3.0, 4.0]
 ANSWER = {"OUTPUT0": [DATA], "SUM": [10.0]}

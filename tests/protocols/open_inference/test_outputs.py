@@ -15,7 +15,7 @@ from rayserve_app.app import App, create_app
 from rayserve_app.types import Metadata, Reply, TensorSpec
 from tests.clients.open_inference import without_scheme
 from tests.protocols import create_model
-from tests.protocols.open_inference.test_service import create, get, infer, tensor
+from tests.protocols.open_inference.messages import create, get, infer, tensor
 from tests.protocols.servers import serving
 
 UNKNOWN = [{"name": "output", "datatype": "BYTES", "shape": [-1]}]

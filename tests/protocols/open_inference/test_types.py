@@ -12,7 +12,7 @@ import pytest
 from rayserve_app.app import App
 from rayserve_app.types import TensorSpec
 from tests.protocols import call
-from tests.protocols.open_inference.test_service import (
+from tests.protocols.open_inference.messages import (
     DTYPES,
     arrays,
     create,

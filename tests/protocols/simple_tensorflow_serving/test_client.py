@@ -11,7 +11,7 @@ import requests
 
 from tests.clients import simple_tensorflow_serving as clients
 from tests.protocols.servers import serving
-from tests.protocols.simple_tensorflow_serving.test_service import (
+from tests.protocols.simple_tensorflow_serving.template_model import (
     PHOTO,
     create_image_model,
     create_template_model,

@@ -5,21 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
-import io
 import json
 import threading
 from collections.abc import Sequence
 from typing import Any
 
-import httpx
-import ml_dtypes
 import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from skimage import data as photographs
 
 from rayserve_app.app import App, create_app
 from rayserve_app.gateway.app import Gateway
@@ -27,23 +22,24 @@ from rayserve_app.gateway.replicas import Address, Directory, ServedModel
 from rayserve_app.gateway.settings import GatewaySettings
 from rayserve_app.protocols.tensorflow_serving import TensorFlowServing
 from rayserve_app.settings.protocols import PROTOCOLS
-from rayserve_app.types import Invocation, Metadata, Reply, TensorSpec
+from rayserve_app.types import Invocation, Reply, TensorSpec
 from rayserve_app.web import openapi
 from tests.protocols import call, create_model
+from tests.protocols.tensorflow_serving.half_model import (
+    BOTH,
+    CLASSIFY,
+    PIXELS,
+    PNG,
+    REGRESS,
+    STANDARD,
+    create,
+    encoded,
+    noting,
+    post,
+    refused,
+)
 
 PREDICT = "/v1/models/m:predict"
-CLASSIFY = "/v1/models/m:classify"
-REGRESS = "/v1/models/m:regress"
-
-
-def create(function: Any, specs: Sequence[TensorSpec] = (), **options: Any) -> App:
-    """Return the app of a model that speaks this protocol alone."""
-    outputs = options.pop("outputs", ())
-    metadata = Metadata("test", inputs=tuple(specs), outputs=outputs)
-    options = {"protocols": ["tensorflow_serving"]} | options
-    return create_app(create_model(function, metadata=metadata, **options))
-
-
 X = TensorSpec("x", "float32", (-1,))
 
 
@@ -57,22 +53,6 @@ def create_half(**options: Any) -> App:
     return create(half_plus_three, [X], **(defaults | options))
 
 
-def noting(seen: list[Any]) -> Any:
-    """Return a model that answers 1.0 and notes its items."""
-
-    def note(items: Sequence[Any]) -> list[float]:
-        seen.extend(items)
-        return [1.0] * len(items)
-
-    return note
-
-
-async def post(app: App, path: str, body: Any = b"", **headers: str) -> httpx.Response:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return await call(app, "POST", path, content=content, headers=named)
-
-
 async def predict(app: App, **document: Any) -> Any:
     """Return the answer's value."""
     response = await post(app, PREDICT, document)
@@ -80,17 +60,6 @@ async def predict(app: App, **document: Any) -> Any:
     assert response.headers["content-type"] == "application/json"
     (value,) = json.loads(response.content).values()
     return value
-
-
-async def refused(app: App, path: str, body: Any = b"", status: int = 400) -> str:
-    """Return the sentence of an error."""
-    response = await post(app, path, body)
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/json"
-    assert response.content.startswith(b'{ "error": "')
-    answer = response.json()
-    assert set(answer) == {"error"}
-    return str(answer["error"])
 
 
 # api_rest.md, "Example", and http_rest_api_handler_test.cc.
@@ -340,9 +309,6 @@ async def test_a_version_of_any_name_can_be_asked_for() -> None:
     assert response.json() == {"predictions": [3.5]}
 
 
-BOTH = (TensorSpec("numbers", "float32", (-1, 2)), TensorSpec("scale", "int32", (-1,)))
-
-
 def create_scaled() -> App:
     def scale(items: Sequence[Any]) -> dict[str, Any]:
         scaled = np.stack([item["numbers"] * item["scale"] for item in items])
@@ -382,15 +348,6 @@ async def test_tensors_that_do_not_fit_are_told(body: Any, sentence: str) -> Non
     assert sentence in await refused(create_scaled(), PREDICT, body)
 
 
-def encoded(pixels: Any, kind: str = "PNG") -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind)
-    return file.getvalue()
-
-
-PIXELS = photographs.astronaut()[::32, ::32]
-PNG = encoded(PIXELS)
-STANDARD = base64.b64encode(PNG).decode()
 URLSAFE = base64.urlsafe_b64encode(PNG).decode()
 
 
@@ -489,108 +446,6 @@ async def test_user_code_gets_each_instance_as_a_request() -> None:
     answer = await predict(app, instances=[{"a": {"b64": "YQ=="}}, {"b64": "YQ=="}])
     assert answer == [{"got": '{"a":{"b64":"YQ=="}}'}, {"got": "a"}]
     assert "not examples" in await refused(app, CLASSIFY, {"examples": [{"a": 1}]})
-
-
-CLASSES = [{"label": "cat", "score": 0.7}, {"label": "dög", "score": 0.1}]
-
-
-async def test_the_best_classes_answer_classify() -> None:
-    app = create(lambda images: [CLASSES] * len(images), input={"type": "image"})
-    example = {"image": {"b64": STANDARD}, "caption": "seaside"}
-    response = await post(app, CLASSIFY, {"examples": [example, example]})
-    assert response.text == (
-        '{\n    "results": [[["cat", 0.7], ["dög", 0.1]], [["cat", 0.7], ["dög", 0.1]]\n    ]\n}'
-    )
-
-
-@pytest.mark.parametrize(
-    ("result", "expected"),
-    [
-        ({"classes": [[b"a", "b"]], "scores": [[0.5, 0.1]]}, [["a", 0.5], ["b", 0.1]]),
-        ({"classes": [[b"a", "b"]]}, [["a", 0.0], ["b", 0.0]]),
-        ({"scores": [[0.5, 0.1]], "other": [1]}, [["", 0.5], ["", 0.1]]),
-        ({"softmax": [[0.5, 0.1]]}, [["", 0.5], ["", 0.1]]),
-        ([[0.5, 0.1]], [["", 0.5], ["", 0.1]]),
-        ([[["a", 0.5], ("b", 1)]], [["a", 0.5], ["b", 1.0]]),
-        ([[{"label": b"a", "score": 1}]], [["a", 1.0]]),
-        ([[(b"\xff", 1)]], [[{"b64": "/w=="}, 1.0]]),
-        ([np.array([1.5, 2], ml_dtypes.bfloat16)], [["", 1.5], ["", 2.0]]),
-        ([[]], []),
-    ],
-)
-async def test_other_classifiers_answer_it_too(result: Any, expected: Any) -> None:
-    if isinstance(result, dict):
-        kinds = {name: object if name == "classes" else np.float32 for name in result}
-        result = {name: np.array(value, kinds[name]) for name, value in result.items()}
-    app = create(lambda _: result, input={"type": "string"})
-    response = await post(app, CLASSIFY, {"examples": [{"string": "x"}]})
-    assert response.json() == {"results": [expected]}
-
-
-@pytest.mark.parametrize(
-    ("method", "result", "sentence"),
-    [
-        ("classify", [5], "Expected classification signature outputs to contain at least one of"),
-        ("classify", ["text"], 'at least one of "classes" or "scores"'),
-        ("classify", [b"text"], "got bytes"),
-        ("classify", {"a": np.zeros((1, 2)), "b": np.zeros(1)}, "got the outputs 'a', 'b'"),
-        ("classify", {"a": np.zeros(1)}, "Expected Tensor shape: [batch_size num_classes] but got"),
-        (
-            "classify",
-            {"classes": np.full((1, 2), "a"), "scores": np.zeros((1, 3))},
-            "Tensors class and score should match in dim_size(1). Got 2 vs. 3",
-        ),
-        ("classify", {"scores": np.full((1, 2), "a")}, "got an output of <U1"),
-        ("regress", {"a": np.zeros(1), "b": np.zeros(1)}, "Expected one output Tensor."),
-        ("regress", {"a": np.zeros((1, 2))}, "[batch_size] or [batch_size, 1] but got [1,2]"),
-        ("regress", ["text"], "Expected output Tensor of DT_FLOAT.  Got: object"),
-    ],
-)
-async def test_a_model_that_is_neither_is_told(method: str, result: Any, sentence: str) -> None:
-    app = create(lambda _: result, input={"type": "string"})
-    body = {"examples": [{"string": "x"}]}
-    assert sentence in await refused(app, f"/v1/models/m:{method}", body)
-
-
-async def test_a_column_of_one_is_a_regression() -> None:
-    app = create(lambda items: {"outputs": np.ones((len(items), 1)), "b": np.zeros(len(items))},
-                 input={"type": "string"})  # fmt: skip
-    response = await post(app, REGRESS, {"examples": [{"string": "x"}] * 2})
-    assert response.json() == {"results": [1.0, 1.0]}
-
-
-async def test_features_take_the_shape_of_the_input() -> None:
-    shapes: list[Any] = []
-
-    def note(items: Sequence[Any]) -> dict[str, Any]:
-        shapes.extend(item.shape for item in items)
-        return {"y": np.zeros(len(items))}
-
-    for shape, values in (((-1, 2, 3), list(range(6))), ((-1, -1, 2), [1.0] * 4), ((-1, 1), 5)):
-        app = create(note, [TensorSpec("x", "float32", shape)], input={"type": "tensor"},
-                     warm_up=False)  # fmt: skip
-        await post(app, REGRESS, {"examples": [{"x": values}]})
-    assert shapes == [(2, 3), (2, 2), (1,)]
-
-
-async def test_several_inputs_are_features_by_name() -> None:
-    examples = [{"numbers": [1.0, 2.0], "scale": 2}, {"numbers": [3, 4], "scale": [3], "more": "x"}]
-    seen: list[Any] = []
-    app = create(
-        noting(seen),
-        BOTH,
-        input={"type": "tensors"},
-        warm_up=False,
-    )
-    response = await post(app, REGRESS, {"examples": examples})
-    assert response.json() == {"results": [1.0, 1.0]}
-    assert [(item["numbers"].tolist(), int(item["scale"])) for item in seen] == [
-        ([1, 2], 2),
-        ([3, 4], 3),
-    ]
-    assert "Feature: scale is required" in await refused(
-        app, REGRESS, {"examples": [{"numbers": [1, 2]}]}
-    )
 
 
 async def test_a_model_that_fails_answers_500() -> None:

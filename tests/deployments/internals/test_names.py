@@ -122,8 +122,8 @@ def defined(tree: ast.AST) -> set[str]:
     return names
 
 
-def belonging(owner: Any) -> set[str]:
-    """Return a module's names, or a class's attributes and the arguments of its methods."""
+def belonging(owner: Any, used: set[str]) -> set[str]:
+    """Return a module's names, or a class's attributes and the arguments of methods in use."""
     if inspect.ismodule(owner):
         return set(dir(owner))
     names: set[str] = set()
@@ -131,8 +131,8 @@ def belonging(owner: Any) -> set[str]:
     for node in ast.walk(body):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             names.add(node.name)
-        elif isinstance(node, ast.arg):
-            names.add(f"{node.arg}=")
+            if node.name in used | {"__init__"}:
+                names |= {f"{arg.arg}=" for arg in (*node.args.args, *node.args.kwonlyargs)}
         elif isinstance(node, ast.Attribute) and ast.unparse(node) == f"self.{node.attr}":
             names.add(node.attr)
         elif node in ast.iter_child_nodes(body) and isinstance(node, ast.Assign | ast.AnnAssign):
@@ -144,14 +144,15 @@ def belonging(owner: Any) -> set[str]:
 
 def foreign_names(tree: ast.AST, ours: set[str]) -> set[str]:
     """Return the names with an underscore that are not ours."""
-    hidden = {name for name in spoken(tree) if name.startswith("_")}
-    return {name for name in hidden if name.rstrip("=") not in ours | OF_TUPLES}
+    hidden = {name.rstrip("=") for name in spoken(tree) if name.startswith("_")}
+    return hidden - ours - OF_TUPLES
 
 
 def private_names(module: str) -> set[str]:
     tree = source_of(ROOM / f"{module}.py")
-    belongings = set().union(*map(belonging, WHOSE.get(module, ())))
-    return {*imported(tree), *foreign_names(tree, defined(tree)), *spoken(tree) & belongings}
+    used = spoken(tree)
+    belongings = set().union(*(belonging(owner, used) for owner in WHOSE.get(module, ())))
+    return {*imported(tree), *foreign_names(tree, defined(tree)), *used & belongings}
 
 
 def files_of(package: ModuleType) -> Iterator[Path]:

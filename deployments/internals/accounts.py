@@ -108,8 +108,10 @@ class ServeAccounts:
         """
         if self._replica._user_callable_wrapper._run_user_code_in_separate_thread:
             raise NotAsKnown("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD is not 0")
-        if (type(self.prefix), type(self.are_enough)) != (str, bool):
-            raise NotAsKnown(f"{self.prefix!r} is not a route prefix, or a state is not a bool")
+        if not self.prefix.startswith("/"):
+            raise NotAsKnown(f"{self.prefix!r} is not a route prefix")
+        if not isinstance(self.are_enough, bool):
+            raise NotAsKnown("A state is not a bool")
         beginning, end = self.begin().__await__(), object()
         if next(beginning, end) is not end:  # it waits
             raise NotAsKnown("A replica that does nothing has no slot for a request")

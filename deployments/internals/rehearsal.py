@@ -21,6 +21,9 @@ from deployments.internals.versions import NotAsKnown
 
 TIMEOUT_S: Final = 5.0
 
+SILENCED: Final = ("uvicorn.error", "deployments.internals.connection")
+"""Loggers that tell of failures, which one warning tells of here."""
+
 PIECE: Final = bytes(1 << 22)
 """More than a client's and a server's sockets take: the server has to wait."""
 
@@ -119,8 +122,7 @@ class Rehearsal:
 
     @contextmanager
     def _running(self) -> Iterator[tuple[str, int]]:
-        """Run the server in a thread; yields where it listens. Nobody reads what it would log:
-        Serve silences it too."""
+        """Run the server in a thread; yields where it listens."""
         config = Config(
             self.answer_for_serve,
             interface="asgi3",
@@ -131,21 +133,24 @@ class Rehearsal:
             server_header=False,
         )
         server = Server(config)
+        listener = socket.create_server(("127.0.0.1", 0))
 
-        async def serve(listener: socket.socket) -> None:
+        async def serve() -> None:
             asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-            await server.serve([listener])
+            with listener:
+                await server.serve([listener])
 
-        log = logging.getLogger("uvicorn.error")
-        level = log.level
-        log.setLevel(logging.CRITICAL)
+        loggers = [logging.getLogger(name) for name in SILENCED]
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        threading.Thread(target=lambda: asyncio.run(serve()), daemon=True).start()
         try:
-            with socket.create_server(("127.0.0.1", 0)) as listener:
-                threading.Thread(target=lambda: asyncio.run(serve(listener)), daemon=True).start()
-                yield listener.getsockname()
+            yield listener.getsockname()
         finally:
             server.should_exit = server.force_exit = True
-            log.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def _read_all(client: socket.socket) -> bytes:

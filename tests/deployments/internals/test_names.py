@@ -144,7 +144,7 @@ def belonging(owner: Any, used: set[str]) -> set[str]:
 
 def foreign_names(tree: ast.AST, ours: set[str]) -> set[str]:
     """Return the names with an underscore that are not ours."""
-    hidden = {name.rstrip("=") for name in spoken(tree) if name.startswith("_")}
+    hidden = {name for name in spoken(tree) if name.startswith("_") and not name.endswith("=")}
     return hidden - ours - OF_TUPLES
 
 

@@ -249,6 +249,6 @@ def _unpickle(location: str, sha256: str | None) -> Any:
         return cloudpickle.loads(path.read_bytes())
     except Exception as exc:
         raise LoadError(
-            f"{path} is no closure that loads here: {type(exc).__name__}: {exc}",
+            f"{path} is not a closure that loads here: {type(exc).__name__}: {exc}",
             path="args.model.pickle",
         ) from exc

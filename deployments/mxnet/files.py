@@ -56,7 +56,7 @@ def find_pair(path: Path, *, prefix: str | None, epoch: int | None) -> Pair:
         match = re.fullmatch(rf"(.+?)(?:{SYMBOL_SUFFIX}|-(\d{{4,}})\.params)", path.name)
         if match is None:
             raise LoadError(
-                f"`{path}` is no part of an exported network",
+                f"`{path}` is not part of an exported network",
                 expected=f"a name as `net{SYMBOL_SUFFIX}` or `net-0000.params`",
                 path=PATH,
                 remedy="Parameters alone need `zoo` or `module`, which make the network.",
@@ -100,7 +100,7 @@ def read_pair(mx: Any, pair: Pair, context: Any) -> Network:
         symbol = mx.sym.load_json(text)
     except (ValueError, mx.base.MXNetError) as exc:
         raise LoadError(
-            f"`{pair.symbol}` is no symbol of MXNet", got=reason(exc), path=PATH
+            f"`{pair.symbol}` is not an MXNet symbol file", got=reason(exc), path=PATH
         ) from exc
     arrays = _read_arrays(mx, pair.parameters, context)
     parameters = {name.removeprefix("arg:").removeprefix("aux:"): a for name, a in arrays.items()}
@@ -211,7 +211,7 @@ def _read_arrays(mx: Any, path: Path, context: Any) -> dict[str, Any]:
         head = file.read(len(MAGIC))
     if head != MAGIC:
         raise LoadError(
-            f"`{path}` is no file of MXNet's parameters",
+            f"`{path}` is not a file of MXNet parameters",
             got=kind_of(head),
             path=PATH,
         )

@@ -99,7 +99,7 @@ class SageMakerBackend(Backend):
     def load(self) -> None:
         directory = fetch(self._settings.path, sha256=self._settings.sha256)
         if not directory.is_dir():
-            raise LoadError(f"`{directory}` is no model package", expected="a `model.tar.gz`")
+            raise LoadError(f"`{directory}` is not a model package", expected="a `model.tar.gz`")
         try:
             self._container = self._start(directory.resolve())
         except BaseException:
@@ -179,7 +179,7 @@ class SageMakerBackend(Backend):
             return
         found = sorted(each.name for each in directory.iterdir())
         raise LoadError(
-            f"`{directory}` is no model package",
+            f"`{directory}` is not a model package",
             expected="`code/inference.py`, or a SavedModel in `<model>/<number>/`",
             got=", ".join(found) or "an empty directory",
             remedy="`code/` and the model stand at the archive's root.",

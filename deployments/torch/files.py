@@ -58,7 +58,7 @@ def detect_format(path: Path, *, is_whole: bool = False) -> Format:
     if head == LEGACY_MAGIC:
         return pickled
     raise LoadError(
-        f"`{path}` is no file of PyTorch or safetensors",
+        f"`{path}` is not a PyTorch or safetensors file",
         got=kind_of(head),
         path=PATH,
     )
@@ -79,7 +79,7 @@ def _detect_archive(path: Path, pickled: Format) -> Format:
     if "data.pkl" in inner:
         return pickled
     raise LoadError(
-        f"`{path}` is no archive of PyTorch",
+        f"`{path}` is not a PyTorch archive",
         got=f"a zip file of {textwrap.shorten(', '.join(names), 80) or 'nothing'}",
         remedy="Keras: deployments.tensorflow.backend serves what `model.export(path)` writes."
         if {"config.json", "metadata.json"} <= set(names)

@@ -203,7 +203,7 @@ class _Tree:
     def _new(self, name: str) -> Path:
         path = self._place(name)
         if path == self._root:
-            raise LoadError(f"{name!r} is no name of a file")
+            raise LoadError(f"{name!r} is not a file name")
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 

@@ -147,7 +147,7 @@ def _most_bytes() -> float:
         most_gb = math.nan
     if not most_gb >= 0:
         raise ConfigurationError(
-            "The size of the cache is no number",
+            "The size of the cache is not a number",
             expected="gigabytes, 0 or more",
             got=repr(told),
             path=MAX_GB_VARIABLE,

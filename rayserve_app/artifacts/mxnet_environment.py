@@ -44,7 +44,7 @@ def find_python(environment: Mapping[str, str], prefix: Path) -> Path:
         raise ConfigurationError(
             "MXNet's environment is missing",
             expected="the path of its Python",
-            got=f"`{python}`, which is no program",
+            got=f"`{python}`, which is not a program",
             path=PYTHON_VARIABLE if named else "",
             remedy=REMEDY,
         )

@@ -195,7 +195,7 @@ class Listing:
         for name in self._files:
             parts = PurePosixPath(name).parts
             if name.startswith("/") or ".." in parts or "//" in name:
-                raise LoadError(f"`{self._remote.shown}` holds a name that is no path: {name!r}")
+                raise LoadError(f"`{self._remote.shown}` holds a name that is not a path: {name!r}")
         if len(self._files) > MAX_FILES:
             raise LoadError(
                 f"`{self._remote.shown}` holds too many files",

@@ -142,7 +142,7 @@ def _refuse_checksum(sha256: str | None, where: str) -> None:
 
 def _check_digest(digest: str, sha256: str | None, where: str) -> None:
     if sha256 is not None and digest != sha256:
-        raise LoadError(f"The checksum of `{where}` is another", expected=sha256, got=digest)
+        raise LoadError(f"Checksum mismatch for `{where}`", expected=sha256, got=digest)
 
 
 def _digest(path: Path) -> str:

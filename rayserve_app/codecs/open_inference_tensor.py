@@ -217,7 +217,7 @@ def to_json(array: Array) -> Any:
         return [bytes(_as_bytes(value)).decode() for value in array.reshape(-1).tolist()]
     except UnicodeDecodeError as exc:
         raise NotAcceptable(
-            "The bytes are no text, which JSON needs", remedy="Ask for `binary_data`."
+            "The bytes are not text, which JSON needs", remedy="Ask for `binary_data`."
         ) from exc
 
 

@@ -266,18 +266,26 @@ class Batcher:
         self._is_waiting = is_waiting
 
     def _dispatch(self) -> None:
-        """Fill the free slots with the batches that are due."""
+        """Fill the free slots with the batches that are due.
+
+        It runs after an item has come, after a batch has ended, and when the wait of a queue's
+        first item is over: the only moments at which a batch can begin. At most one call of it is
+        planned at a time.
+        """
         if self._next_dispatch is not None:
             self._next_dispatch.cancel()
             self._next_dispatch = None
         while self._free_slots and self._queues:
             now = perf_counter()
             if late := self._queues.late(now):
+                # They would take the slot for a result that nobody waits for any more. Then look
+                # again: a request that is given up leaves other queues as well.
                 for request in {entry.request for entry in late}:
                     self._give_up(request)
                 continue
             queue, due_at = self._queues.next(now)
             if due_at > now:
+                # Nothing else is due sooner. An item that comes meanwhile plans a call of its own.
                 loop = asyncio.get_running_loop()
                 self._dispatch_at(loop.call_later(due_at - now, self._dispatch), is_waiting=True)
                 return

@@ -308,7 +308,12 @@ class Response:
 
     async def _send_pieces(self, send: Send, takes_views: bool) -> None:
         """Send piece by piece, and let others run after each of CHUNK_BYTES: a socket may take
-        megabytes without a wait."""
+        megabytes without a wait.
+
+        Where the socket made us wait, others have run already, and a pause would only cost time.
+        So a callback is planned before each piece, which tells afterwards whether the loop has come
+        around.
+        """
         loop = asyncio.get_running_loop()
         step_bytes = 0
         others_ran: list[bool] = []

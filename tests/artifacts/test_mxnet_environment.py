@@ -70,7 +70,7 @@ def test_a_variable_that_names_no_program_is_an_error(tmp_path: Path, kind: str)
     assert ended.returncode == 1
     assert ended.stdout == ""
     assert ended.stderr.startswith("rayserve-mxnet-python: MXNet's environment is missing")
-    assert f"`{named}`, which is no program - at `RAYSERVE_MXNET_PYTHON`" in ended.stderr
+    assert f"`{named}`, which is not a program - at `RAYSERVE_MXNET_PYTHON`" in ended.stderr
     assert ended.stderr.count("\n") == 1
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from rayserve_app.gateway import replicas
+from rayserve_app.gateway import replicas, request_head
 from rayserve_app.gateway.app import Gateway
 from rayserve_app.gateway.replicas import Address, Directory, ServedModel
 from rayserve_app.gateway.request_head import LATE_S

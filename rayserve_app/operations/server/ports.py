@@ -62,7 +62,7 @@ def _port_number(environment: Mapping[str, str], variable: str, default: int) ->
     if text.isdecimal() and len(text) < 6 and 0 < int(text) < 65536:
         return int(text)
     raise ConfigurationError(
-        f"{variable} is no port", expected="a number from 1 to 65535", got=shown(text)
+        f"{variable} is not a port", expected="a number from 1 to 65535", got=shown(text)
     )
 
 

@@ -257,7 +257,7 @@ def test_a_file_that_is_no_closure_is_told(tmp_path: Path) -> None:
         load(pickle=str(tmp_path / "func.pkl"), trusted=True)
     (tmp_path / "func.pkl").write_bytes(b"no pickle")
     with pytest.raises(
-        LoadError, match=r"is no closure that loads here: .* - at `args.model.pickl"
+        LoadError, match=r"is not a closure that loads here: .* - at `args.model.pickl"
     ):
         load(pickle=str(tmp_path / "func.pkl"), trusted=True)
     (tmp_path / "func.pkl").write_bytes(cloudpickle.dumps([1]))
@@ -270,7 +270,7 @@ def test_a_file_of_another_content_is_not_read(tmp_path: Path) -> None:
     file.write_bytes(cloudpickle.dumps(sizes))
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     assert load(pickle=str(file), trusted=True, sha256=digest).predict(["ab"]) == [2]
-    with pytest.raises(LoadError, match=r"is another: expected f{64}, got .* - at `.*pickle`"):
+    with pytest.raises(LoadError, match=r"mismatch .*: expected f{64}, got .* - at `.*pickle`"):
         load(pickle=str(file), trusted=True, sha256="f" * 64)
     with pytest.raises(ConfigurationError, match="'sha256' is for 'pickle'"):
         load(function="m:f", sha256="f" * 64)

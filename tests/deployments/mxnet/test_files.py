@@ -280,7 +280,7 @@ def test_parameters_of_another_shape(exported: Path, tmp_path: Path) -> None:
 def test_a_symbol_that_is_none(exported: Path, tmp_path: Path, text: str) -> None:
     directory = copy(exported, tmp_path)
     (directory / "net-symbol.json").write_text(text)
-    with pytest.raises(LoadError, match=r"net-symbol\.json` is no symbol of MXNet"):
+    with pytest.raises(LoadError, match=r"net-symbol\.json` is not an MXNet symbol file"):
         load(directory)
 
 

@@ -409,9 +409,9 @@ def test_a_missing_program_is_told_with_those_that_are_there() -> None:
 
 def test_what_is_no_package_says_what_was_found(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes(b"1")
-    expected = r"no model package: expected `code/inference\.py`, or.*got weights\.bin.*root"
+    expected = r"not a model package: expected `code/inference\.py`, or.*got weights\.bin.*root"
     check_refused(tmp_path, expected)
-    check_refused(tmp_path / "weights.bin", "no model package: expected a `model.tar.gz`")
+    check_refused(tmp_path / "weights.bin", "not a model package: expected a `model.tar.gz`")
     check_refused(tmp_path / "nothing", "No such file or directory")
 
 

@@ -180,13 +180,13 @@ def test_a_file_of_another_framework_is_named(
 ) -> None:
     file = tmp_path / "model.pt"
     file.write_bytes(content)
-    with pytest.raises(LoadError, match=f"is no file of PyTorch or safetensors: got {sentence}"):
+    with pytest.raises(LoadError, match=f"is not a PyTorch or safetensors file: got {sentence}"):
         load(file)
 
 
 def test_an_empty_file_in_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.pt").touch()
-    with pytest.raises(LoadError, match=r"model\.pt` is no file of .*: got an empty file"):
+    with pytest.raises(LoadError, match=r"model\.pt` is not a .* file: got an empty file"):
         load(tmp_path)
 
 

@@ -172,7 +172,7 @@ def test_port_variable_that_is_no_port_is_refused(tmp_path: Path) -> None:
     path.write_text("applications: [{}]")
     for text in ("off", "9" * 5000, "0", ""):
         environment = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_HAPROXY_STATS_PORT": text}
-        with pytest.raises(ConfigurationError, match="RAY_SERVE_HAPROXY_STATS_PORT is no port"):
+        with pytest.raises(ConfigurationError, match="RAY_SERVE_HAPROXY_STATS_PORT is not a port"):
             serve_ports(read_config(path), environment)
 
 

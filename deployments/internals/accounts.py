@@ -108,14 +108,16 @@ class ServeAccounts:
         """
         if self._replica._user_callable_wrapper._run_user_code_in_separate_thread:
             raise NotAsKnown("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD is not 0")
-        if not self.prefix.startswith("/"):
-            raise NotAsKnown(f"{self.prefix!r} is not a route prefix")
+        prefix = self._replica._route_prefix
+        if prefix is not None and not prefix.startswith("/"):
+            raise NotAsKnown(f"{prefix!r} is not a route prefix")
         if not isinstance(self.are_enough, bool):
             raise NotAsKnown("A state is not a bool")
-        beginning, end = self.begin().__await__(), object()
-        if next(beginning, end) is not end:  # it waits
-            raise NotAsKnown("A replica that does nothing has no slot for a request")
-        self._leave()
+        if not self._slots.locked():
+            beginning, end = self.begin().__await__(), object()
+            if next(beginning, end) is not end:  # it waits
+                raise NotAsKnown("A request waits for a slot though one is free")
+            self._leave()
         metrics = self._metrics
         trial = copy(self)
         trial._metrics = SimpleNamespace(

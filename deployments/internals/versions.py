@@ -25,8 +25,9 @@ def check_versions() -> None:
     import ray
     import uvicorn
 
-    if (ray.__version__, uvicorn.__version__) not in TESTED:
-        raise NotAsKnown(f"Ray {ray.__version__} with uvicorn {uvicorn.__version__} was not tested")
+    pair = tuple(getattr(module, "__version__", "?") for module in (ray, uvicorn))
+    if pair not in TESTED:
+        raise NotAsKnown("Ray {} with uvicorn {} was not tested".format(*pair))
 
 
 class Warner:

@@ -70,7 +70,8 @@ def renamed() -> Iterator[str]:
 def changed() -> Iterator[str]:
     for name in private_names("accounts"):
         if name.startswith("_") and not name.endswith("=") and name != "_app":
-            yield f"change accounts {name} None"
+            if name != "_route_prefix":  # of an application without one
+                yield f"change accounts {name} None"
             yield f"change accounts {name} dict"
     for name in ("HEADER_RE", "STATUS_LINE"):
         yield f"change connection uvicorn.protocols.http.httptools_impl.{name} None"

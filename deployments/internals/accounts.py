@@ -106,7 +106,7 @@ class ServeAccounts:
         Raises:
             Exception: Serve is not as it is known here.
         """
-        if self._replica._user_callable_wrapper._run_user_code_in_separate_thread:
+        if self._replica._user_callable_wrapper._run_user_code_in_separate_thread is not False:
             raise NotAsKnown("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD is not 0")
         prefix = self._replica._route_prefix
         if prefix is not None and not prefix.startswith("/"):

@@ -233,6 +233,7 @@ class Exchange(RequestResponseCycle):
         self._pieces: list[bytes] = []
         self._waiting_bytes = 0
         self._head = b""
+        self._left_bytes = 0
         self._is_written_here = False
         self.request_id: bytes | None = None
         """What Serve would name the request, where it takes no part in it."""
@@ -304,7 +305,7 @@ class Exchange(RequestResponseCycle):
         if len(head) - len(head.translate(None, CONTROLS)) != 2 * (len(lines) + 1):
             raise RuntimeError("Invalid HTTP header value.")
         self._head, self._is_written_here = head, True
-        self.expected_content_length = length
+        self._left_bytes = length
         self.response_started = True
         self.waiting_for_100_continue = False
         return True
@@ -314,10 +315,10 @@ class Exchange(RequestResponseCycle):
             raise RuntimeError(f"Unexpected ASGI message {message['type']!r}")
         body: Buffer = message.get("body", b"")
         more_body = message.get("more_body", False)
-        self.expected_content_length -= len(body)
-        if self.expected_content_length < 0:
+        self._left_bytes -= len(body)
+        if self._left_bytes < 0:
             raise RuntimeError("Response content longer than Content-Length")
-        if self.expected_content_length and not more_body:
+        if self._left_bytes and not more_body:
             raise RuntimeError("Response content shorter than Content-Length")
         if self._head:
             head, self._head = self._head, b""

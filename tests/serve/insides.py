@@ -183,25 +183,28 @@ def _shown(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Show another value of an attribute to the room, or none; the owner is a module, or the class
     of those whose attribute it is."""
 
-    def getattribute(self: Any, attribute: str) -> Any:
-        if attribute != name or not _is_of_room(sys._getframe(1)):
-            return base.__getattribute__(self, attribute)
-        if value is MISSING:
-            raise AttributeError(f"{base.__name__} has no {name!r}")
-        return value
+    def guarding(get: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+        def getattribute(self: Any, attribute: str) -> Any:
+            if attribute != name or not _is_of_room(sys._getframe(1)):
+                return get(self, attribute)
+            if value is MISSING:
+                raise AttributeError(f"There is no {name!r}")
+            return value
 
-    if isinstance(owner, types.ModuleType):
-        base: type = types.ModuleType
-        owner.__class__ = type("Module", (types.ModuleType,), {"__getattribute__": getattribute})
-        undo: Callable[[], None] = lambda: setattr(owner, "__class__", types.ModuleType)  # noqa: E731
-    else:
-        base = owner.__mro__[1]
-        owner.__getattribute__ = getattribute
-        undo = lambda: delattr(owner, "__getattribute__")  # noqa: E731
-    try:
+        return getattribute
+
+    with ExitStack() as stack:
+        if isinstance(owner, types.ModuleType):
+            guard = {"__getattribute__": guarding(types.ModuleType.__getattribute__)}
+            owner.__class__ = type("Module", (types.ModuleType,), guard)
+            stack.callback(setattr, owner, "__class__", types.ModuleType)
+        else:
+            owner.__getattribute__ = guarding(owner.__getattribute__)
+            stack.callback(delattr, owner, "__getattribute__")
+            if own := vars(owner).get("__getattr__"):
+                owner.__getattr__ = guarding(own)
+                stack.callback(setattr, owner, "__getattr__", own)
         yield
-    finally:
-        undo()
 
 
 def _is_of_room(frame: types.FrameType) -> bool:

@@ -114,10 +114,7 @@ class ServeAccounts:
         if not isinstance(self.are_enough, bool):
             raise NotAsKnown("A state is not a bool")
         if not self._slots.locked():
-            beginning, end = self.begin().__await__(), object()
-            if next(beginning, end) is not end:  # it waits
-                raise NotAsKnown("A request waits for a slot though one is free")
-            self._leave()
+            self._try_slot()
         metrics = self._metrics
         trial = copy(self)
         trial._metrics = SimpleNamespace(
@@ -134,6 +131,18 @@ class ServeAccounts:
             if (found := _only_value(getattr(trial._metrics, name))) != expected:
                 raise NotAsKnown(f"{name} is {found!r} after a trial, not {expected!r}")
 
+    def _try_slot(self) -> None:
+        """Take a free slot and give it back, whatever else fails."""
+        release = self._slots.release
+        taking, end = self._slots.acquire().__await__(), object()
+        if next(taking, end) is not end:  # it waits
+            raise NotAsKnown("A request waits for a slot though one is free")
+        try:
+            self._metrics.inc_num_ongoing_requests(HTTP)
+            self._metrics.dec_num_ongoing_requests(HTTP)
+        finally:
+            release()
+
     def _is_logged(self) -> bool:
         """Return whether Serve writes a line for each request. Its logger's level does not tell:
         Serve sets that anew as it configures a replica again, as in each update."""
@@ -148,14 +157,11 @@ class ServeAccounts:
         self._metrics.inc_num_ongoing_requests(HTTP)
 
     def end(self, method: str, status: int, started_at: float, error: str | None) -> None:
-        self._leave()
+        self._metrics.dec_num_ongoing_requests(HTTP)
+        self._slots.release()
         if not self._tallies:
             asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
         self._tallies[method, status, error].add((perf_counter() - started_at) * 1e3)
-
-    def _leave(self) -> None:
-        self._metrics.dec_num_ongoing_requests(HTTP)
-        self._slots.release()
 
     def flush(self) -> None:
         """Hand on what was counted."""

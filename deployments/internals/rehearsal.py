@@ -24,8 +24,10 @@ TIMEOUT_S: Final = 5.0
 SILENCED: Final = ("uvicorn.error", "deployments.internals.connection")
 """Loggers that tell of failures, which one warning tells of here."""
 
-PIECE: Final = bytes(1 << 22)
-"""More than a client's and a server's sockets take: the server has to wait."""
+PIECE: Final = bytes(1 << 20)
+
+BUFFER_BYTES: Final = 1 << 16
+"""Of the sockets: the server has to wait before it sends the next piece."""
 
 PIECES: Final = 2
 
@@ -107,7 +109,10 @@ class Rehearsal:
             OSError: there is none.
         """
         with self._running() as address:
-            with socket.create_connection(address, TIMEOUT_S) as client:
+            with socket.socket() as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+                client.settimeout(TIMEOUT_S)
+                client.connect(address)
                 for part in CONVERSATION:
                     client.sendall(part)
                 received = _read_all(client)
@@ -134,6 +139,7 @@ class Rehearsal:
         )
         server = Server(config)
         listener = socket.create_server(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
 
         async def serve() -> None:
             asyncio.get_running_loop().set_exception_handler(lambda *_: None)

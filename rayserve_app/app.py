@@ -201,7 +201,7 @@ class App:
         writing = partial(
             openapi.write_document,
             model.name,
-            model.settings.protocols,
+            tuple(protocol.fragment() for protocol in self._protocols),
             base_path=request.root_path,
             models=(model.name,),
             version=model.versions.default.version,

@@ -16,7 +16,6 @@ CSV: Final = "text/csv"
 NPY: Final = "application/x-npy"
 TEXT: Final = "text/plain"
 OCTETS: Final = "application/octet-stream"
-PACKED: Final = "application/x-packed-jpeg"
 
 IMAGE_TYPES: Final = tuple(
     f"image/{name}" for name in ("bmp", "gif", "jpeg", "png", "tiff", "webp")

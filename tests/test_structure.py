@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ ROOMS = {
     "types": "errors",
     "metrics": "",
     "process": "errors metrics",
-    "settings": "errors",
+    "settings": "errors importing",
     "codecs": "errors types",
     "artifacts": "errors",
     "payloads": "errors media_types types settings codecs",
@@ -63,8 +64,8 @@ ROOMS = {
         "errors types process settings artifacts inference deployments.replica"
     ),
     "deployments.sagemaker": (
-        "errors media_types types settings codecs artifacts inference deployments.replica "
-        "deployments.tensorflow"
+        "errors media_types types settings codecs artifacts inference web protocols "
+        "deployments.replica deployments.tensorflow"
     ),
     "deployments.torch": (
         "errors importing types process settings artifacts payloads inference "
@@ -212,6 +213,13 @@ def test_frameworks_are_imported_by_nothing_that_is_only_imported() -> None:
 @pytest.mark.parametrize("room", ["inference", "payloads", "codecs"])
 def test_what_computes_knows_nothing_of_http(room: str) -> None:
     assert importers(*HTTP, within=f"rayserve_app/{room}/") == set()
+
+
+def test_a_protocols_settings_need_nothing_else_of_it() -> None:
+    known = ("rayserve_app.settings.section.", "rayserve_app.settings.locations.")
+    for file, module, _ in imports():
+        if re.fullmatch("rayserve_app/protocols/[a-z_]+/settings.py", file):
+            assert room_of(module) is None or module.startswith(known), file
 
 
 def test_modules_are_named_after_what_they_hold() -> None:

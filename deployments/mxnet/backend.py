@@ -23,6 +23,7 @@ from rayserve_app.artifacts.sources import fetch
 from rayserve_app.errors import LoadError, PredictError, ShapeMismatch
 from rayserve_app.inference.backend import Backend
 from rayserve_app.inference.batch_arrays import stack
+from rayserve_app.inference.named_inputs import check_one_shape, match_inputs
 from rayserve_app.payloads.preprocessing import Preprocessing
 from rayserve_app.payloads.tensors import fit
 from rayserve_app.process.cores import available_cores
@@ -188,23 +189,8 @@ class MXNetBackend(Backend):
         """Return an item's checked array for each input, without the batch axis."""
         if isinstance(item, Mapping) and self._settings.input.type == "image":
             item = item["data"]  # of an image with metadata
-        if not isinstance(item, Mapping):
-            if len(self._inputs) != 1:
-                raise ShapeMismatch(
-                    "The model takes several inputs",
-                    expected=f"an array for each of {', '.join(self._inputs)}",
-                    got="a single value",
-                )
-            item = dict.fromkeys(self._inputs, item)
-        if item.keys() != self._inputs.keys():
-            odd = next(iter(item.keys() ^ self._inputs.keys()))
-            raise ShapeMismatch(
-                "An input is missing" if odd in self._inputs else "There is no such input",
-                expected=", ".join(self._inputs),
-                got=", ".join(item) or "nothing",
-                path=str(odd),
-            )
-        return {name: fit(np.asarray(item[name]), spec) for name, spec in self._inputs.items()}
+        values = match_inputs(item, self._inputs)
+        return {name: fit(np.asarray(values[name]), spec) for name, spec in self._inputs.items()}
 
 
 def _choose_context(mx: Any) -> Any:
@@ -234,12 +220,5 @@ def _infer_shapes(graph: Graph, shape: tuple[int, ...]) -> dict[str, tuple[int, 
 
 
 def _stack(name: str, arrays: list[Array]) -> Array:
-    shapes = {array.shape for array in arrays}
-    if len(shapes) > 1:
-        raise ShapeMismatch(
-            "The items of one batch are unlike",
-            expected="one shape",
-            got=", ".join(sorted(map(str, shapes))),
-            path=name,
-        )
+    check_one_shape(arrays, name)
     return stack(arrays)

@@ -40,8 +40,8 @@ from rayserve_app.inference.batcher import (
 from rayserve_app.inference.model import INLINE_BYTES, ITEM_BYTES, Model
 from rayserve_app.media_types import OCTETS
 from rayserve_app.metrics.recorder import Recorder
-from rayserve_app.payloads.encoded_inputs import Encoded
 from rayserve_app.payloads.inputs import Inputs
+from rayserve_app.payloads.items import Encoded
 from rayserve_app.process.cores import available_cores
 from rayserve_app.process.library_threads import bind_threads
 from rayserve_app.process.timing import Timing

@@ -11,6 +11,7 @@ from deployments.tensorflow.sentences import first_line, listed
 from rayserve_app.errors import InvalidRequest, LoadError, PredictError, ShapeMismatch
 from rayserve_app.inference.backend import Predictor
 from rayserve_app.inference.batch_arrays import stack
+from rayserve_app.inference.named_inputs import check_one_shape, match_inputs
 from rayserve_app.types import Array, Item, Metadata, TensorSpec, describe
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...] | None]
@@ -147,7 +148,7 @@ class Signature(Predictor):
             InvalidRequest: the graph refuses their values.
             PredictError: the graph failed.
         """
-        self._check_names(feed)
+        feed = match_inputs(feed, self._inputs)
         return self._execute({name: each.fit(feed[name]) for name, each in self._inputs.items()})
 
     def metadata(self) -> Metadata:
@@ -171,26 +172,10 @@ class Signature(Predictor):
 
     def _row(self, item: Item) -> dict[str, Array]:
         """Return an item's checked value for each input, without the batch axis."""
-        if not isinstance(item, Mapping):
-            if len(self._inputs) != 1:
-                raise ShapeMismatch(
-                    "The signature takes several inputs",
-                    expected=listed(self._inputs, "a tensor for each of "),
-                    got="a single value",
-                )
-            item = dict.fromkeys(self._inputs, item)
-        item = self._with_image(item)
-        self._check_names(item)
-        return {name: each.check(item[name]) for name, each in self._inputs.items()}
-
-    def _check_names(self, given: Mapping[str, Any]) -> None:
-        if given.keys() == self._inputs.keys():
-            return
-        odd = next(iter(given.keys() ^ self._inputs.keys()))
-        problem = "An input is missing" if odd in self._inputs else "There is no such input"
-        raise ShapeMismatch(
-            problem, expected=listed(self._inputs), got=listed(given), path=str(odd)
-        )
+        if isinstance(item, Mapping):
+            item = self._with_image(item)
+        values = match_inputs(item, self._inputs)
+        return {name: each.check(values[name]) for name, each in self._inputs.items()}
 
     def _with_image(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
         """Of an image with metadata, take the pixels for the one input that the metadata does not
@@ -284,14 +269,7 @@ class _Input(NamedTuple):
             return arrays[0].astype(self.dtype, copy=False)
         if len(arrays) == 1:
             return arrays[0].astype(self.dtype, copy=False)[None]
-        shapes = {array.shape for array in arrays}
-        if len(shapes) > 1:
-            raise ShapeMismatch(
-                "The items of one batch are unlike",
-                expected="one shape",
-                got=listed(map(str, shapes)),
-                path=self.name,
-            )
+        check_one_shape(arrays, self.name)
         if arrays[0].dtype == self.dtype and len({array.dtype for array in arrays}) == 1:
             return stack(list(arrays))
         return np.stack(arrays, dtype=self.dtype, casting="unsafe")

@@ -9,7 +9,8 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
-from rayserve_app.errors import ShapeMismatch
+from rayserve_app.inference.named_inputs import match_inputs
+from rayserve_app.types import Item
 
 BatchAs: TypeAlias = Literal["tensor", "list"]
 
@@ -35,6 +36,7 @@ class Arguments:
             batch_as: how each takes a batch; if None, as they say.
         """
         self._known = known
+        self._optional = [name for name, each in (known or {}).items() if not each.is_required]
         self._batch_as = batch_as
 
     @classmethod
@@ -80,20 +82,15 @@ class Arguments:
             return tuple((name, self._bucket(name, value)) for name, value in item.items())
         return self._bucket("", item)
 
-    def check_names(self, values: Mapping[str, Any]) -> None:
-        """Raise ShapeMismatch unless values have the arguments' names."""
-        if self._known is None:
-            return
-        known = self._known
-        odd = [name for name in values if name not in known]
-        missing = [name for name in known if known[name].is_required and name not in values]
-        if odd or missing:
-            raise ShapeMismatch(
-                "There is no such input" if odd else "An input is missing",
-                expected=", ".join(known),
-                got=", ".join(values) or "nothing",
-                path=(odd or missing)[0],
-            )
+    def match(self, item: Item) -> Mapping[str, Any]:
+        """Return an item's values by the arguments' names.
+
+        Raises:
+            ShapeMismatch: it does not have a value for each.
+        """
+        if self._known is None and isinstance(item, Mapping):
+            return item
+        return match_inputs(item, self._known or {}, optional=self._optional)
 
     def _bucket(self, name: str, value: Any) -> Hashable:
         if not isinstance(value, np.ndarray):

@@ -57,7 +57,7 @@ class TorchSettings(FileSettings):
     """Answer the best classes of the model's first output, by name."""
     batch_as: BatchAs | None = None
     """Whether the module takes a batch as one tensor, or as a list of one tensor for each item,
-    which may then be of unlike shapes, as detectors do. Read off TorchScript and annotations if
+    which may then have different shapes, as detectors do. Read off TorchScript and annotations if
     not set."""
     results_as: ResultsAs | None = None
     """What a list is that the module answers: its `outputs`, or the results of the `items`. If not
@@ -220,18 +220,10 @@ class TorchBackend(Backend):
         if isinstance(item, Mapping) and self._settings.input.type == "image":
             item = item["data"]  # of an image with metadata
         program = self._program
-        if isinstance(item, Mapping):
-            self._arguments.check_names(item)
-        elif program is not None and len(program.inputs) == 1:
-            item = {program.inputs[0].name: item}
-        elif program is not None:
-            raise ShapeMismatch(
-                "The program takes several inputs",
-                expected=f"an array for each of {', '.join(self._arguments.names)}",
-                got="a single value",
-            )
-        else:
+        if program is None and not isinstance(item, Mapping):
             item = {"": item}
+        else:
+            item = self._arguments.match(item)
         if program is not None:
             normalize = self._normalize
             is_pixels = normalize is not None and all(map(normalize.takes, item.values()))

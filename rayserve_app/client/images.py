@@ -12,9 +12,9 @@ import numpy as np
 from PIL.Image import fromarray
 
 from rayserve_app.client.description import Description
-from rayserve_app.codecs import image, json, npy
+from rayserve_app.codecs import image, json, npy, packed_jpeg
 from rayserve_app.errors import InvalidRequest, PredictError
-from rayserve_app.media_types import JSON, NPY, OCTETS, PACKED, TEXT
+from rayserve_app.media_types import JSON, NPY, OCTETS, TEXT
 from rayserve_app.types import Array, Buffer, describe
 
 Image: TypeAlias = str | os.PathLike[str] | Buffer | Array | Mapping[str, Any]
@@ -105,7 +105,7 @@ def _encoded(value: Any, description: Description) -> Element:
         height, width = description.input_size or image.read_size(data) or (0, 0)
         pixels = height * width
     if description.takes_stream:
-        return Element(data, PACKED, PACKED, pixels)
+        return Element(data, packed_jpeg.MEDIA_TYPE, packed_jpeg.MEDIA_TYPE, pixels)
     return Element(data, OCTETS, pixels=pixels)
 
 

@@ -11,7 +11,6 @@ from rayserve_app.client.description import Description
 from rayserve_app.client.images import Element, npy_bytes
 from rayserve_app.codecs import packed_jpeg
 from rayserve_app.errors import RequestTooLarge
-from rayserve_app.media_types import PACKED
 from rayserve_app.types import Array
 
 FULL_BATCHES = 4
@@ -93,9 +92,9 @@ def join(group: Sequence[Element], start: int) -> Part:
     """Return the request that carries a group, whose first item is number `start`."""
     first = group[0]
     stop = start + len(group)
-    if first.content_type == PACKED:
+    if first.content_type == packed_jpeg.MEDIA_TYPE:
         stream = packed_jpeg.encode(_bytes_of(each) for each in group)
-        return Part(start, stop, stream, PACKED, is_batch=True)
+        return Part(start, stop, stream, packed_jpeg.MEDIA_TYPE, is_batch=True)
     if not isinstance(first.data, np.ndarray):
         return Part(start, stop, first.data, first.content_type, is_batch=False)
     if first.kind is None:
@@ -105,7 +104,7 @@ def join(group: Sequence[Element], start: int) -> Part:
 
 
 def _body_bytes(element: Element) -> int:
-    if element.content_type == PACKED:
+    if element.content_type == packed_jpeg.MEDIA_TYPE:
         return LENGTH_BYTES + element.size
     if isinstance(element.data, np.ndarray):
         # More than once for many arrays in one body: too much by some bytes, never too little.

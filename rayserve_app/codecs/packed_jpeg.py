@@ -9,12 +9,22 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from typing import Final
 
+from rayserve_app.codecs.image_header import is_image
 from rayserve_app.errors import DecodeError, RequestTooLarge
 from rayserve_app.types import Buffer
 
+MEDIA_TYPE: Final = "application/x-packed-jpeg"
+
 _LENGTH = struct.Struct(">I")
 _JPEG_START = b"\xff\xd8\xff"
+
+
+def is_stream(data: Buffer) -> bool:
+    """Return whether the bytes are a stream, damaged or not, rather than a bare image: as these
+    begin, a stream's first length is over 1 GiB, the largest `max_body_mb`."""
+    return not is_image(data)
 
 
 def decode(data: Buffer, *, max_items: int) -> list[memoryview]:

@@ -22,10 +22,16 @@ from rayserve_app.gateway.forwarding import Forwarder
 from rayserve_app.gateway.merging import Answer, merge_answers
 from rayserve_app.gateway.replicas import Connections, Directory, ServedModel
 from rayserve_app.gateway.request_head import MODEL
-from rayserve_app.gateway.routes import Choice, Claimant, Destination, create_router, those_meant
+from rayserve_app.gateway.routes import (
+    Claimant,
+    Destination,
+    create_router,
+    import_protocols,
+    those_meant,
+)
 from rayserve_app.gateway.settings import GatewaySettings
 from rayserve_app.gateway.upload import ClientLeft, Upload
-from rayserve_app.protocols.protocol import Protocol, shortened, wrong_method
+from rayserve_app.protocols.protocol import Means, Protocol, shortened, wrong_method
 from rayserve_app.protocols.sagemaker.names import AlreadyLoaded
 from rayserve_app.types import Buffer
 from rayserve_app.web import openapi, pages
@@ -127,7 +133,7 @@ class Gateway:
             name = params.get("model")
             read = partial(self._read, upload)
             model = await self._finder.model_of(name, destination, headers, scope, read)
-            if destination.choice is Choice.PREFIXED:
+            if destination.means is Means.BEFORE_IT and name is not None:
                 path = path.removeprefix(f"/{name}")
             await self._forwarder.send(scope, model.prefix + path, upload, send, model)
         finally:
@@ -138,27 +144,27 @@ class Gateway:
     ) -> Response | None:
         """Return the answer where it is not one model's."""
         protocol = destination.protocol
-        match destination.choice:
-            case Choice.ALL:
+        match destination.means:
+            case Means.ALL:
                 await self._read(upload)
                 return (await self._ask_all(path, scope, upload, protocol)).response()
-            case Choice.LOAD:
+            case Means.WHO_TAKES_IT:
                 return await self._load(path, scope, upload, protocol)
-            case Choice.SERVER:
+            case Means.SERVER:
                 return protocol.document_of(self._directory.names)
             case _:
                 return None
 
     def _choose(self, claimants: Sequence[Claimant], headers: Mapping[bytes, bytes]) -> Claimant:
-        """Return whose request it is: AWS's JSON protocol has a header, and of the others the first
-        that knows a model."""
+        """Return whose request it is: of those whose mark it has, the first that knows a model."""
         if len(claimants) == 1:
             return claimants[0]
         meant = those_meant(claimants, headers)
         known = [
             each
             for each in meant
-            if each[0].choice is not Choice.DEFAULT
+            if "model" in each[1]
+            or each[0].means not in (Means.DEFAULT, Means.BEFORE_IT)
             or self._settings.default_for(each[0].protocol.name) is not None
         ]
         return (known or meant or claimants)[0]
@@ -192,7 +198,7 @@ class Gateway:
         self, path: str, scope: Scope, upload: Upload, protocol: type[Protocol]
     ) -> Response:
         """Ask all models for the one that is meant; only they know where they lie."""
-        name = await naming.name_in_body(await self._read(upload), {})
+        name = await naming.name_in_body(await self._read(upload), {}, protocol.MODEL_KEYS)
         if name is not None and self._directory.find(name) is not None:
             raise AlreadyLoaded(f"Model {shortened(name)} is already loaded")
         answers: list[Answer] = []
@@ -244,7 +250,7 @@ class Gateway:
         document = await asyncio.to_thread(
             openapi.write_document,
             "Models",
-            self._settings.protocols,
+            tuple(each.fragment() for each in import_protocols(self._settings.protocols)),
             base_path=scope.get("root_path", ""),
             models=tuple(self._directory.names),
         )

@@ -17,9 +17,9 @@ from rayserve_app.gateway.naming import (
     two_models,
 )
 from rayserve_app.gateway.replicas import Directory, ServedModel
-from rayserve_app.gateway.routes import AWS, AWS_TARGET, Choice, Destination
+from rayserve_app.gateway.routes import Destination
 from rayserve_app.gateway.settings import GatewaySettings
-from rayserve_app.protocols.protocol import Protocol, listed
+from rayserve_app.protocols.protocol import Means, Protocol, listed
 from rayserve_app.types import Buffer
 
 MAX_ALIASES: Final = 10_000
@@ -91,13 +91,13 @@ class Finder:
     ) -> str | None:
         """Return the name in the query, in a header or in the body, None if there is none."""
         in_head = name_in_head(headers, scope.get("query_string", b""))
-        reads_json = destination.choice is Choice.READ and is_json(headers)
+        protocol, means = destination
+        reads_json = means in (Means.IN_BODY, Means.IN_BODY_OR_ANY) and is_json(headers)
         if not reads_json and not is_form(headers):
             return in_head
-        name = await name_in_body(await read(), headers)
-        if AWS_TARGET in headers and self._models.find(name or "") is None:
-            # Any model says so in AWS's words.
-            return self._settings.default_for(AWS) or next(iter(self._models.names), None)
+        name = await name_in_body(await read(), headers, protocol.MODEL_KEYS)
+        if means is Means.IN_BODY_OR_ANY and self._models.find(name or "") is None:
+            return self._settings.default_for(protocol.name) or next(iter(self._models.names), None)
         if in_head is not None and name not in (None, in_head):
             raise two_models(in_head, name or "")
         return name or in_head

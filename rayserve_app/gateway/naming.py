@@ -15,7 +15,6 @@ from urllib.parse import parse_qsl
 from rayserve_app.codecs import form, lenient_json
 from rayserve_app.codecs.tensorflow import container_headers
 from rayserve_app.errors import DecodeError, InvalidRequest
-from rayserve_app.gateway.routes import AWS_TARGET
 from rayserve_app.media_types import media_type
 from rayserve_app.protocols.protocol import shortened
 from rayserve_app.protocols.sagemaker import container
@@ -29,10 +28,7 @@ COMPONENT: Final = b"x-amzn-sagemaker-inference-component"
 ATTRIBUTES: Final = container_headers.HEADER.encode()
 
 KEY: Final = "model_name"
-"""What simple_tensorflow_serving and Multi Model Server call it in queries, forms and JSON."""
-
-AWS_KEYS: Final = ("EndpointName", "EndpointConfigName")
-"""An endpoint's configuration has the endpoint's name."""
+"""What simple_tensorflow_serving and Multi Model Server call it in queries and forms."""
 
 FORMS: Final = (form.MULTIPART, form.URLENCODED)
 
@@ -81,27 +77,30 @@ def is_json(headers: Mapping[bytes, bytes]) -> bool:
     return headers.get(b"content-type", b"").lower().startswith(tuple(map(str.encode, _JSON)))
 
 
-async def name_in_body(body: Buffer, headers: Mapping[bytes, bytes]) -> str | None:
+async def name_in_body(
+    body: Buffer, headers: Mapping[bytes, bytes], keys: Sequence[str]
+) -> str | None:
     """Return the model's name in a form or in JSON, None if it has none or cannot be read: whoever
     gets it says what is wrong with it.
 
+    Args:
+        keys: what JSON may call it.
     Raises:
         InvalidRequest: there are two.
     """
     content_type = headers.get(b"content-type", b"").decode("latin-1")
     work = form.work_bytes(body, content_type) if is_form(headers) else len(body)
     if work > INLINE_BYTES:
-        return await asyncio.to_thread(_name_in_body, body, headers)
-    return _name_in_body(body, headers)
+        return await asyncio.to_thread(_name_in_body, body, headers, keys)
+    return _name_in_body(body, headers, keys)
 
 
-def _name_in_body(body: Buffer, headers: Mapping[bytes, bytes]) -> str | None:
+def _name_in_body(body: Buffer, headers: Mapping[bytes, bytes], keys: Sequence[str]) -> str | None:
     try:
         if is_form(headers):
             fields = form.parse(body, headers[b"content-type"].decode("latin-1"))
             names = [field.text for field in fields if field.name == KEY]
         else:
-            keys: Sequence[str] = AWS_KEYS if AWS_TARGET in headers else (KEY,)
             document = lenient_json.decode_object(body)
             names = [document[key] for key in keys if isinstance(document.get(key), str)][:1]
     except (DecodeError, InvalidRequest):

@@ -13,7 +13,7 @@ from rayserve_app.settings.section import Section
 class GatewaySettings(Section):
     """One gateway: the protocols whose un-prefixed paths it serves."""
 
-    protocols: ProtocolNames = tuple(PROTOCOLS)
+    protocols: ProtocolNames = Field(default_factory=lambda: tuple(PROTOCOLS))
     """Where two claim one path, the first one answers, or its default model where none is named."""
     default_model: str | dict[str, str] = Field(default_factory=dict)
     """The model that paths without a name mean: for all protocols, or by protocol."""

@@ -18,7 +18,7 @@ from rayserve_app.inference.answer_table import Answer, KeptAnswers, copy_row, h
 from rayserve_app.inference.batcher import Result
 from rayserve_app.inference.item_content import digest, size_bytes
 from rayserve_app.metrics.recorder import Recorder
-from rayserve_app.payloads.encoded_inputs import Encoded
+from rayserve_app.payloads.items import Encoded
 from rayserve_app.process.timing import Timing
 from rayserve_app.process.workers import Workers
 from rayserve_app.types import Row

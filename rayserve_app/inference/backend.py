@@ -47,7 +47,7 @@ class Predictor(ABC):
         return None
 
     def metadata(self) -> Metadata:
-        """Describe what is loaded."""
+        """Describe what is loaded; before `load`, as much as is known then."""
         return Metadata(platform=type(self).__name__)
 
 

@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from rayserve_app.errors import DeadlineExceeded, InvalidRequest, ServingError, let_go
-from rayserve_app.payloads.encoded_inputs import Encoded
 from rayserve_app.payloads.inputs import Inputs
+from rayserve_app.payloads.items import Encoded
 from rayserve_app.process.timing import Timing
 from rayserve_app.process.workers import Workers
 from rayserve_app.types import Array, Item

@@ -16,8 +16,8 @@ import numpy as np
 from rayserve_app.codecs import image
 from rayserve_app.codecs.json_metadata import EncodedImage
 from rayserve_app.inference.admission import Work
-from rayserve_app.payloads.encoded_inputs import Encoded
 from rayserve_app.payloads.inputs import Inputs
+from rayserve_app.payloads.items import Encoded
 from rayserve_app.types import Array, Invocation
 
 Update: TypeAlias = Callable[[Any], None]

@@ -20,8 +20,8 @@ from rayserve_app.inference.observed_outputs import ObservedOutputs
 from rayserve_app.inference.servables import Servable, Versions, describe_metadata
 from rayserve_app.inference.warm_up import blank_item
 from rayserve_app.metrics.recorder import Recorder
-from rayserve_app.payloads.encoded_inputs import Encoded
 from rayserve_app.payloads.inputs import Inputs
+from rayserve_app.payloads.items import Encoded
 from rayserve_app.payloads.outputs import named_arrays
 from rayserve_app.process.cores import available_cores
 from rayserve_app.process.timing import Timing

@@ -34,7 +34,7 @@ def blank_item(inputs: Inputs, metadata: Metadata) -> Item | None:
         return known if settings.type == "tensors" else next(iter(known.values()))
     is_encoded = settings.type == "string" and settings.codec != "raw"
     if (is_encoded or settings.type == "bytes") and [spec.dtype for spec in specs] == ["string"]:
-        return inputs.decode(inputs.from_encoded(BLACK_PNG)[0])
+        return inputs.decode(inputs.from_json_item(BLACK_PNG)[0])
     return None
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from enum import Enum
 from itertools import chain
+from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 from rayserve_app.codecs.form import MULTIPART, URLENCODED
@@ -13,8 +16,21 @@ from rayserve_app.errors import ModelNotFound, ServingError
 from rayserve_app.inference.batcher import Result
 from rayserve_app.inference.model import Model
 from rayserve_app.media_types import JSON, media_type
+from rayserve_app.settings.section import Section
 from rayserve_app.types import Buffer, Row
 from rayserve_app.web.messages import Response, did_you_mean, no_such_method
+
+
+class Means(Enum):
+    """Which model a path without `{model}` means at a gateway, that is on a server of many."""
+
+    DEFAULT = "the one that a query, a form or a header names, else the protocol's default one"
+    BEFORE_IT = "the one whose name stands before the path, as a prefix; without it as `DEFAULT`"
+    IN_BODY = "the one that the JSON body names, else as `DEFAULT`"
+    IN_BODY_OR_ANY = "as `IN_BODY`; where no model has that name, any model says so"
+    ALL = "all: their answers are put together"
+    WHO_TAKES_IT = "each in turn, until one takes it, by another name that the body gives it"
+    SERVER = "none: `Protocol.document_of` has the answer"
 
 
 class Route(NamedTuple):
@@ -27,6 +43,7 @@ class Route(NamedTuple):
     method: str
     path: str
     handler: str
+    means: Means = Means.DEFAULT
 
 
 class Declined(Exception):
@@ -48,8 +65,27 @@ class Protocol(ABC):
     """A handler takes a `Request` and returns a `Response`; it raises ServingError where it cannot
     answer, and Declined where another protocol should."""
 
+    FRAGMENT: ClassVar[str] = "openapi.yaml"
+    """The file beside the protocol's module that describes its routes, for the OpenAPI document."""
+
+    settings_type: ClassVar[type[Section] | None] = None
+    """What a model's YAML may say of the protocol, in `protocol_settings` under its name; None if
+    nothing. `ModelSettings.of_protocol` returns it."""
+
+    MARK: ClassVar[bytes | None] = None
+    """A header that only this protocol's requests have: of a path that it shares with others, it
+    gets the requests with this header at a gateway, and no others."""
+
+    MODEL_KEYS: ClassVar[Sequence[str]] = ("model_name",)
+    """What a JSON body calls the model, where a route means the one `IN_BODY`."""
+
     def __init__(self, model: Model) -> None:
         self.model = model
+
+    @classmethod
+    def fragment(cls) -> Path:
+        """Return where `FRAGMENT` lies."""
+        return Path(inspect.getfile(cls)).with_name(cls.FRAGMENT)
 
     @classmethod
     @abstractmethod

@@ -18,13 +18,13 @@ from pydantic import (
     model_validator,
 )
 
+from rayserve_app.settings.codecs import CODECS
 from rayserve_app.settings.protocols import PROTOCOLS, CorsSettings, ProtocolNames, ProtocolSettings
-from rayserve_app.settings.section import Section, parse_section
+from rayserve_app.settings.section import Section, SectionT, parse_section
 
 InputType = Literal[
     "bytes", "string", "integers", "floats", "doubles", "image", "tensor", "tensors", "request"
 ]
-InputCodec = Literal["raw", "base64", "base64_urlsafe", "json_metadata", "packed_jpeg"]
 OutputCodec = Literal["json", "csv", "npy", "raw"]
 Interpolation = Literal["area", "nearest", "linear", "cubic", "lanczos"]
 
@@ -57,8 +57,10 @@ class InputSettings(Section):
     """`bytes`, `string`, `integers`, `floats` and `doubles` are Clipper's; `image` is decoded to
     pixels; `tensor` is one array; `tensors` a mapping of input name to array; `request` a whole
     body with its headers, for user code that reads them itself."""
-    codec: InputCodec = "raw"
-    """The form of one payload; `packed_jpeg` carries many items."""
+    codec: str = "raw"
+    """The form of one payload, one of settings/codecs.py: `raw`, `base64`, `base64_urlsafe`,
+    `json_metadata`; or a stream of many images, `packed_jpeg`, `tfrecord` or `recordio`, in whose
+    place a bare image is taken too."""
     strings_as: Literal["str", "bytes"] = "str"
     """How a closure receives strings: upstream Clipper on Python 3 hands over bytes."""
     size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
@@ -69,7 +71,7 @@ class InputSettings(Section):
     short_side: Annotated[int, Field(gt=0)] | None = None
     interpolation: Interpolation = "area"
     """`area` averages where an image shrinks and is bilinear where it grows; the others are
-    OpenCV's, whichever way. MXNet's own image functions are `cubic` unless told otherwise."""
+    OpenCV's, whichever way. MXNet's own image functions are `cubic` by default."""
     reduced_decode: Literal["auto", "always", "never"] = "auto"
     """Whether a JPEG is decoded at a half, a quarter or an eighth of its size where that is at
     least twice the size that it is resized to: large photographs in a quarter of the time. `auto`
@@ -90,12 +92,7 @@ class InputSettings(Section):
 
     @model_validator(mode="after")
     def _fits_type(self) -> Self:
-        codecs: dict[str, tuple[InputCodec, ...]] = {
-            "bytes": ("raw", "base64", "json_metadata", "packed_jpeg"),
-            "image": ("raw", "base64", "json_metadata", "packed_jpeg"),
-            "string": ("raw", "base64", "base64_urlsafe", "json_metadata"),
-        }
-        known = codecs.get(self.type, ("raw",))
+        known = [name for name, each in CODECS.items() if self.type in each.types]
         if self.codec not in known:
             raise ValueError(
                 f"codec {self.codec!r} does not carry type {self.type!r}; known: {', '.join(known)}"
@@ -125,11 +122,11 @@ class OutputSettings(Section):
 
 
 class BatchingSettings(Section):
-    """`@serve.batch`'s own settings, counted in items."""
+    """How items become batches: `@serve.batch`'s own settings, counted in items, and one more."""
 
     mode: Literal["slot_first", "serve_batch"] = "slot_first"
     """`slot_first` takes the execution slot, then drains the queue; `serve_batch` is Ray's own
-    batcher, for comparison."""
+    batcher, `@serve.batch`."""
     max_batch_size: Annotated[int, Field(gt=0, le=4096)] = 10
     """Fewer where so many would take over 0.15 of the deadline, and smaller batches hardly cost
     more for each item."""
@@ -206,7 +203,7 @@ class CacheSettings(Section):
 
 
 class ModelSettings(Section):
-    """One model. A backend's own settings are a subclass, beside the backend."""
+    """One model of any framework, which may have keys of its own beside these."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
     """The application's name if not set."""
@@ -219,10 +216,11 @@ class ModelSettings(Section):
     deadline: DeadlineSettings = DeadlineSettings()
     cache: CacheSettings | None = None
     """Off if not set."""
-    protocols: ProtocolNames = tuple(PROTOCOLS)
+    protocols: ProtocolNames = Field(default_factory=lambda: tuple(PROTOCOLS))
     """The protocols spoken under the model's prefix. Where two claim one path, the first answers,
     and the next one what that declines."""
-    protocol_settings: ProtocolSettings = ProtocolSettings()
+    protocol_settings: ProtocolSettings = Field(default_factory=dict)
+    """What a protocol lets one set, by its name."""
     cors: CorsSettings | None = None
     """Pages from elsewhere that a browser lets call the model, all of its protocols; none if not
     set. What comes through a gateway goes by the gateway's own."""
@@ -240,6 +238,11 @@ class ModelSettings(Section):
             )
         return self
 
+    def of_protocol(self, name: str, settings_type: type[SectionT]) -> SectionT:
+        """Return the settings of a protocol; their defaults where the YAML has none."""
+        section = self.protocol_settings.get(name)
+        return section if isinstance(section, settings_type) else settings_type()
+
     @property
     def max_queued_items(self) -> int:
         """Items that may wait in one replica."""
@@ -248,7 +251,7 @@ class ModelSettings(Section):
 
 
 class FileSettings(ModelSettings):
-    """A model that lies in files: the base of the settings of backends that read some."""
+    """A model that lies in files."""
 
     path: Annotated[str, Field(min_length=1)]
     """A directory, a file or an archive (`.tar`, `.tar.gz`, `.tgz`, `.zip`) on the replica's

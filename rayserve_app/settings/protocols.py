@@ -1,14 +1,16 @@
-"""What a model's YAML may say of the protocols that it speaks."""
+"""The protocols that there are, and what the YAML may say of those that a model speaks."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from rayserve_app.settings.locations import check_place
-from rayserve_app.settings.section import Section
+from rayserve_app.errors import ConfigurationError
+from rayserve_app.importing import import_from_string
+from rayserve_app.settings.section import Section, read_section, shown
 
 PROTOCOLS: Final = {
     "clipper": "rayserve_app.protocols.clipper:Clipper",
@@ -55,77 +57,33 @@ class CorsSettings(Section):
     """`https://host`, with a port if it is not the scheme's own; `"*"` for all."""
 
 
-def _check_post_processing(value: str) -> str:
-    if not re.fullmatch(r"(topN|pickTopN)\([1-9][0-9]{0,5}\)", value):
-        raise ValueError("Not `topN(n)` or `pickTopN(n)`")
-    return value
+def _read_settings(declared: Any) -> Any:
+    """Return what is declared as the sections of those protocols that have settings.
+
+    Raises:
+        ConfigurationError: as `read_section` does.
+    """
+    if not isinstance(declared, Mapping):
+        return declared  # which is an error of its own
+    sections: dict[str, Section] = {}
+    for name, section in declared.items():
+        path = f"protocol_settings.{name}"
+        settings_type = settings_type_of(name) if name in PROTOCOLS else None
+        if settings_type is None:
+            known = sorted(each for each in PROTOCOLS if settings_type_of(each) is not None)
+            raise ConfigurationError(
+                f"Unknown key {shown(name)}", path=path, remedy=f"Known: {', '.join(known)}"
+            )
+        sections[name] = read_section(settings_type, section, path)
+    return sections
 
 
-class TensorFlowServingSettings(Section):
-    """TF Serving's REST API."""
-
-    version_labels: dict[str, str] = Field(default_factory=dict)
-    """Versions by label, as `/v1/models/{model}/labels/{label}` names them."""
-
-
-class OpenInferenceSettings(Section):
-    """The Open Inference Protocol v2."""
-
-    model_control: Literal["none", "explicit"] = "none"
-    """`explicit` lets clients load and unload the model in the replica that they reach, as Triton's
-    `--model-control-mode` does: for applications of one replica. `none` refuses it."""
+def settings_type_of(protocol: str) -> type[Section] | None:
+    """Return the class of a protocol's settings, None if it has none. It is imported only for a
+    model that sets some."""
+    settings_type: type[Section] | None = import_from_string(PROTOCOLS[protocol]).settings_type
+    return settings_type
 
 
-class SageMakerSettings(Section):
-    """SageMaker's runtime API."""
-
-    async_input: tuple[Annotated[str, AfterValidator(check_place)], ...] = ()
-    """Where inputs of asynchronous invocations may lie: `s3://bucket/prefix/`, `gs://` likewise, or
-    a directory's absolute path. Nowhere if empty; inputs may still come with the request."""
-    async_output: Annotated[str, AfterValidator(check_place)] | None = None
-    """Where the results of asynchronous invocations are written; none are taken without it. Clients
-    may choose names below it and so replace each other's results, as in S3: keep nothing else
-    there."""
-    async_concurrency: Annotated[int, Field(gt=0)] = 4
-    """Asynchronous invocations that one replica works on at a time."""
-    async_max_pending: Annotated[int, Field(gt=0)] = 1000
-    """Asynchronous invocations that wait or run in one replica; more are refused."""
-
-
-class SimpleTensorFlowServingSettings(Section):
-    """simple_tensorflow_serving."""
-
-    username: str | None = None
-    password_variable: str | None = None
-    """The environment variable that holds the password. With both, basic auth is asked for."""
-    autoconvert_base64: bool = False
-    """`--enable_b64_autoconvert`: `{"b64": ...}` anywhere in the data is decoded."""
-
-    @model_validator(mode="after")
-    def _names_user_and_password(self) -> Self:
-        if bool(self.username) != bool(self.password_variable):
-            raise ValueError("'username' and 'password_variable' go together")
-        if ":" in (self.username or ""):
-            raise ValueError("'username' ends at a colon in basic auth (RFC 7617)")
-        return self
-
-
-class ClusterServingSettings(Section):
-    """The HTTP frontend of Analytics Zoo Cluster Serving."""
-
-    prediction: Literal["json", "map"] = "json"
-    """How one prediction is written as a string: JSON as since 0.10, or a Java map as in 0.9."""
-    post_processing: Annotated[str, AfterValidator(_check_post_processing)] | None = None
-    """`topN(n)` or `pickTopN(n)`."""
-
-
-class ProtocolSettings(Section):
-    """The protocols' settings, by their names."""
-
-    tensorflow_serving: TensorFlowServingSettings = Field(default_factory=TensorFlowServingSettings)
-    open_inference: OpenInferenceSettings = Field(default_factory=OpenInferenceSettings)
-    sagemaker: SageMakerSettings = Field(default_factory=SageMakerSettings)
-    simple_tensorflow_serving: SimpleTensorFlowServingSettings = Field(
-        default_factory=SimpleTensorFlowServingSettings
-    )
-    cluster_serving: ClusterServingSettings = Field(default_factory=ClusterServingSettings)
+ProtocolSettings = Annotated[Mapping[str, Section], BeforeValidator(_read_settings)]
+"""The settings of protocols by their names, each read by the class that its protocol names."""

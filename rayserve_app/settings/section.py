@@ -32,10 +32,23 @@ def parse_section(section_type: type[SectionT], args: Mapping[str, Any], key: st
         raise ConfigurationError(
             "The application's arguments", expected=f"`{key}`", got=shown(list(args)), path="args"
         )
+    return read_section(section_type, args[key], f"args.{key}")
+
+
+def read_section(section_type: type[SectionT], value: object, path: str) -> SectionT:
+    """Validate one section.
+
+    Args:
+        path: the section's own, for errors.
+    Raises:
+        ConfigurationError: the first fault found, with the key's path.
+    """
     try:
-        return section_type.model_validate(args[key])
+        return section_type.model_validate(value)
     except ValidationError as exc:
-        raise _first_fault(section_type, exc, f"args.{key}") from exc
+        raise _first_fault(section_type, exc, path) from exc
+    except ConfigurationError as exc:  # a section within that was read by itself
+        raise exc.at(path) from exc.__cause__
 
 
 def _first_fault(

@@ -227,7 +227,7 @@ def test_images_that_take_long_to_decode_count_for_more_than_small_ones(
     async def work(clock: Clock) -> tuple[Outcome, int]:
         model = create(clock, constant(0), input=IMAGE, threads={"decode": 1})
         small, large = (
-            model.inputs.from_encoded(pictures.plain_png(side))[0] for side in (32, 512)
+            model.inputs.from_json_item(pictures.plain_png(side))[0] for side in (32, 512)
         )
 
         def decode(item: Any, out: Any) -> Any:
@@ -373,7 +373,7 @@ def test_every_protocol_refuses_before_it_reads_and_says_when_to_come_again(
         app = create_app(model)
         for _ in range(2):
             assert (await call(app, "POST", path, **given)).status_code == 200
-        (image,) = model.inputs.from_encoded(PIXEL)
+        (image,) = model.inputs.from_json_item(PIXEL)
         pending = await fill(model, image)
         was_read = False
 

@@ -28,6 +28,8 @@ from rayserve_app.media_types import media_type
 from rayserve_app.payloads.inputs import Inputs
 from rayserve_app.settings.model import InputSettings, LimitSettings
 from rayserve_app.types import TensorSpec
+from tests.codecs.test_recordio import part as recordio
+from tests.codecs.test_tfrecord import stream_of as tfrecord
 
 JSON = "application/json"
 PHOTO = skimage.data.astronaut()[::8, ::8]
@@ -111,6 +113,11 @@ FORMS: dict[str, tuple[str, str | None, bytes]] = {
     "JSON text": ("json_metadata", *in_json(json.dumps({"data": b64(PNG)}))),
     "stream": ("packed_jpeg", "application/x-packed-jpeg", packed(PNG)),
     "ended stream": ("packed_jpeg", None, packed(PNG) + b"\0\0\0\0more"),
+    "TFRecord": ("tfrecord", "application/x-tfrecord", tfrecord(PNG)),
+    "octets for TFRecord": ("tfrecord", "application/octet-stream", PNG),
+    "TFRecord in JSON": ("tfrecord", *in_json(b64(tfrecord(PNG)))),
+    "RecordIO": ("recordio", "application/x-recordio", recordio(PNG)),
+    "RecordIO without a type": ("recordio", None, recordio(PNG)),
     "stream in JSON": ("packed_jpeg", *in_json(b64(packed(PNG)))),
 }
 
@@ -240,6 +247,20 @@ def test_a_stream_is_a_batch_and_a_bare_image_is_not() -> None:
     for image_format in ("JPEG", "PNG", "GIF", "WebP", "BMP", "TIFF"):
         image = encoded(image_format)
         assert inputs.from_body(image, None) == ([image], False), image_format
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        in_json(b64(packed(b"a", b"b"))),
+        in_json({"b64": b64(packed(b"a", b"b"))}),
+        in_json(b64(packed(b"a" * 5000, b"b" * 5000))),
+        ("text/plain", b64(packed(b"a", b"b")).encode()),
+    ],
+)
+def test_a_stream_of_many_in_text_is_a_batch(content_type: str, body: bytes) -> None:
+    payload = create_inputs("bytes", "packed_jpeg").from_body(body, content_type)
+    assert (len(payload.items), payload.is_batch) == (2, True)
 
 
 def test_a_list_is_a_batch_even_of_one() -> None:
@@ -388,6 +409,8 @@ def test_objects_of_python_callers() -> None:
         (create_inputs("image"), BOMB, "too large"),
         (create_inputs("string"), 5, "expected a string, got int"),
         (create_inputs("integers"), np.ones(2), r"expected int32 \(\*\), got float64 \(2,\)"),
+        (create_inputs("string"), np.ones(2), "expected a string, got ndarray"),
+        (create_inputs("tensors"), np.ones(2), "expected an object, got ndarray"),
         (create_inputs("bytes", "packed_jpeg"), packed(b"a", b"b"), "expected one image, got 2"),
     ],
 )
@@ -521,6 +544,8 @@ def test_only_models_of_images_take_images() -> None:
         ("string", "json_metadata", *in_json([json.dumps({"data": b64(BOMB)})]), "[0]"),
         ("bytes", "json_metadata", *in_json({"data": b64(BOMB)}), ""),
         ("image", "packed_jpeg", None, packed(PNG, BOMB), "images[1]"),
+        ("image", "tfrecord", None, tfrecord(PNG, BOMB), "images[1]"),
+        ("image", "recordio", None, recordio(PNG) + recordio(BOMB), "images[1]"),
         ("image", "packed_jpeg", *in_json([b64(packed(PNG, BOMB))]), "[0].images[1]"),
     ],
 )
@@ -552,6 +577,8 @@ def test_the_limit_of_pixels_is_the_models() -> None:
         ("integers", "raw", "application/x-npy", npy(np.ones((10**18, 0), int))),
         ("tensors", "raw", *in_json([{}] * 6)),
         ("bytes", "packed_jpeg", None, packed(*[b"a"] * 6)),
+        ("bytes", "tfrecord", None, tfrecord(*[b"a"] * 6)),
+        ("bytes", "recordio", None, recordio(b"a") * 6),
         ("bytes", "packed_jpeg", *in_json([b64(packed(b"a", b"b"))] * 3)),
     ],
 )
@@ -571,7 +598,7 @@ def test_as_many_items_as_a_request_may_carry_are_read() -> None:
 def test_decoding_tells_what_is_no_image() -> None:
     inputs = create_inputs("image")
     for data in (b"", b"no image", JPEG[: len(JPEG) // 2]):
-        (item,) = inputs.from_encoded(data)
+        (item,) = inputs.from_json_item(data)
         with pytest.raises(DecodeError):
             inputs.decode(item)
 
@@ -597,7 +624,7 @@ def test_a_long_string_among_numbers_costs_nothing() -> None:
 
 def test_images_too_large_together_are_refused_before_decoding() -> None:
     inputs = Inputs(InputSettings(type="image"), LimitSettings(max_request_pixels=1000))
-    small = inputs.from_encoded(PNG)
+    small = inputs.from_json_item(PNG)
     with pytest.raises(RequestTooLarge, match="pixels, got"):
         inputs.check_pixels(small * 2000)
 
@@ -618,7 +645,7 @@ def test_images_come_as_a_named_column(name: str, column: list[Any]) -> None:
     payload = inputs.from_columns({name: column})
     assert payload.is_batch
     decoded = [inputs.decode(item) for item in payload.items]
-    expected = inputs.decode(inputs.from_encoded(JPEG)[0])
+    expected = inputs.decode(inputs.from_json_item(JPEG)[0])
     assert len(decoded) == 2
     for each in decoded:
         np.testing.assert_array_equal(each, expected)
@@ -692,7 +719,7 @@ def jpeg(pixels: Any, **options: Any) -> bytes:
 
 def decoded(data: bytes, **settings: Any) -> Any:
     inputs = create_inputs("image", **settings)
-    (item,) = inputs.from_encoded(data)
+    (item,) = inputs.from_json_item(data)
     return inputs.decode(item)
 
 
@@ -769,7 +796,7 @@ def test_an_image_of_the_models_size_is_decoded_into_the_batch() -> None:
     photo = PHOTOGRAPHS["astronaut"]
     inputs = create_inputs("image", size=[512, 512])
     batch = np.zeros((2, 512, 512, 3), np.uint8)
-    items = inputs.from_encoded(jpeg(photo)) + inputs.from_encoded(PNG)
+    items = inputs.from_json_item(jpeg(photo)) + inputs.from_json_item(PNG)
     for item, space in zip(items, batch, strict=True):
         array = inputs.decode(item, space)
         assert isinstance(array, np.ndarray)

@@ -75,10 +75,14 @@ MODELS = [
     ("image", "base64"),
     ("image", "json_metadata"),
     ("image", "packed_jpeg"),
+    ("image", "tfrecord"),
+    ("image", "recordio"),
     ("bytes", "raw"),
     ("bytes", "base64"),
     ("bytes", "json_metadata"),
     ("bytes", "packed_jpeg"),
+    ("bytes", "tfrecord"),
+    ("bytes", "recordio"),
 ]
 
 
@@ -523,7 +527,7 @@ ARRAY_WAYS: dict[str, Callable[[Any], tuple[str, Any, str]]] = {
 
 
 @pytest.mark.parametrize("way", ARRAY_WAYS.values(), ids=list(ARRAY_WAYS))
-@pytest.mark.parametrize("codec", ["raw", "base64", "json_metadata", "packed_jpeg"])
+@pytest.mark.parametrize("codec", ["raw", "base64", "json_metadata", "packed_jpeg", "tfrecord"])
 @pytest.mark.parametrize("kind", ["pixels", "own"])
 async def test_arrays_have_one_answer_in_every_protocol_and_codec(
     codec: str, way: Callable[[Any], tuple[str, Any, str]], kind: str

@@ -21,7 +21,7 @@ import httpx
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.pages import ROOT, shown_file
 
 CLOSURES: list[dict[str, Any]] = [
     {
@@ -168,7 +168,7 @@ class Server:
             "HOME": str(folder),
             "RAY_TMPDIR": str(folder),
             "TMPDIR": str(folder),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{ROOT}:{folder}",
             "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
@@ -245,12 +245,15 @@ class Server:
 
 
 def create_config(folder: Path) -> dict[str, Any]:
-    """Return `configs/app.yaml` with the models of the tests beside its own.
+    """Return `configs/app.yaml` with the models of the tests and the README's beside its own.
 
     Args:
-        folder: where `colors` reads asynchronous invocations, in `in`, and writes, in `out`.
+        folder: where `colors` reads asynchronous invocations, in `in`, and writes, in `out`; gets
+            the README's module.
     """
     config: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "app.yaml").read_text())
+    config["applications"] += yaml.safe_load(shown_file("my.yaml"))["applications"]
+    (folder / "my_models.py").write_text(shown_file("my_models.py"))
     for application in config["applications"]:
         for deployment in application["deployments"]:
             deployment["ray_actor_options"]["num_cpus"] = 0.1

@@ -71,6 +71,38 @@ def test_an_unknown_key_is_told_with_its_path_and_the_known(
     assert set(known.split(", ")) <= set(fault.remedy.removeprefix("Known: ").split(", "))
 
 
+WITH_SETTINGS = (
+    "cluster_serving, open_inference, sagemaker, simple_tensorflow_serving, tensorflow_serving"
+)
+
+
+@pytest.mark.parametrize(
+    ("declared", "sentence"),
+    [
+        ({"clipper": {}}, f"Unknown key 'clipper' - at `{{}}.clipper`. Known: {WITH_SETTINGS}"),
+        ({"grpc": {}}, f"Unknown key 'grpc' - at `{{}}.grpc`. Known: {WITH_SETTINGS}"),
+        (
+            {"open_inference": {"model_controll": "none"}},
+            "Unknown key 'model_controll' - at `{}.open_inference.model_controll`. "
+            "Known: model_control",
+        ),
+        (
+            {"sagemaker": {"async_input": ["/a", "b"]}},
+            "Neither `s3://bucket/prefix` or `gs://bucket/prefix`, nor a directory's absolute path:"
+            " got 'b' - at `{}.sagemaker.async_input[1]`",
+        ),
+        (
+            {"simple_tensorflow_serving": {"username": "a"}},
+            "'username' and 'password_variable' go together: got {{'username': 'a'}}"
+            " - at `{}.simple_tensorflow_serving`",
+        ),
+    ],
+)
+def test_a_mistake_in_a_protocols_settings_is_told(declared: Any, sentence: str) -> None:
+    fault = fault_of(IMAGE | {"protocol_settings": declared})
+    assert str(fault) == sentence.format("args.model.protocol_settings")
+
+
 def test_a_subclass_knows_its_own_keys() -> None:
     class Nested(Section):
         depth: int = 1
@@ -119,8 +151,8 @@ def test_a_wrong_choice_is_told_with_the_choices() -> None:
 
 
 CODECS = {
-    "bytes": {"raw", "base64", "json_metadata", "packed_jpeg"},
-    "image": {"raw", "base64", "json_metadata", "packed_jpeg"},
+    "bytes": {"raw", "base64", "json_metadata", "packed_jpeg", "tfrecord", "recordio"},
+    "image": {"raw", "base64", "json_metadata", "packed_jpeg", "tfrecord", "recordio"},
     "string": {"raw", "base64", "base64_urlsafe", "json_metadata"},
     "integers": {"raw"},
     "floats": {"raw"},

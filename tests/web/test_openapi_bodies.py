@@ -17,6 +17,8 @@ from PIL import Image
 
 from rayserve_app.settings.protocols import PROTOCOLS
 from rayserve_app.types import Metadata, TensorSpec
+from tests.codecs.test_recordio import part as recordio
+from tests.codecs.test_tfrecord import stream_of as tfrecord
 from tests.protocols import create_model
 from tests.protocols.servers import serving
 
@@ -93,6 +95,31 @@ CASES = {
         | {
             "application/octet-stream": PNG,
             "application/x-packed-jpeg": len(PNG).to_bytes(4, "big") + PNG,
+            "text/plain": IN_BASE64.encode(),
+        },
+        IN_BASE64.encode(),
+    ),
+    "TFRecord": Case(
+        {"type": "bytes", "codec": "tfrecord"},
+        IN_BASE64,
+        IMAGES
+        | S3S
+        | {
+            "application/octet-stream": PNG,
+            "application/x-tfrecord": tfrecord(PNG),
+            "text/plain": IN_BASE64.encode(),
+        },
+        IN_BASE64.encode(),
+    ),
+    "RecordIO": Case(
+        {"type": "image", "codec": "recordio"},
+        IN_BASE64,
+        IMAGES
+        | S3S
+        | {
+            "application/octet-stream": PNG,
+            "application/x-npy": npy(np.zeros((4, 6, 3), np.uint8)),
+            "application/x-recordio": recordio(PNG),
             "text/plain": IN_BASE64.encode(),
         },
         IN_BASE64.encode(),

@@ -13,52 +13,46 @@ from typing import Any, Final
 import numpy as np
 
 from deployments.sagemaker.model_server.model_server import ServedModel
-from deployments.sagemaker.model_server.status import StatusError, invalid
-from rayserve_app.codecs.tensorflow.tensors import shape_text
+from deployments.sagemaker.model_server.status import FailedPrecondition
+from rayserve_app.errors import InvalidRequest
+from rayserve_app.protocols.tensorflow_serving.results import (
+    CLASSES,
+    OUTPUTS,
+    SCORES,
+    paired_classes,
+    regression_values,
+)
 from rayserve_app.types import Array
 
 # tensorflow/cc/saved_model/signature_constants.h
 CLASSIFY: Final = "tensorflow/serving/classify"
 REGRESS: Final = "tensorflow/serving/regress"
 INPUTS: Final = "inputs"
-CLASSES: Final = "classes"
-SCORES: Final = "scores"
-OUTPUTS: Final = "outputs"
 
 
 def classify(model: ServedModel, signature: str, examples: Sequence[bytes]) -> tuple[Array, Array]:
     """Run a classification signature on serialised examples.
 
-    Returns: labels, (N, K) bytes, and scores, (N, K) float32; empty labels or scores of 0 if the
+    Returns: labels, (N, K) bytes, and scores, (N, K) float32; empty text or scores of 0 if the
         signature has only the others.
     Raises:
-        StatusError: it is no such signature, or the model failed, or answered something else.
+        InvalidRequest: it is no such signature, or the model failed, or answered something else.
     """
     definition = _definition(model, signature, "classification", CLASSIFY)
     if len(definition.outputs) not in (1, 2):
-        raise invalid(f"Expected one or two output Tensors, found {len(definition.outputs)}")
+        raise InvalidRequest(f"Expected one or two output Tensors, found {len(definition.outputs)}")
     _check_input(definition, "classification")
     named = [name for name in (CLASSES, SCORES) if name in definition.outputs]
     if not named:
-        raise StatusError(
-            "FAILED_PRECONDITION",
+        raise FailedPrecondition(
             f'Expected classification signature outputs to contain at least one of "{CLASSES}" or'
             f' "{SCORES}". Signature was: {definition}',
         )
     outputs = _run(model, signature, examples, named)
-    labels, scores = outputs.get(CLASSES), outputs.get(SCORES)
+    labels, scores = paired_classes(outputs.get(CLASSES), outputs.get(SCORES))
     for name, array, dtype in ((CLASSES, labels, object), (SCORES, scores, np.float32)):
-        if array is not None:
+        if name in outputs:
             _check_classes(array, name, np.dtype(dtype), len(examples))
-    if labels is None or scores is None:
-        shape = next(iter(outputs.values())).shape
-        labels = np.full(shape, b"", object) if labels is None else labels
-        scores = np.zeros(shape, np.float32) if scores is None else scores
-    if labels.shape != scores.shape:
-        raise invalid(
-            "Tensors class and score should match in dim_size(1). Got"
-            f" {labels.shape[1]} vs. {scores.shape[1]}"
-        )
     return labels, scores
 
 
@@ -67,29 +61,24 @@ def regress(model: ServedModel, signature: str, examples: Sequence[bytes]) -> Ar
 
     Returns: (N,) float32.
     Raises:
-        StatusError: it is no such signature, or the model failed, or answered something else.
+        InvalidRequest: it is no such signature, or the model failed, or answered something else.
     """
     definition = _definition(model, signature, "regression", REGRESS)
     if len(definition.outputs) != 1:
-        raise invalid("Expected one output Tensor.")
+        raise InvalidRequest("Expected one output Tensor.")
     _check_input(definition, "regression")
     if OUTPUTS not in definition.outputs:
-        raise StatusError(
-            "FAILED_PRECONDITION", f"No regression outputs found in SignatureDef: {definition}"
-        )
-    values = _run(model, signature, examples, [OUTPUTS])[OUTPUTS]
-    if values.ndim != 1 and (values.ndim != 2 or values.shape[1] != 1):
-        raise invalid(
-            "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got"
-            f" {shape_text(values)}"
-        )
+        raise FailedPrecondition(f"No regression outputs found in SignatureDef: {definition}")
+    values = regression_values(_run(model, signature, examples, [OUTPUTS])[OUTPUTS])
     if len(values) != len(examples):
-        raise invalid(
+        raise InvalidRequest(
             f"Input batch size did not match output batch size: {len(examples)} vs. {len(values)}"
         )
     if values.dtype != np.float32:
-        raise invalid(f"Expected output Tensor of DT_FLOAT.  Got: {_type_text(values.dtype)}")
-    return values.reshape(-1)
+        raise InvalidRequest(
+            f"Expected output Tensor of DT_FLOAT.  Got: {_type_text(values.dtype)}"
+        )
+    return values
 
 
 def _definition(model: ServedModel, signature: str, kind: str, method: str) -> Any:
@@ -97,22 +86,20 @@ def _definition(model: ServedModel, signature: str, kind: str, method: str) -> A
     from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
     if signature not in model.signature_defs:
-        raise invalid(f"No signature was found with the name: {signature}")
+        raise InvalidRequest(f"No signature was found with the name: {signature}")
     definition: Any = SignatureDef.FromString(model.signature_defs[signature])
     if definition.method_name != method:
-        raise invalid(
+        raise InvalidRequest(
             f"Expected {kind} signature method_name to be {method}. Was: {definition.method_name}"
         )
     if len(definition.inputs) != 1:
-        raise invalid("Expected one input Tensor.")
+        raise InvalidRequest("Expected one input Tensor.")
     return definition
 
 
 def _check_input(definition: Any, kind: str) -> None:
     if INPUTS not in definition.inputs:
-        raise StatusError(
-            "FAILED_PRECONDITION", f"No {kind} inputs found in SignatureDef: {definition}"
-        )
+        raise FailedPrecondition(f"No {kind} inputs found in SignatureDef: {definition}")
 
 
 def _run(
@@ -124,15 +111,13 @@ def _run(
 
 
 def _check_classes(array: Array, name: str, dtype: np.dtype[Any], count: int) -> None:
-    if array.ndim != 2:
-        raise invalid(
-            f"Expected Tensor shape: [batch_size num_classes] but got {shape_text(array)}"
-        )
     if array.dtype != dtype:
         expected = _type_text(dtype)
-        raise invalid(f"Expected {name} Tensor of {expected}. Got: {_type_text(array.dtype)}")
+        raise InvalidRequest(
+            f"Expected {name} Tensor of {expected}. Got: {_type_text(array.dtype)}"
+        )
     if len(array) != count:
-        raise invalid(f"Expected {name} output batch size of {count}. Got: {len(array)}")
+        raise InvalidRequest(f"Expected {name} output batch size of {count}. Got: {len(array)}")
 
 
 def _type_text(dtype: np.dtype[Any]) -> str:

@@ -14,11 +14,12 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from deployments.sagemaker.model_server import prediction_messages
-from deployments.sagemaker.model_server.status import StatusError, invalid
+from deployments.sagemaker.model_server.status import FailedPrecondition
 from deployments.tensorflow.backend import TensorFlowBackend
 from deployments.tensorflow.signature import Signature
-from rayserve_app.errors import InvalidRequest, LoadError, ServingError
+from rayserve_app.errors import InvalidRequest, LoadError
 from rayserve_app.inference.backend import DEFAULT_SIGNATURE
+from rayserve_app.protocols.tensorflow_serving import rest
 from rayserve_app.types import Array, Metadata
 
 
@@ -67,18 +68,13 @@ class ServedModel:
             inputs: by name, each with its batch axis in front.
             outputs: which of the outputs to return; empty for all.
         Raises:
-            StatusError: the inputs are not the signature's, or the model failed on them.
+            ServingError: the inputs are not the signature's, or the model failed on them.
         """
         found = self._find(signature)
         metadata = found.metadata()
         _check_inputs(inputs, [spec.name for spec in metadata.inputs])
         _check_outputs(outputs, [spec.name for spec in metadata.outputs])
-        try:
-            answers = found.run(inputs)
-        except InvalidRequest as exc:
-            raise invalid(str(exc)) from exc
-        except ServingError as exc:
-            raise StatusError("INTERNAL", str(exc)) from exc
+        answers = found.run(inputs)
         return {name: answers[name] for name in outputs or answers}
 
     def close(self) -> None:
@@ -87,9 +83,7 @@ class ServedModel:
 
     def _find(self, signature: str) -> Signature:
         if signature not in self._signatures:
-            raise StatusError(
-                "FAILED_PRECONDITION", f'Serving signature key "{signature}" not found.'
-            )
+            raise FailedPrecondition(f'Serving signature key "{signature}" not found.')
         return self._signatures[signature]
 
 
@@ -134,23 +128,22 @@ class ModelServer:
                 gives none (tfs_utils.py), so that there is no version of that label.
 
         Raises:
-            StatusError: there is no such model or version.
+            ServingError: there is no such model or version.
         """
         if label:
-            raise invalid(f"Unrecognized servable version label: {label}")
+            raise rest.no_label(label)
         versions = self._models.get(name, {})
         if versions and version is None:
             return versions[max(versions)]
         if version not in versions:
-            wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-            raise StatusError("NOT_FOUND", f"Servable not found for request: {wanted}")
+            raise rest.no_model(name) if version is None else rest.no_version(name, str(version))
         return versions[version]
 
     def versions(self, name: str) -> list[ServedModel]:
         """Return all versions of a model, the latest one first.
 
         Raises:
-            StatusError: there is no such model.
+            ModelNotFound: there is no such model.
         """
         self.find(name)
         return [self._models[name][number] for number in sorted(self._models[name], reverse=True)]
@@ -182,7 +175,7 @@ def _check_inputs(inputs: Mapping[str, Array], known: Sequence[str]) -> None:
         return
     extra = inputs.keys() - set(known)
     missing = set(known) - inputs.keys()
-    raise invalid(
+    raise InvalidRequest(
         f"input size does not match signature: {len(inputs)}!={len(known)}"
         f" len({_set(inputs)}) != len({_set(known)}). Sent extra: {_set(extra)}."
         f" Missing but required: {_set(missing)}."
@@ -192,12 +185,12 @@ def _check_inputs(inputs: Mapping[str, Array], known: Sequence[str]) -> None:
 def _check_outputs(outputs: Sequence[str], known: Sequence[str]) -> None:
     for index, name in enumerate(outputs):
         if name not in known:
-            raise invalid(
+            raise InvalidRequest(
                 f"output tensor alias not found in signature: {name}"
                 f" Outputs expected to be in the set {_set(known)}."
             )
         if name in outputs[:index]:
-            raise invalid(f"duplicate output tensor alias: {name}")
+            raise InvalidRequest(f"duplicate output tensor alias: {name}")
 
 
 def _set(names: Iterable[str]) -> str:

@@ -1,30 +1,35 @@
-"""TensorFlow Serving's REST API for the SavedModels of a package: `:predict`, `:classify`,
-`:regress`, status and metadata.
-
-Source: tensorflow/serving, http_rest_api_handler.cc, http_rest_api_util.cc.
-"""
+"""TensorFlow Serving's REST API (rayserve_app/protocols/tensorflow_serving/rest.py) mounted on the
+SavedModels of a package, for the package's own code in this process."""
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote
 
 from deployments.sagemaker.model_server import estimators
 from deployments.sagemaker.model_server.model_server import ModelServer, ServedModel
-from deployments.sagemaker.model_server.status import StatusError, invalid
-from rayserve_app.codecs.tensorflow import reply as replies
-from rayserve_app.codecs.tensorflow.document import decode_document, instances_of, signature_name
-from rayserve_app.codecs.tensorflow.examples import read_examples, serialise
+from rayserve_app.codecs.tensorflow.document import decode_document
+from rayserve_app.codecs.tensorflow.examples import Features, serialise
+from rayserve_app.codecs.tensorflow.reply import (
+    render_classifications,
+    render_error,
+    render_outputs,
+    render_predictions,
+    render_regressions,
+)
 from rayserve_app.codecs.tensorflow.tensors import read_columns, read_rows
-from rayserve_app.errors import InvalidRequest, PredictError
+from rayserve_app.errors import ServingError
 from rayserve_app.inference.backend import DEFAULT_SIGNATURE
-from rayserve_app.types import Array, Reply
+from rayserve_app.protocols.tensorflow_serving import rest
+from rayserve_app.protocols.tensorflow_serving.metadata import render_metadata, render_status
+from rayserve_app.types import Array, Reply, TensorSpec
+from rayserve_app.web.messages import status_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,18 +38,8 @@ JSON: Final = "application/json"
 # http_rest_api_util.cc, kPathRegex; names are case-sensitive, the rest is not.
 PATH: Final = re.compile(
     r"(?i)/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
-    r"(?P<rest>:predict|:classify|:regress|/metadata)?"
+    rf"(?::(?P<verb>{'|'.join(rest.VERBS)})|(?P<metadata>/metadata))?"
 )
-
-MAX_VERSION: Final = 2**63 - 1
-
-HTTP_STATUS: Final = {
-    "INVALID_ARGUMENT": 400,
-    "FAILED_PRECONDITION": 400,
-    "OUT_OF_RANGE": 400,
-    "NOT_FOUND": 404,
-    "INTERNAL": 500,
-}
 
 
 class PredictionRest:
@@ -57,31 +52,26 @@ class PredictionRest:
         """Answer one request; failures are answers too."""
         try:
             return Reply(self._answer(method, path, body), JSON)
-        except StatusError as exc:
-            return Reply(replies.render_error(exc.message), JSON, HTTP_STATUS[exc.code])
-        except (InvalidRequest, PredictError) as exc:
-            return Reply(replies.render_error(str(exc)), JSON, 400)
+        except ServingError as exc:
+            return Reply(render_error(str(exc)), JSON, status_of(exc))
 
-    def _answer(self, method: str, path: str, body: bytes | str) -> bytes | str:
+    def _answer(self, method: str, path: str, body: bytes | str) -> bytes:
+        line = f"{method} {path}"
         match = PATH.fullmatch(path.partition("?")[0])
-        rest = (match["rest"] or "").lower() if match else ""
-        if match is None or (method == "POST") != rest.startswith(":"):
-            if path.rstrip("/") == "/v1/models":
-                raise invalid("Missing model name in request.")
-            raise invalid(f"Malformed request: {method} {path}")
+        if match is None or (method == "POST") != bool(match["verb"]):
+            raise rest.no_name() if path.rstrip("/") == "/v1/models" else rest.malformed(line)
         name = unquote(match["name"])
-        version = _version(match["version"])
-        label = unquote(match["label"]) if match["label"] else None
+        digits, label = match["version"], unquote(match["label"] or "")
+        version = None if digits is None else int(rest.read_version(digits, line))
         model = self._models.find(name, version, label)
-        if rest == ":predict":
-            return _predict(model, body)
-        if rest == ":classify":
-            return _classify(model, body)
-        if rest == ":regress":
-            return _regress(model, body)
-        if rest == "/metadata":
-            return _render_metadata(model)
-        return _render_status(self._models.versions(name) if version is None else [model])
+        if match["verb"]:
+            return rest.take(
+                match["verb"].lower(), decode_document(body), partial(_Signature, model)
+            )
+        if match["metadata"]:
+            return render_metadata(name, str(model.version), _definitions(model))
+        models = self._models.versions(name) if version is None else [model]
+        return render_status({str(each.version) for each in models}, "AVAILABLE")
 
 
 class RestServer:
@@ -116,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = self._read()
         except ValueError:
             self.close_connection = True
-            self._send(Reply(replies.render_error("The body has no length"), JSON, 411))
+            self._send(Reply(render_error("The body has no length"), JSON, 411))
             return
         self._send(self.api.answer("POST", self.path, body))
 
@@ -143,62 +133,44 @@ class _Handler(BaseHTTPRequestHandler):
         logger.debug(format, *args)
 
 
-def _version(digits: str | None) -> int | None:
-    if digits is None:
-        return None
-    # Python itself refuses to read thousands of digits.
-    if len(digits.lstrip("0")) > len(str(MAX_VERSION)) or int(digits) > MAX_VERSION:
-        raise invalid(f"Failed to convert version: {digits} to numeric.")
-    return int(digits)
+class _Signature:
+    """Answers requests by one signature, with whole tensors in one call."""
+
+    def __init__(self, model: ServedModel, name: str | None) -> None:
+        self._model = model
+        self._name = name or DEFAULT_SIGNATURE
+
+    def predict_rows(self, instances: Sequence[Any]) -> bytes:
+        return render_predictions(self._run(read_rows(instances, self._inputs)))
+
+    def predict_columns(self, inputs: Any) -> bytes:
+        return render_outputs(self._run(read_columns(inputs, self._inputs)))
+
+    def classify(self, examples: Sequence[Features]) -> bytes:
+        serialised = list(map(serialise, examples))
+        labels, scores = estimators.classify(self._model, self._name, serialised)
+        return render_classifications(labels.tolist(), list(scores))
+
+    def regress(self, examples: Sequence[Features]) -> bytes:
+        serialised = list(map(serialise, examples))
+        return render_regressions(estimators.regress(self._model, self._name, serialised))
+
+    @property
+    def _inputs(self) -> Sequence[TensorSpec]:
+        if self._name not in self._model.signature_defs:
+            raise rest.no_signature(self._name)
+        return self._model.metadata(self._name).inputs
+
+    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        return dict(sorted(self._model.predict(feed, signature=self._name).items()))
 
 
-def _predict(model: ServedModel, body: bytes | str) -> bytes:
-    document = decode_document(body)
-    signature = signature_name(document) or DEFAULT_SIGNATURE
-    if signature not in model.signature_defs:
-        raise invalid(f'Serving signature name: "{signature}" not found in signature def')
-    specs, instances = model.metadata(signature).inputs, instances_of(document)
-    if instances is None:
-        return replies.render_outputs(
-            _run(model, signature, read_columns(document["inputs"], specs))
-        )
-    return replies.render_predictions(_run(model, signature, read_rows(instances, specs)))
-
-
-def _run(model: ServedModel, signature: str, feed: Mapping[str, Array]) -> dict[str, Array]:
-    return dict(sorted(model.predict(feed, signature=signature).items()))
-
-
-def _classify(model: ServedModel, body: bytes | str) -> bytes:
-    signature, examples = _examples(body)
-    labels, scores = estimators.classify(model, signature, examples)
-    return replies.render_classifications(labels.tolist(), list(scores))
-
-
-def _regress(model: ServedModel, body: bytes | str) -> bytes:
-    signature, examples = _examples(body)
-    return replies.render_regressions(estimators.regress(model, signature, examples))
-
-
-def _examples(body: bytes | str) -> tuple[str, list[bytes]]:
-    document = decode_document(body)
-    signature = signature_name(document) or DEFAULT_SIGNATURE
-    return signature, list(map(serialise, read_examples(document)))
-
-
-def _render_status(models: list[ServedModel]) -> str:
-    status = {"error_code": "OK", "error_message": ""}
-    versions = [
-        {"version": str(model.version), "state": "AVAILABLE", "status": status} for model in models
-    ]
-    return json.dumps({"model_version_status": versions}, indent=1)
-
-
-def _render_metadata(model: ServedModel) -> str:
+def _definitions(model: ServedModel) -> dict[str, Any]:
+    """Return the signatures as they were saved, with TensorFlow's own JSON of each."""
     from google.protobuf.json_format import MessageToDict
     from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
-    signatures = {
+    return {
         name: MessageToDict(
             SignatureDef.FromString(definition),
             preserving_proto_field_name=True,
@@ -206,6 +178,3 @@ def _render_metadata(model: ServedModel) -> str:
         )
         for name, definition in model.signature_defs.items()
     }
-    spec = {"name": model.name, "signature_name": "", "version": str(model.version)}
-    metadata = {"signature_def": {"signature_def": signatures}}
-    return json.dumps({"model_spec": spec, "metadata": metadata}, indent=1)

@@ -17,7 +17,8 @@ import grpc
 from deployments.sagemaker.model_server import estimators, tensor_message
 from deployments.sagemaker.model_server import prediction_messages as messages
 from deployments.sagemaker.model_server.model_server import ModelServer, ServedModel
-from deployments.sagemaker.model_server.status import StatusError, invalid
+from deployments.sagemaker.model_server.status import code_of
+from rayserve_app.errors import InvalidRequest, ServingError
 from rayserve_app.inference.backend import DEFAULT_SIGNATURE
 from rayserve_app.types import Array, Buffer
 
@@ -88,7 +89,7 @@ class PredictionService:
 
     def _get_metadata(self, request: Any) -> Any:
         if list(request.metadata_field) != ["signature_def"]:
-            raise invalid("GetModelMetadataRequest must specify metadata_field")
+            raise InvalidRequest("GetModelMetadataRequest must specify metadata_field")
         model = self._find(request)
         signatures = messages.SignatureDefMap()
         for name, definition in model.signature_defs.items():
@@ -136,7 +137,7 @@ def _examples(given: Any) -> list[bytes]:
     examples = [context + each for each in given.example_list_with_context.examples]
     examples += given.example_list.examples
     if not examples:
-        raise invalid("Input is empty.")
+        raise InvalidRequest("Input is empty.")
     return examples
 
 
@@ -163,8 +164,8 @@ def _handler(call: Callable[[Any], Any], kind: Any) -> Any:
     def answer(request: Any, context: Any) -> Any:
         try:
             return call(request)
-        except StatusError as exc:
-            context.abort(getattr(grpc.StatusCode, exc.code), exc.message)
+        except ServingError as exc:
+            context.abort(getattr(grpc.StatusCode, code_of(exc)), str(exc))
 
     return grpc.unary_unary_rpc_method_handler(
         answer,

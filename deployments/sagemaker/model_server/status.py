@@ -1,20 +1,21 @@
-"""Failed calls, and what the sentences about them are made of.
+"""Errors as gRPC's status codes.
 
 Source: tensorflow, core/lib/core/errors.h; grpc, statuscodes.md.
 """
 
 from __future__ import annotations
 
-
-class StatusError(Exception):
-    """A failed call: a gRPC status code's name, and the sentence."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
+from rayserve_app.errors import InvalidRequest, ModelNotFound, ServingError, VersionNotFound
 
 
-def invalid(message: str) -> StatusError:
-    """Return the error for what the caller should not have sent."""
-    return StatusError("INVALID_ARGUMENT", message)
+class FailedPrecondition(InvalidRequest):
+    """The model is not of the kind that a call is for."""
+
+
+def code_of(error: ServingError) -> str:
+    """Return the name of an error's status code."""
+    if isinstance(error, ModelNotFound | VersionNotFound):
+        return "NOT_FOUND"
+    if isinstance(error, FailedPrecondition):
+        return "FAILED_PRECONDITION"
+    return "INVALID_ARGUMENT" if isinstance(error, InvalidRequest) else "INTERNAL"

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from deployments.sagemaker.model_server.status import invalid
+from rayserve_app.errors import InvalidRequest
 from rayserve_app.types import Array, Buffer
 
 # The field of each type's values, and its number where the values' memory is what a packed field
@@ -41,7 +41,7 @@ def decode(data: bytes) -> Array:
     as `bytes` in object arrays.
 
     Raises:
-        StatusError: not a tensor.
+        InvalidRequest: not a tensor.
     """
     import tensorflow as tf
     from google.protobuf.message import DecodeError
@@ -55,7 +55,7 @@ def decode(data: bytes) -> Array:
             return flat.reshape([dim.size for dim in message.tensor_shape.dim])
         array: Array = tf.make_ndarray(message)
     except (DecodeError, TypeError, ValueError) as exc:
-        raise invalid(f"Not a tensor: {exc}") from exc
+        raise InvalidRequest(f"Not a tensor: {exc}") from exc
     return array
 
 

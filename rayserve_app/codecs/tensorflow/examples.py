@@ -29,6 +29,9 @@ _KINDS: Final[Mapping[type, str]] = {bytes: "bytes", str: "bytes", float: "float
 _LENGTH_DELIMITED: Final = 2
 """Protobuf's wire type of messages, bytes and packed numbers."""
 
+MAX_FEATURES: Final = 200
+"""Of one serialised example that is looked into."""
+
 
 def read_examples(document: Mapping[str, Any]) -> list[Features]:
     """Return the features of a request's examples, those of its `context` among them.
@@ -59,6 +62,25 @@ def serialise(features: Mapping[str, Sequence[Any]]) -> bytes:
         for name, values in features.items()
     )
     return _field(1, b"".join(entries))
+
+
+def find_bytes(example: memoryview, names: Sequence[str]) -> memoryview | None:
+    """Return the bytes that the first of these features of a serialised `tf.train.Example` holds,
+    without a copy; None if the bytes are no such message, or there is no such feature of one
+    value."""
+    found: dict[str, memoryview] = {}
+    try:
+        ((_, features),) = _read(example, 1)
+        for _, entry in _read(features, MAX_FEATURES):
+            parts = dict(_read(entry, 2))
+            name = str(parts[1], "utf-8")
+            if name in names:
+                ((kind, values),) = _read(parts[2], 1)
+                if kind == _FIELDS["bytes"]:
+                    ((_, found[name]),) = _read(values, 1)
+    except (ValueError, LookupError):
+        return None
+    return next((found[name] for name in names if name in found), None)
 
 
 def _features(value: Any) -> Features:
@@ -124,3 +146,34 @@ def _groups(value: int) -> Iterator[int]:
         yield value & 0x7F | 0x80
         value >>= 7
     yield value
+
+
+def _read(message: memoryview, most: int) -> list[tuple[int, memoryview]]:
+    """Return the numbers and contents of a message's fields, all of which are messages, bytes or
+    text (protobuf, encoding.md).
+
+    Raises:
+        ValueError, IndexError: not such a message, or one of more fields than `most`.
+    """
+    fields: list[tuple[int, memoryview]] = []
+    start = 0
+    while start < len(message):
+        tag, start = _read_varint(message, start)
+        size, start = _read_varint(message, start)
+        if tag & 7 != _LENGTH_DELIMITED or size > len(message) - start or len(fields) == most:
+            raise ValueError("not such a message")
+        fields.append((tag >> 3, message[start : start + size]))
+        start += size
+    return fields
+
+
+def _read_varint(message: memoryview, start: int) -> tuple[int, int]:
+    """Return an integer and where it ends."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = message[start]
+        start += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, start
+    raise ValueError("an integer of more than 64 bits")

@@ -24,8 +24,8 @@ from rayserve_app.errors import (
     VersionNotFound,
     let_go,
 )
-from rayserve_app.payloads.encoded_inputs import Encoded
 from rayserve_app.payloads.inputs import Inputs
+from rayserve_app.payloads.items import Encoded
 from rayserve_app.payloads.outputs import json_value
 from rayserve_app.protocols.protocol import Declined
 from rayserve_app.types import Buffer, Reply, Row

@@ -38,7 +38,7 @@ from rayserve_app.protocols.clipper.messages import (
     reparse,
 )
 from rayserve_app.protocols.clipper.metrics import ApplicationMetrics
-from rayserve_app.protocols.protocol import Protocol, Route, disowned, inference
+from rayserve_app.protocols.protocol import Means, Protocol, Route, disowned, inference
 from rayserve_app.protocols.writing import written
 from rayserve_app.types import Row
 from rayserve_app.web.messages import Request, Response, retry_headers, status_of
@@ -62,11 +62,11 @@ class Clipper(Protocol):
 
     # query_frontend.hpp: "^/<app>/predict/?$", "^/<app>/update/?$", "^/metrics$"
     ROUTES: ClassVar = (
-        Route("POST", "/predict", "predict"),
-        Route("POST", "/predict/", "predict"),
-        Route("POST", "/update", "update"),
-        Route("POST", "/update/", "update"),
-        Route("GET", "/metrics", "metrics"),
+        Route("POST", "/predict", "predict", Means.BEFORE_IT),
+        Route("POST", "/predict/", "predict", Means.BEFORE_IT),
+        Route("POST", "/update", "update", Means.BEFORE_IT),
+        Route("POST", "/update/", "update", Means.BEFORE_IT),
+        Route("GET", "/metrics", "metrics", Means.ALL),
     )
 
     def __init__(self, model: Model) -> None:

@@ -18,9 +18,8 @@ from rayserve_app.codecs.plain_values import exact_array, text_of, widened
 from rayserve_app.errors import DecodeError, InvalidRequest, PredictError, ServingError, let_go
 from rayserve_app.inference.batcher import Result
 from rayserve_app.inference.servables import Servable
-from rayserve_app.payloads.encoded_inputs import Encoded
+from rayserve_app.payloads.items import Encoded
 from rayserve_app.payloads.outputs import named_arrays
-from rayserve_app.payloads.tensor_inputs import TensorInputs
 from rayserve_app.payloads.tensors import as_array, whole
 from rayserve_app.protocols.protocol import Declined
 from rayserve_app.types import Array, Buffer, Row, TensorSpec
@@ -35,8 +34,6 @@ FAILED: Final = "NaN"
 
 EXACT_IN_FLOAT: Final = 2**24
 """Not every integer beyond it is a float32."""
-
-TENSORS: Final = ("tensor", "tensors", "integers", "floats", "doubles")
 
 PredictionForm: TypeAlias = Literal["json", "map"]
 
@@ -91,9 +88,7 @@ class _InstanceReader:
     def __init__(self, servable: Servable, max_dense_bytes: int) -> None:
         self._inputs = servable.inputs
         self._settings = servable.inputs.settings
-        self._tensors = TensorInputs(
-            self._settings, servable.metadata.inputs, servable.inputs.check_count
-        )
+        self._tensors = servable.inputs.tensors
         self._dense_bytes_left = max_dense_bytes
 
     def read_apart(self, instance: Any, path: str) -> list[Encoded] | DecodeError:
@@ -132,7 +127,7 @@ class _InstanceReader:
         )
 
     def _value(self, value: Any, path: str) -> list[Encoded]:
-        if self._settings.type in TENSORS:
+        if self._inputs.takes_tensors:
             value = self._tensor(value, self._tensors.spec, path)
         elif self._settings.type == "string" and isinstance(value, list):
             # A string tensor; each of its strings is an item here.

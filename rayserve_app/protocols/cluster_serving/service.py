@@ -23,7 +23,7 @@ from rayserve_app.errors import (
 from rayserve_app.inference.batcher import Result
 from rayserve_app.inference.model import Model
 from rayserve_app.inference.servables import Servable
-from rayserve_app.payloads.encoded_inputs import Encoded
+from rayserve_app.payloads.items import Encoded
 from rayserve_app.protocols.cluster_serving.messages import (
     NoInstances,
     create_post_processing,
@@ -31,8 +31,10 @@ from rayserve_app.protocols.cluster_serving.messages import (
     pretty,
     render,
 )
+from rayserve_app.protocols.cluster_serving.settings import ClusterServingSettings
 from rayserve_app.protocols.protocol import (
     Declined,
+    Means,
     Protocol,
     Route,
     disowned,
@@ -79,11 +81,13 @@ class ClusterServing(Protocol):
 
     name: ClassVar[str] = "cluster_serving"
 
+    settings_type = ClusterServingSettings
+
     ROUTES: ClassVar = (
         Route("POST", "/predict", "predict"),
-        Route("GET", "/metrics", "metrics"),
+        Route("GET", "/metrics", "metrics", Means.ALL),
         Route("POST", "/model-secure", "secure"),
-        Route("GET", "/models", "models"),
+        Route("GET", "/models", "models", Means.ALL),
         Route("GET", "/models/{model}", "models"),
         Route("GET", "/models/{model}/versions/{version}", "version"),
         Route("POST", "/models/{model}/versions/{version}/predict", "predict_version"),
@@ -91,7 +95,7 @@ class ClusterServing(Protocol):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
-        settings = model.settings.protocol_settings.cluster_serving
+        settings = model.settings.of_protocol(self.name, ClusterServingSettings)
         self._render = partial(
             render,
             form=settings.prediction,

@@ -21,7 +21,7 @@ from rayserve_app.errors import (
 from rayserve_app.inference.model import Model
 from rayserve_app.inference.servables import Servable
 from rayserve_app.media_types import OCTETS
-from rayserve_app.payloads.inputs import Payload
+from rayserve_app.payloads.items import Payload
 from rayserve_app.protocols.open_inference import documents
 from rayserve_app.protocols.open_inference.messages import (
     LENGTH_HEADER,
@@ -32,6 +32,7 @@ from rayserve_app.protocols.open_inference.messages import (
     present,
     render,
 )
+from rayserve_app.protocols.open_inference.settings import OpenInferenceSettings
 from rayserve_app.protocols.open_inference.tensors import (
     check_outputs,
     columns_of,
@@ -41,7 +42,7 @@ from rayserve_app.protocols.open_inference.tensors import (
     read_work_bytes,
     result_bytes,
 )
-from rayserve_app.protocols.protocol import Protocol, Route, inference, rows, those_known
+from rayserve_app.protocols.protocol import Means, Protocol, Route, inference, rows, those_known
 from rayserve_app.protocols.writing import writing_bytes, written
 from rayserve_app.types import Buffer, Row
 from rayserve_app.web import content_coding
@@ -68,12 +69,14 @@ class OpenInference(Protocol):
 
     name: ClassVar[str] = "open_inference"
 
+    settings_type = OpenInferenceSettings
+
     ROUTES: ClassVar = (
-        Route("GET", "/v2", "describe_server"),
-        Route("GET", "/v2/health/live", "live"),
-        Route("GET", "/v2/health/ready", "ready"),
+        Route("GET", "/v2", "describe_server", Means.ALL),
+        Route("GET", "/v2/health/live", "live", Means.ALL),
+        Route("GET", "/v2/health/ready", "ready", Means.ALL),
         # Before `{model}`: "stats" is no model.
-        Route("GET", "/v2/models/stats", "statistics"),
+        Route("GET", "/v2/models/stats", "statistics", Means.ALL),
         *(
             Route(method, base + path, handler)
             for base in (MODEL, VERSION)
@@ -85,7 +88,7 @@ class OpenInference(Protocol):
                 ("POST", "/infer", "infer"),
             )
         ),
-        Route("POST", "/v2/repository/index", "index"),
+        Route("POST", "/v2/repository/index", "index", Means.ALL),
         Route("POST", "/v2/repository/models/{model}/load", "load"),
         Route("POST", "/v2/repository/models/{model}/unload", "unload"),
         *(
@@ -108,7 +111,7 @@ class OpenInference(Protocol):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
-        self._control = model.settings.protocol_settings.open_inference.model_control
+        self._control = model.settings.of_protocol(self.name, OpenInferenceSettings).model_control
         self._is_loaded = True
 
     async def describe_server(self, _: Request) -> Response:

@@ -19,9 +19,9 @@ from rayserve_app.codecs.plain_values import with_text
 from rayserve_app.errors import DecodeError, InvalidRequest, PredictError, ShapeMismatch
 from rayserve_app.inference.servables import Servable
 from rayserve_app.media_types import OCTETS
-from rayserve_app.payloads.inputs import Inputs, Payload
+from rayserve_app.payloads.inputs import Inputs
+from rayserve_app.payloads.items import Payload
 from rayserve_app.payloads.outputs import ONLY_OUTPUT, named_arrays, whole_columns
-from rayserve_app.payloads.tensor_inputs import VECTOR_DTYPES
 from rayserve_app.protocols.open_inference.messages import (
     InferenceRequest,
     InputTensor,
@@ -29,9 +29,6 @@ from rayserve_app.protocols.open_inference.messages import (
     RequestedOutput,
 )
 from rayserve_app.types import Array, Buffer, Metadata, Row, TensorSpec
-
-ELEMENT_TYPES: Final = ("bytes", "image", "string", "request")
-"""Models whose items are single elements of BYTES."""
 
 ELEMENT_BYTES: Final = 64
 ITEM_BYTES: Final = 128
@@ -43,18 +40,8 @@ CLASSIFIABLE: Final = "biuf"
 def input_specs(servable: Servable) -> tuple[TensorSpec, ...]:
     """Return what a client is told of the inputs, the batch axis first: the model's own tensors;
     BYTES of shape (N, 1) for a model whose items are elements of it."""
-    settings, names = servable.inputs.settings, servable.inputs.names
-    if settings.type == "tensors":
-        return servable.metadata.inputs
-    if settings.type in ELEMENT_TYPES:
-        return (TensorSpec(names[0], "string", (-1, 1)),)
-    if settings.type in VECTOR_DTYPES:
-        dtype = np.dtype(VECTOR_DTYPES[settings.type]).name
-        return (TensorSpec(names[0], dtype, (-1, -1)),)
-    own = next(iter(servable.metadata.inputs), TensorSpec("", "", ()))
-    if settings.shape is not None:
-        own = TensorSpec("", own.dtype, (-1, *settings.shape))
-    return (own._replace(name=names[0], dtype=settings.dtype or own.dtype),)
+    inputs = servable.inputs
+    return inputs.specs if inputs.takes_tensors else (inputs.specs[0]._replace(shape=(-1, 1)),)
 
 
 def read_items(request: InferenceRequest, servable: Servable, model_name: str) -> Payload:
@@ -113,7 +100,7 @@ def read_raw(body: Buffer, servable: Servable, model_name: str) -> Payload:
     (spec,) = specs
     if inputs.settings.type == "request":
         return _invocations({spec.name: [body]}, inputs)
-    if inputs.settings.type in ELEMENT_TYPES:
+    if not inputs.takes_tensors:
         return inputs.from_columns({spec.name: [memoryview(body)]})
     if spec.dtype == "string":
         if spec.shape not in ((-1, 1), (-1,)):
@@ -241,7 +228,7 @@ def _check_datatype(each: InputTensor, spec: TensorSpec, inputs: Inputs, model_n
     known = [tensor.DATATYPES[spec.dtype]] if spec.dtype in tensor.DATATYPES else []
     if "FP32" in known:
         known.append("BF16")
-    if inputs.settings.type in ("bytes", "image") or inputs.settings.codec != "raw":
+    if inputs.takes_images:
         known.append("UINT8")  # of pixels, or of one encoded image
     if inputs.settings.type == "image":
         known.append(tensor.DATATYPES[inputs.preprocess.normalized_dtype.name])
@@ -258,7 +245,7 @@ def _read(each: InputTensor, inputs: Inputs) -> Any:
     if each.datatype != "BYTES":
         decode = tensor.numbers_from_binary if each.is_binary else tensor.numbers_from_json
         return decode(each.data, each.datatype, each.shape)
-    if inputs.settings.type not in ELEMENT_TYPES:
+    if inputs.takes_tensors:
         return tensor.as_objects(_elements(each), each.shape)
     if not each.shape or max(each.shape[1:], default=1) > 1:
         raise ShapeMismatch(

@@ -31,6 +31,7 @@ from rayserve_app.process.timing import Timing
 from rayserve_app.process.workers import Workers
 from rayserve_app.protocols.sagemaker.invocation import Invoker
 from rayserve_app.protocols.sagemaker.places import Place, open_place
+from rayserve_app.protocols.sagemaker.settings import SageMakerSettings
 from rayserve_app.settings.locations import split
 from rayserve_app.types import Buffer
 from rayserve_app.web.messages import Response
@@ -91,7 +92,7 @@ class AsyncInvocations:
             render_failure: returns what is written where an invocation failed, or where user code
                 answered with another status than success.
         """
-        settings = model.settings.protocol_settings.sagemaker
+        settings = model.settings.of_protocol("sagemaker", SageMakerSettings)
         self._model = model
         self._render_failure = render_failure
         self._inputs = [open_place(each) for each in settings.async_input]

@@ -22,7 +22,7 @@ from rayserve_app.errors import (
     let_go,
 )
 from rayserve_app.inference.model import Model
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, is_form
+from rayserve_app.protocols.protocol import Declined, Means, Protocol, Route, inference, is_form
 from rayserve_app.protocols.sagemaker.invocation import Invoker, render
 from rayserve_app.protocols.sagemaker.names import (
     AlreadyLoaded,
@@ -32,6 +32,7 @@ from rayserve_app.protocols.sagemaker.names import (
     check_target,
     read_registration,
 )
+from rayserve_app.protocols.sagemaker.settings import SageMakerSettings
 from rayserve_app.types import FailedInvocation
 from rayserve_app.web.messages import Request, Response, retry_headers, status_of
 
@@ -52,11 +53,13 @@ class SageMaker(Protocol):
 
     name: ClassVar[str] = "sagemaker"
 
+    settings_type = SageMakerSettings
+
     ROUTES: ClassVar = (
         Route("GET", "/ping", "ping"),
         Route("POST", "/invocations", "invocations"),
-        Route("GET", "/models", "list_models"),
-        Route("POST", "/models", "load_model"),
+        Route("GET", "/models", "list_models", Means.ALL),
+        Route("POST", "/models", "load_model", Means.WHO_TAKES_IT),
         Route("GET", "/models/{model}", "describe_model"),
         Route("DELETE", "/models/{model}", "unload_model"),
         Route("POST", "/models/{model}/invoke", "invocations"),

@@ -8,22 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Final
 
 from rayserve_app.codecs.tensorflow.container_headers import accepted_type
 from rayserve_app.codecs.tensorflow.document import decode_document
 from rayserve_app.errors import DecodeError, InvalidRequest, VersionNotFound
 from rayserve_app.inference.model import Model
-from rayserve_app.inference.servables import Servable
 from rayserve_app.media_types import JSON, media_type
-from rayserve_app.protocols.tensorflow_serving.results import classifications, regressions
-from rayserve_app.protocols.tensorflow_serving.service import (
-    Parse,
-    Query,
-    parse_examples,
-    parse_predict,
-)
+from rayserve_app.protocols.tensorflow_serving import rest
+from rayserve_app.protocols.tensorflow_serving.queries import Query, Reader
 from rayserve_app.types import Buffer
 from rayserve_app.web.messages import Response
 
@@ -38,12 +31,6 @@ KEY: Final = re.compile(rb'"(?:instances|inputs|examples)"\s*:')
 HEAD_BYTES: Final = 1 << 12
 """Where one of the keys stands, if not first, then behind the signature's name, or the context that
 examples share."""
-
-METHODS: Final[Mapping[str, Parse]] = {
-    "predict": parse_predict,
-    "classify": partial(parse_examples, render=classifications),
-    "regress": partial(parse_examples, render=regressions),
-}
 
 
 def may_be_document(model: Model, body: Buffer, content_type: str | None) -> bool:
@@ -69,17 +56,15 @@ def read_document(model: Model, body: Buffer, *, version: str | None, method: st
     if not any(key in document for key in KEYS) or _is_an_item(document, names):
         return None
 
-    def select(signature: str | None) -> Servable:
+    def select(signature: str | None) -> Reader:
         try:
-            return model.select(version, signature)
+            return Reader(model.select(version, signature))
         except VersionNotFound:
             raise
         except InvalidRequest as exc:
-            raise InvalidRequest(
-                f'Serving signature name: "{signature}" not found in signature def'
-            ) from exc
+            raise rest.no_signature(signature) from exc
 
-    return METHODS[method](document, select)
+    return rest.take(method, document, select)
 
 
 def as_accepted(answer: bytes, accept: str | None) -> Response:

@@ -27,12 +27,13 @@ from rayserve_app.errors import (
 )
 from rayserve_app.inference.model import Model
 from rayserve_app.media_types import OUTPUTS, media_type, ranked
-from rayserve_app.payloads.encoded_inputs import Encoded
-from rayserve_app.payloads.inputs import Inputs, Payload
+from rayserve_app.payloads.inputs import Inputs
+from rayserve_app.payloads.items import Encoded, Payload
 from rayserve_app.payloads.outputs import MEDIA_TYPES, encode, flat_shapes, json_value, negotiate
 from rayserve_app.process.timing import Timing
 from rayserve_app.protocols.protocol import rows, shortened
 from rayserve_app.protocols.sagemaker import documents
+from rayserve_app.protocols.tensorflow_serving import rest
 from rayserve_app.protocols.tensorflow_serving.results import written_bytes
 from rayserve_app.protocols.writing import writing_bytes, written
 from rayserve_app.settings.model import OutputCodec
@@ -272,7 +273,7 @@ def asked_of(custom_attributes: str | None, model: Model) -> tuple[str | None, s
             path="tfs-model-name",
             remedy=did_you_mean(name, [model_name]) or None,
         )
-    known = documents.METHODS if model.metadata.platform == documents.PLATFORM else ("predict",)
+    known = rest.VERBS if model.metadata.platform == documents.PLATFORM else ("predict",)
     if method not in known:
         raise InvalidRequest(
             "No such method",

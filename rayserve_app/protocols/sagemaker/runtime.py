@@ -25,7 +25,7 @@ from rayserve_app.errors import (
     let_go,
 )
 from rayserve_app.inference.model import Model
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, those_known
+from rayserve_app.protocols.protocol import Declined, Means, Protocol, Route, inference, those_known
 from rayserve_app.protocols.sagemaker import container, control
 from rayserve_app.protocols.sagemaker.asynchronous import (
     DEFAULT_TIMEOUT_S,
@@ -40,6 +40,7 @@ from rayserve_app.protocols.sagemaker.asynchronous import (
 from rayserve_app.protocols.sagemaker.control import VARIANT
 from rayserve_app.protocols.sagemaker.invocation import Invoker
 from rayserve_app.protocols.sagemaker.names import check_target
+from rayserve_app.protocols.sagemaker.settings import SageMakerSettings
 from rayserve_app.types import Buffer
 from rayserve_app.web.messages import Request, Response, retry_headers
 
@@ -59,17 +60,25 @@ class SageMakerRuntime(Protocol):
 
     name: ClassVar[str] = "sagemaker_runtime"
 
+    FRAGMENT = "openapi_runtime.yaml"
+
+    # AWS's JSON protocol names its operation there.
+    MARK = b"x-amz-target"
+
+    # An endpoint's configuration has the endpoint's name.
+    MODEL_KEYS = ("EndpointName", "EndpointConfigName")
+
     ROUTES: ClassVar = (
         Route("POST", "/endpoints/{model}/invocations", "invoke"),
         Route("POST", "/endpoints/{model}/invocations-response-stream", "invoke_with_stream"),
         Route("POST", "/endpoints/{model}/async-invocations", "invoke_async"),
-        Route("POST", "/", "call_control_plane"),
+        Route("POST", "/", "call_control_plane", Means.IN_BODY_OR_ANY),
     )
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         self._created_at = time.time()
-        output = model.settings.protocol_settings.sagemaker.async_output
+        output = model.settings.of_protocol("sagemaker", SageMakerSettings).async_output
         self._async = AsyncInvocations(model, output, as_failure) if output else None
 
     @classmethod

@@ -27,8 +27,8 @@ from rayserve_app.errors import (
 from rayserve_app.inference.model import Model
 from rayserve_app.inference.servables import Servable
 from rayserve_app.media_types import JSON, OCTETS, media_type
-from rayserve_app.payloads.encoded_inputs import Encoded
 from rayserve_app.payloads.inputs import REMEDIES, Inputs
+from rayserve_app.payloads.items import Encoded
 from rayserve_app.payloads.outputs import named_arrays, whole_columns
 from rayserve_app.payloads.tensors import as_array, whole
 from rayserve_app.protocols.protocol import LISTED_NAMES

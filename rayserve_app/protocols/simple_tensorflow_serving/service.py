@@ -20,8 +20,8 @@ from rayserve_app.errors import (
 )
 from rayserve_app.inference.model import Model
 from rayserve_app.inference.servables import Servable
-from rayserve_app.payloads.encoded_inputs import Encoded
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, rows
+from rayserve_app.payloads.items import Encoded
+from rayserve_app.protocols.protocol import Declined, Means, Protocol, Route, inference, rows
 from rayserve_app.protocols.simple_tensorflow_serving import messages, pages
 from rayserve_app.protocols.simple_tensorflow_serving.basic_auth import BasicAuth, Unauthorized
 from rayserve_app.protocols.simple_tensorflow_serving.clients import (
@@ -31,6 +31,9 @@ from rayserve_app.protocols.simple_tensorflow_serving.clients import (
 )
 from rayserve_app.protocols.simple_tensorflow_serving.messages import Query
 from rayserve_app.protocols.simple_tensorflow_serving.pages import Page
+from rayserve_app.protocols.simple_tensorflow_serving.settings import (
+    SimpleTensorFlowServingSettings,
+)
 from rayserve_app.protocols.simple_tensorflow_serving.signature import (
     describe_signature,
     example_bytes,
@@ -54,10 +57,12 @@ class SimpleTensorFlowServing(Protocol):
 
     name: ClassVar[str] = "simple_tensorflow_serving"
 
+    settings_type = SimpleTensorFlowServingSettings
+
     ROUTES: ClassVar = (
-        Route("POST", "/", "infer"),
-        Route("GET", "/health", "health"),
-        Route("GET", "/v1/models", "list_models"),
+        Route("POST", "/", "infer", Means.IN_BODY),
+        Route("GET", "/health", "health", Means.ALL),
+        Route("GET", "/v1/models", "list_models", Means.ALL),
         Route("GET", "/v1/models/{model}", "describe_model"),
         Route("GET", "/v1/models/{model}/gen_json", "generate_json"),
         Route("GET", "/v1/models/{model}/gen_client", "generate_client"),
@@ -71,7 +76,7 @@ class SimpleTensorFlowServing(Protocol):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
-        self._settings = model.settings.protocol_settings.simple_tensorflow_serving
+        self._settings = model.settings.of_protocol(self.name, SimpleTensorFlowServingSettings)
         self._auth = BasicAuth(
             self._settings.username,
             self._settings.password_variable,

@@ -17,7 +17,6 @@ from rayserve_app.errors import RequestTooLarge
 from rayserve_app.inference.servables import Servable
 from rayserve_app.inference.warm_up import BLACK_PNG
 from rayserve_app.payloads.inputs import Inputs
-from rayserve_app.payloads.tensor_inputs import VECTOR_DTYPES
 from rayserve_app.types import TensorSpec
 
 # tensorflow/core/framework/types.proto, DataType; 0 is DT_INVALID.
@@ -52,8 +51,7 @@ MAX_VALUES: Final = 1_000_000
 def takes_files(inputs: Inputs) -> bool:
     """Return whether an item is an encoded file, as its bytes or as the text that the model
     declares, so that an uploaded file can be one."""
-    settings = inputs.settings
-    return settings.type in ("bytes", "image", "request") or settings.codec != "raw"
+    return inputs.takes_images or inputs.settings.type == "request"
 
 
 def describe_signature(servable: Servable, outputs: Sequence[TensorSpec]) -> dict[str, Any]:
@@ -63,19 +61,11 @@ def describe_signature(servable: Servable, outputs: Sequence[TensorSpec]) -> dic
 
 def input_specs(servable: Servable) -> Sequence[TensorSpec]:
     """Return the inputs as a client must send them; encoded files are strings."""
-    inputs, declared = servable.inputs, servable.metadata.inputs
-    settings = inputs.settings
-    if settings.type == "tensors":
-        return declared
-    name = inputs.names[0]
-    if settings.type in VECTOR_DTYPES:
-        return [TensorSpec(name, np.dtype(VECTOR_DTYPES[settings.type]).name, (-1, -1))]
-    if settings.type != "tensor":
-        return [TensorSpec(name, "string", (-1,))]
-    spec = next(iter(declared), TensorSpec(name, "", ()))
-    if settings.shape is not None or not spec.is_known:
-        spec = TensorSpec("", spec.dtype, (-1, *(settings.shape or ())))
-    return [spec._replace(name=name, dtype=settings.dtype or spec.dtype)]
+    specs = servable.inputs.specs
+    if servable.inputs.settings.type == "tensors":
+        return specs
+    # An axis of items at least.
+    return [each if each.is_known else each._replace(shape=(-1,)) for each in specs]
 
 
 def example_data(servable: Servable, *, max_items: int) -> dict[str, Any]:

@@ -16,8 +16,7 @@ from rayserve_app.codecs.tensorflow.examples import Features, serialise
 from rayserve_app.codecs.tensorflow.tensors import read_columns, read_rows, read_tensor, row_error
 from rayserve_app.errors import DecodeError, RequestTooLarge, ShapeMismatch
 from rayserve_app.inference.servables import Servable
-from rayserve_app.payloads.encoded_inputs import Encoded
-from rayserve_app.payloads.inputs import Payload
+from rayserve_app.payloads.items import Encoded, Payload
 from rayserve_app.payloads.tensor_inputs import VECTOR_DTYPES
 from rayserve_app.types import Array, TensorSpec
 
@@ -25,13 +24,9 @@ from rayserve_app.types import Array, TensorSpec
 def tensor_specs(servable: Servable) -> tuple[TensorSpec, ...]:
     """Return the tensors that a model takes; none if it takes something else, or does not say of
     which types they are."""
-    settings, declared = servable.inputs.settings, servable.metadata.inputs
-    name = servable.inputs.names[0] if servable.inputs.names else ""
-    if settings.type == "tensor" or settings.type in VECTOR_DTYPES:
-        declared = (servable.inputs.spec._replace(name=name),)
-    elif settings.type != "tensors":
-        return ()
-    return declared if all(spec.dtype for spec in declared) else ()
+    inputs = servable.inputs
+    is_known = inputs.takes_tensors and all(spec.dtype for spec in inputs.specs)
+    return inputs.specs if is_known else ()
 
 
 def read_instances(instances: Sequence[Any], servable: Servable) -> list[Encoded]:

@@ -47,16 +47,9 @@ def render_status(versions: Iterable[str], state: str) -> bytes:
     return f"{_dump({'model_version_status': statuses})}\n".encode()
 
 
-def render_metadata(
-    name: str, version: str, servables: Iterable[tuple[Servable, Sequence[TensorSpec]]]
-) -> bytes:
-    """Write the signatures of one version, each with its outputs.
-
-    Inputs are what this API takes for them: encoded images and text are DT_STRING, whatever the
-    model makes of them. A tensor without a shape is one of unknown rank.
-    """
+def render_metadata(name: str, version: str, signatures: Mapping[str, Any]) -> bytes:
+    """Write the signatures of one version, each as JSON has a `tensorflow.SignatureDef`."""
     spec = {"name": name, "signature_name": "", "version": version}
-    signatures = {each.signature: _signature(each, outputs) for each, outputs in servables}
     # The pieces are protobuf's, what joins them ToJsonString's.
     return (
         f'{{\n"model_spec":{_dump(spec)}\n,\n"metadata": {{"signature_def":'
@@ -73,7 +66,12 @@ def _age(version: str) -> tuple[int, str]:
     return (int(version) if is_number else -1, version)
 
 
-def _signature(servable: Servable, outputs: Sequence[TensorSpec]) -> dict[str, Any]:
+def describe_signature(servable: Servable, outputs: Sequence[TensorSpec]) -> dict[str, Any]:
+    """Return a model's signature as a `SignatureDef`.
+
+    Inputs are what this API takes for them: encoded images and text are DT_STRING, whatever the
+    model makes of them. A tensor without a shape is one of unknown rank.
+    """
     return {
         "inputs": {spec.name: _tensor_info(spec) for spec in _inputs(servable)},
         "outputs": {spec.name: _tensor_info(spec) for spec in outputs},
@@ -82,12 +80,10 @@ def _signature(servable: Servable, outputs: Sequence[TensorSpec]) -> dict[str, A
 
 
 def _inputs(servable: Servable) -> tuple[TensorSpec, ...]:
-    specs = tensor_specs(servable)
-    if specs:
-        return specs
-    if servable.inputs.settings.type in ("tensor", "tensors"):
-        return tuple(TensorSpec(name, "", ()) for name in servable.inputs.names)
-    return (TensorSpec(servable.inputs.names[0], "string", (-1,)),)
+    inputs = servable.inputs
+    if inputs.takes_tensors and not tensor_specs(servable):
+        return tuple(TensorSpec(name, "", ()) for name in inputs.names)
+    return inputs.specs
 
 
 def _tensor_info(spec: TensorSpec) -> dict[str, Any]:

@@ -99,19 +99,10 @@ def classifications(rows: Sequence[Row]) -> bytes:
         if len(columns) > 1:
             raise _no_classifier(f"the outputs {', '.join(map(repr, columns))}")
         (scores,) = columns.values()
+    names, scores = paired_classes(names, scores)
     for array, kinds in ((names, "SUO"), (scores, "iuf")):
-        if array is not None:
-            _check_classes(array, kinds)
-    if names is None:
-        assert scores is not None
-        names = np.full(scores.shape, "", object)
-    if scores is None:
-        scores = np.zeros(names.shape, np.float32)
-    if names.shape != scores.shape:
-        raise InvalidRequest(
-            "Tensors class and score should match in dim_size(1). Got"
-            f" {names.shape[1]} vs. {scores.shape[1]}"
-        )
+        if array.dtype.kind not in kinds:
+            raise _no_classifier(f"an output of {array.dtype}")
     return render_classifications(names.tolist(), list(scores))
 
 
@@ -127,12 +118,46 @@ def regressions(rows: Sequence[Row]) -> bytes:
     values = columns.get(OUTPUTS, next(iter(columns.values())))
     if values.dtype.kind not in "iuf":
         raise InvalidRequest(f"Expected output Tensor of DT_FLOAT.  Got: {values.dtype}")
+    return render_regressions(regression_values(values))
+
+
+def paired_classes(names: Array | None, scores: Array | None) -> tuple[Array, Array]:
+    """Return the names and the scores of classes, (N, K) each: empty names or scores of 0 for those
+    that a model does not give, of which it gives some.
+
+    Raises:
+        InvalidRequest: they have other shapes.
+    """
+    for array in (names, scores):
+        if array is not None and array.ndim != 2:
+            raise InvalidRequest(
+                f"Expected Tensor shape: [batch_size num_classes] but got {shape_text(array)}"
+            )
+    if names is None:
+        assert scores is not None
+        names = np.full(scores.shape, "", object)
+    if scores is None:
+        scores = np.zeros(names.shape, np.float32)
+    if names.shape != scores.shape:
+        raise InvalidRequest(
+            "Tensors class and score should match in dim_size(1). Got"
+            f" {names.shape[1]} vs. {scores.shape[1]}"
+        )
+    return names, scores
+
+
+def regression_values(values: Array) -> Array:
+    """Return the value of each item, (N,), of an output (N,) or (N, 1).
+
+    Raises:
+        InvalidRequest: it has another shape.
+    """
     if values.ndim != 1 and (values.ndim != 2 or values.shape[1] != 1):
         raise InvalidRequest(
             "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got"
             f" {shape_text(values)}"
         )
-    return render_regressions(values.reshape(-1))
+    return values.reshape(-1)
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, Array]:
@@ -175,15 +200,6 @@ def _pair(value: Any) -> tuple[str | bytes, float]:
 
 def _label(value: Any) -> str | bytes:
     return value if isinstance(value, bytes) else str(value)
-
-
-def _check_classes(array: Array, kinds: str) -> None:
-    if array.ndim != 2:
-        raise InvalidRequest(
-            f"Expected Tensor shape: [batch_size num_classes] but got {shape_text(array)}"
-        )
-    if array.dtype.kind not in kinds:
-        raise _no_classifier(f"an output of {array.dtype}")
 
 
 def _no_classifier(got: str) -> InvalidRequest:

@@ -2,49 +2,41 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 from rayserve_app.codecs import json
-from rayserve_app.codecs.tensorflow.document import (
-    decode_document,
-    instances_of,
-    signature_name,
-)
-from rayserve_app.codecs.tensorflow.examples import read_examples
+from rayserve_app.codecs.tensorflow.document import decode_document
 from rayserve_app.codecs.tensorflow.reply import render_error
-from rayserve_app.errors import InvalidRequest, ModelNotFound, ServingError, VersionNotFound
+from rayserve_app.errors import InvalidRequest, ServingError, VersionNotFound
 from rayserve_app.inference.model import INLINE_BYTES
 from rayserve_app.inference.servables import Servable
-from rayserve_app.payloads.encoded_inputs import Encoded
-from rayserve_app.protocols.protocol import Declined, Protocol, Route, inference, rows, those_known
-from rayserve_app.protocols.tensorflow_serving.items import (
-    read_features,
-    read_inputs,
-    read_instances,
+from rayserve_app.protocols.protocol import (
+    Declined,
+    Means,
+    Protocol,
+    Route,
+    inference,
+    rows,
+    those_known,
 )
-from rayserve_app.protocols.tensorflow_serving.metadata import render_metadata, render_status
-from rayserve_app.protocols.tensorflow_serving.results import (
-    classifications,
-    outputs,
-    predictions,
-    regressions,
-    written_bytes,
+from rayserve_app.protocols.tensorflow_serving import rest
+from rayserve_app.protocols.tensorflow_serving.metadata import (
+    describe_signature,
+    render_metadata,
+    render_status,
 )
+from rayserve_app.protocols.tensorflow_serving.queries import Query, Reader
+from rayserve_app.protocols.tensorflow_serving.results import written_bytes
+from rayserve_app.protocols.tensorflow_serving.settings import TensorFlowServingSettings
 from rayserve_app.protocols.writing import written
-from rayserve_app.types import Buffer, Row
+from rayserve_app.types import Buffer
 from rayserve_app.web import content_coding
 from rayserve_app.web.content_coding import CODINGS
 from rayserve_app.web.messages import Request, Response, retry_headers, status_of
 
 JSON: Final = "application/json"
-
-MAX_VERSION: Final = 2**63 - 1
-
-MAX_QUOTED: Final = 200
-"""Characters of a path that an error repeats."""
 
 _MODEL: Final = "/v1/models/{model}"
 _CHOICES: Final = (_MODEL, f"{_MODEL}/versions/{{version}}", f"{_MODEL}/labels/{{label}}")
@@ -52,73 +44,33 @@ _CHOICES: Final = (_MODEL, f"{_MODEL}/versions/{{version}}", f"{_MODEL}/labels/{
 
 Select: TypeAlias = Callable[[str | None], Servable]
 
-Render: TypeAlias = Callable[[Sequence[Row]], bytes]
-
-
-class Query(NamedTuple):
-    """A parsed request: its items, and what writes their results."""
-
-    servable: Servable
-    items: Sequence[Encoded]
-    render: Render
-
-
-Parse: TypeAlias = Callable[[dict[str, Any], Select], Query]
-
-
-def parse_predict(document: dict[str, Any], select: Select) -> Query:
-    """Read a predict request, in row or columnar form.
-
-    Args:
-        select: returns what the named signature is, None for the default one.
-    Raises:
-        InvalidRequest: the request does not fit the signature, or there is none.
-    """
-    servable = select(signature_name(document))
-    specs = servable.metadata.outputs
-    instances = instances_of(document)
-    if instances is not None:
-        render = partial(predictions, specs=specs)
-        return Query(servable, read_instances(instances, servable), render)
-    payload = read_inputs(document["inputs"], servable)
-    render = partial(outputs, specs=specs, is_batch=payload.is_batch)
-    return Query(servable, payload.items, render)
-
-
-def parse_examples(document: dict[str, Any], select: Select, *, render: Render) -> Query:
-    """Read a classify or regress request."""
-    servable = select(signature_name(document))
-    return Query(servable, read_features(read_examples(document), servable), render)
-
 
 class TensorFlowServing(Protocol):
     """The API for one model, whose versions and signatures are upstream's."""
 
     name: ClassVar[str] = "tensorflow_serving"
 
+    settings_type = TensorFlowServingSettings
+
     # http_rest_api_util.cc, kPredictionApiGegex and kModelStatusApiRegex.
     ROUTES: ClassVar = (
-        Route("GET", "/v1/models", "no_name"),
+        Route("GET", "/v1/models", "no_name", Means.ALL),
         *(Route("GET", path, "status") for path in _CHOICES),
         *(Route("GET", f"{path}/metadata", "metadata") for path in _CHOICES),
-        *(
-            Route("POST", f"{path}:{method}", method)
-            for path in _CHOICES
-            for method in ("predict", "classify", "regress")
-        ),
+        *(Route("POST", f"{path}:{method}", method) for path in _CHOICES for method in rest.VERBS),
     )
 
     @inference
     async def predict(self, request: Request) -> Response:
-        return await self._answer(request, parse_predict)
+        return await self._answer(request, "predict")
 
     @inference
     async def classify(self, request: Request) -> Response:
-        return await self._answer(request, partial(parse_examples, render=classifications))
+        return await self._answer(request, "classify")
 
     @inference
     async def regress(self, request: Request) -> Response:
-        return await self._answer(request, partial(parse_examples, render=regressions))
+        return await self._answer(request, "regress")
 
     async def status(self, request: Request) -> Response:
         versions = {servable.version for servable in self.model.versions}
@@ -138,27 +90,28 @@ class TensorFlowServing(Protocol):
             for each in self.model.versions
             if each.version == version
         ]
-        body = render_metadata(self.model.name, version, servables)
+        body = render_metadata(
+            self.model.name,
+            version,
+            {each.signature: describe_signature(each, outputs) for each, outputs in servables},
+        )
         return Response(body, media_type=JSON)
 
     async def no_name(self, _: Request) -> Response:
         # Another server's list of models, where it speaks that protocol as well.
-        raise Declined(InvalidRequest("Missing model name in request."))
+        raise Declined(rest.no_name())
 
     @classmethod
     def unknown_model(cls, name: str, known: Sequence[str]) -> ServingError:
         if ":" in name:  # GET of a path that is there to POST to
-            return InvalidRequest(f"Malformed request: /v1/models/{name[:200]}")
-        return ModelNotFound(
-            f"Servable not found for request: Latest({name[:200]})",
-            remedy=those_known(name, known),
-        )
+            return rest.malformed(f"/v1/models/{name[: rest.MAX_QUOTED]}")
+        return rest.no_model(name, those_known(name, known))
 
     @classmethod
     def refuse_method(cls, method: str, path: str) -> ServingError | None:
         # http_rest_api_handler.cc, ProcessRequest: what no expression matches, `:foo` after a
         # name like a name without a verb.
-        return InvalidRequest(f"Malformed request: {method} {path[:MAX_QUOTED]}")
+        return rest.malformed(f"{method} {path[: rest.MAX_QUOTED]}")
 
     @classmethod
     def render_error(cls, error: ServingError) -> Response:
@@ -178,12 +131,12 @@ class TensorFlowServing(Protocol):
             return "LOADING"
         return "UNLOADING" if self.model.is_stalled else "AVAILABLE"
 
-    async def _answer(self, request: Request, parse: Parse) -> Response:
+    async def _answer(self, request: Request, verb: str) -> Response:
         model = self.model
         model.check_admission()
         select = self._select(request)
         body = await request.body(CODINGS)
-        reading = partial(self._read, body, request.content_coding, parse, select)
+        reading = partial(self._read, body, request.content_coding, verb, select)
         is_plain = request.content_coding == "identity"
         # What is compressed may be large.
         size = json.work_bytes(body) if is_plain else INLINE_BYTES + 1
@@ -196,11 +149,11 @@ class TensorFlowServing(Protocol):
         )
         return Response(answer, media_type=JSON)
 
-    def _read(self, body: Buffer, coding: str, parse: Parse, select: Select) -> Query:
+    def _read(self, body: Buffer, coding: str, verb: str, select: Select) -> Query:
         if coding != "identity":
             max_bytes = int(self.model.settings.limits.max_body_mb * 1e6)
             body = content_coding.decode(body, coding, max_bytes=max_bytes)
-        return parse(decode_document(body), select)
+        return rest.take(verb, decode_document(body), lambda signature: Reader(select(signature)))
 
     def _select(self, request: Request) -> Select:
         """Return what finds the servable of a request's path by the signature in its body."""
@@ -210,13 +163,9 @@ class TensorFlowServing(Protocol):
             try:
                 return self.model.select(version, signature)
             except VersionNotFound as exc:
-                raise VersionNotFound(
-                    f"Servable not found for request: Specific({self.model.name}, {version})"
-                ) from exc
+                raise rest.no_version(self.model.name, version or "") from exc
             except InvalidRequest as exc:
-                raise InvalidRequest(
-                    f'Serving signature name: "{signature}" not found in signature def'
-                ) from exc
+                raise rest.no_signature(signature) from exc
 
         return select
 
@@ -224,17 +173,12 @@ class TensorFlowServing(Protocol):
         """Return the version that a request's path asks for, None for the default one."""
         label, digits = request.path_params.get("label"), request.path_params.get("version")
         if label is not None:
-            labels = self.model.settings.protocol_settings.tensorflow_serving.version_labels
-            if label not in labels:
-                raise InvalidRequest(f"Unrecognized servable version label: {label}")
-            return labels[label]
+            settings = self.model.settings.of_protocol(self.name, TensorFlowServingSettings)
+            if label not in settings.version_labels:
+                raise rest.no_label(label)
+            return settings.version_labels[label]
         # Upstream's versions are numbers; a model's own name for one is as good.
         if digits is None or any(each.version == digits for each in self.model.versions):
             return digits
-        if not re.fullmatch("[0-9]+", digits):
-            path = request.path[request.path.find("/v1/models/") :]
-            raise InvalidRequest(f"Malformed request: {request.method} {path}")
-        digits = digits.lstrip("0") or "0"
-        if len(digits) > len(str(MAX_VERSION)) or int(digits) > MAX_VERSION:
-            raise InvalidRequest(f"Failed to convert version: {digits} to numeric.")
-        return digits
+        path = request.path[request.path.find("/v1/models/") :]
+        return rest.read_version(digits, f"{request.method} {path}")

@@ -15,9 +15,9 @@ from sklearn.datasets import load_sample_images
 
 from deployments.mxnet.backend import MXNetBackend, MXNetSettings
 from rayserve_app.artifacts.mxnet_environment import import_mxnet
+from rayserve_app.codecs.json_metadata import EncodedImage
 from rayserve_app.examples import resnet
 from rayserve_app.inference.model import Model
-from rayserve_app.payloads.inputs import EncodedImage
 from rayserve_app.settings.model import parse_settings
 from rayserve_app.types import TensorSpec
 

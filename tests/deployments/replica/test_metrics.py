@@ -14,7 +14,7 @@ from rayserve_app.metrics.recorder import STAGES, Recorder
 from rayserve_app.metrics.totals import METRICS, samples
 from rayserve_app.process.timing import Timing
 
-README = Path(__file__).parents[3] / "README.md"
+PAGE = Path(__file__).parents[3] / "docs" / "operating.md"
 
 
 class Counter:
@@ -63,9 +63,9 @@ def test_every_sample_is_a_declared_metric_with_its_tags() -> None:
         assert tuple(tags) == METRICS[name][1]
 
 
-def test_the_readme_names_every_metric_as_ray_exports_it() -> None:
-    """Ray exports a counter `x` as `ray_x_total`; a README's short forms are spelled out."""
-    text = README.read_text()
+def test_the_page_names_every_metric_as_ray_exports_it() -> None:
+    """Ray exports a counter `x` as `ray_x_total`; the page's short forms are spelled out."""
+    text = PAGE.read_text()
     for name in METRICS:
         stem, _, part = name.rpartition("_")
         if part in ("bucket", "sum", "count"):

@@ -248,7 +248,7 @@ def test_refuses_numbers_that_a_cast_would_change(
 
 
 def test_refuses_one_value_for_several_inputs(mixture: TensorFlowBackend) -> None:
-    with pytest.raises(ShapeMismatch, match=r"several inputs: expected a tensor for each of \w+, "):
+    with pytest.raises(ShapeMismatch, match=r"several inputs: expected an array for each of \w+, "):
         mixture.predict([np.zeros(3, np.uint8)])
 
 

@@ -208,7 +208,7 @@ async def test_classes_are_the_same(tmp_path: Path) -> None:
     classes = {"labels": ["red", "green", "blue"], "top_n": 1}
     for on_device in (True, False):
         model = create_model(tmp_path, "Means", classes=classes, normalize_on_device=on_device)
-        (item,) = model.inputs.from_encoded(encoded(PHOTOS[1]))
+        (item,) = model.inputs.from_json_item(encoded(PHOTOS[1]))
         (result,) = await model.predict([item])
         (best,) = result.value  # type: ignore[union-attr]
         assert best["label"] == "red"

@@ -23,7 +23,6 @@ from rayserve_app.gateway.settings import GatewaySettings
 from rayserve_app.protocols.tensorflow_serving import TensorFlowServing
 from rayserve_app.settings.protocols import PROTOCOLS
 from rayserve_app.types import Invocation, Reply, TensorSpec
-from rayserve_app.web import openapi
 from tests.protocols import call, create_model
 from tests.protocols.tensorflow_serving.half_model import (
     BOTH,
@@ -482,9 +481,7 @@ async def test_a_large_answer_is_whole() -> None:
     assert np.array_equal(np.array(answer, np.float32), array)
 
 
-FRAGMENT = yaml.safe_load(
-    (openapi.resources.files("rayserve_app.web.openapi") / "tensorflow_serving.yaml").read_text()
-)
+FRAGMENT = yaml.safe_load(TensorFlowServing.fragment().read_text())
 
 
 def test_every_route_is_described() -> None:

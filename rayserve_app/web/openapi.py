@@ -1,12 +1,12 @@
-"""OpenAPI 3.1 documents: one fragment per protocol, beside this file, put together for what a
-server speaks."""
+"""OpenAPI 3.1 documents: a fragment for each protocol that a server speaks, put together with what
+every server answers, which lies beside this file."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from functools import cache, lru_cache
-from importlib import resources
+from pathlib import Path
 from typing import Any, Final
 
 import yaml
@@ -14,6 +14,8 @@ import yaml
 from rayserve_app.codecs import json
 
 VERSION: Final = "3.1.0"
+
+SERVER: Final = Path(__file__).with_name("openapi.yaml")
 
 OF_INPUT: Final = "x-of-input"
 """In a fragment, what depends on a model's input: a body whose media types are those that the input
@@ -25,7 +27,7 @@ BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 @lru_cache(maxsize=16)
 def write_document(
     title: str,
-    protocols: tuple[str, ...],
+    fragments: tuple[Path, ...],
     *,
     base_path: str,
     models: tuple[str, ...],
@@ -40,7 +42,7 @@ def write_document(
     """
     document = create_document(
         title,
-        protocols,
+        fragments,
         base_path=base_path,
         models=models,
         version=version,
@@ -52,7 +54,7 @@ def write_document(
 
 def create_document(
     title: str,
-    protocols: Sequence[str],
+    fragments: Sequence[Path],
     *,
     base_path: str = "",
     models: Sequence[str],
@@ -63,8 +65,9 @@ def create_document(
     """Return the document of a server.
 
     Args:
-        protocols: in the order in which they claim paths: where two describe one operation, the
-            first one's stands, and the bodies and answers of the others beside its own.
+        fragments: those of the protocols, as YAML, in the order in which these claim paths: where
+            two describe one operation, the first one's stands, and the bodies and answers of the
+            others beside its own.
         base_path: where the paths begin.
         models: the names that `{model}` in a path may have.
         version: of what is served.
@@ -73,7 +76,7 @@ def create_document(
     """
     paths: dict[str, dict[str, Any]] = {}
     schemas: dict[str, Any] = {}
-    for fragment in (_fragment("server"), *map(_fragment, protocols)):
+    for fragment in map(_read, (SERVER, *fragments)):
         schemas |= fragment.get("components", {}).get("schemas", {})
         for path, item in fragment["paths"].items():
             operations = paths.setdefault(path, {})
@@ -148,6 +151,5 @@ def _choices(schema: dict[str, Any]) -> list[Any]:
 
 
 @cache
-def _fragment(protocol: str) -> Any:
-    text = resources.files(__name__).joinpath(f"{protocol}.yaml").read_text("utf-8")
-    return yaml.safe_load(text)
+def _read(fragment: Path) -> Any:
+    return yaml.safe_load(fragment.read_text("utf-8"))

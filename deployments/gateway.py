@@ -17,19 +17,15 @@ from typing import Any, Final
 
 from ray import serve
 from ray.serve import Application, Deployment
-from ray.serve._private.long_poll import LongPollNamespace
 
+from deployments.internals.middleware import IngressDeployment
 from deployments.internals.served_models import (
     GATEWAY_DEPLOYMENT,
-    ask,
-    find_controller,
+    LEAST_PERIOD_S,
+    Controller,
     served_models,
 )
-from deployments.replica.application import (
-    HEALTH_CHECK_PERIOD_S,
-    HEALTH_CHECK_TIMEOUT_S,
-    IngressDeployment,
-)
+from deployments.replica.application import HEALTH_CHECK_PERIOD_S, HEALTH_CHECK_TIMEOUT_S
 from deployments.replica.logs import set_up_logs
 from rayserve_app.gateway.app import Gateway
 from rayserve_app.gateway.replicas import Directory, ServedModel
@@ -40,9 +36,6 @@ from rayserve_app.settings.section import parse_section
 logger = logging.getLogger(__name__)
 
 PERIOD_S: Final = 1.0
-
-LEAST_PERIOD_S: Final = 0.05
-"""However often something changes."""
 
 MAX_REQUESTS: Final = 1024
 
@@ -73,7 +66,7 @@ class GatewayDeployment(IngressDeployment):
 
     async def __init__(self, settings: GatewaySettings) -> None:  # type: ignore[misc]
         set_up_logs(serve.get_replica_context())
-        self._controller = find_controller()
+        self._controller = Controller()
         self._directory = Directory()
         self._gateway = Gateway(settings, self._directory)
         self._known: Mapping[str, ServedModel] = {}
@@ -81,7 +74,7 @@ class GatewayDeployment(IngressDeployment):
         await self._learn()
         self._tasks = [
             asyncio.create_task(self._keep_learning()),
-            asyncio.create_task(self._listen()),
+            asyncio.create_task(self._controller.listen(self._has_changed.set)),
         ]
 
     def __serve_build_asgi_app__(self) -> Gateway:
@@ -101,22 +94,8 @@ class GatewayDeployment(IngressDeployment):
                 # The controller may be away for a while; what is known stays.
                 logger.exception("Serve's controller could not be asked for the models")
 
-    async def _listen(self) -> None:
-        """Hear of it when HAProxy does that replicas have come or gone."""
-        key = LongPollNamespace.TARGET_GROUPS
-        seen = -1
-        while True:
-            try:
-                update: Any = await self._controller.listen_for_change.remote({key: seen})
-                if isinstance(update, dict):  # else nothing has changed for some time
-                    seen = update[key].snapshot_id
-                    self._has_changed.set()
-            except Exception as exc:
-                logger.debug("Serve's controller could not be listened to: %s", exc)
-            await asyncio.sleep(LEAST_PERIOD_S)
-
     async def _learn(self) -> None:
-        self._known = served_models(await ask(self._controller), self._known)
+        self._known = served_models(await self._controller.ask(), self._known)
         self._directory.update(self._known.values())
         self._gateway.connections.keep_only(
             [address for model in self._known.values() for address in model.replicas]

@@ -40,15 +40,15 @@ ROOMS = {
     "client": "errors media_types types codecs",
     "examples": "errors types artifacts",
     "operations": "errors importing process settings",
-    "deployments.internals": "errors types settings web protocols gateway",
+    "deployments.internals": "errors types settings web protocols gateway operations",
     "bench": (
         "errors importing types process settings codecs artifacts inference web app "
         "operations deployments.internals"
     ),
     "cli": "errors examples operations bench",
     "deployments.replica": (
-        "errors media_types types metrics process settings payloads inference web app "
-        "gateway deployments.internals"
+        "errors media_types types metrics process settings payloads inference app "
+        "deployments.internals"
     ),
     "deployments.model_files": "errors",
     "deployments.closure": (
@@ -73,9 +73,10 @@ ROOMS = {
     ),
 }
 PACKAGES = ("rayserve_app", "deployments")
+INTERNALS = "deployments/internals/"
 # Who may import Ray: its public names, or with the room of its insides, the private ones too.
 RAY = (
-    "deployments/internals/",
+    INTERNALS,
     "deployments/replica/",
     "deployments/gateway.py",
     "deployments/serve_schema.py",
@@ -175,6 +176,34 @@ def test_every_room_is_in_the_table() -> None:
 
 def test_ray_is_imported_at_the_rim_only() -> None:
     assert {file for file in importers("ray") if not file.startswith(RAY)} == set()
+
+
+def test_the_insides_of_ray_and_uvicorn_are_imported_in_one_room() -> None:
+    private = {
+        file
+        for file, module, _ in imports()
+        if module.startswith("ray.") and any(part.startswith("_") for part in module.split("."))
+    }
+    assert {file for file in private if not file.startswith(INTERNALS)} == set()
+    inside_uvicorn = {
+        file
+        for file, module, _ in imports()
+        if module.startswith("uvicorn.") and module not in ("uvicorn.Config", "uvicorn.Server")
+    }
+    assert {file for file in inside_uvicorn if not file.startswith(INTERNALS)} == set()
+    users = {file for file in importers("uvicorn") if not file.startswith(INTERNALS)}
+    assert users <= {"rayserve_app/bench/served.py"}
+    assert private
+    assert inside_uvicorn
+
+
+def test_what_knows_insides_is_imported_when_it_is_used() -> None:
+    """Whoever imports a framework's deployment, or a gateway's, needs none of it."""
+    knowing = [f"deployments.internals.{name}" for name in ("accounts", "connection", "sockets")]
+    assert importers(*knowing, at_top=True) <= {"rayserve_app/bench/event_loop/models.py"}
+    modules = {"ray.serve._private", "ray._common", "ray._private"}
+    at_top = importers(*modules, at_top=True)
+    assert at_top == {"deployments/internals/accounts.py"}
 
 
 def test_frameworks_are_imported_by_nothing_that_is_only_imported() -> None:

@@ -11,8 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
+from collections.abc import Iterable
+from copy import copy
 from random import randrange, sample
 from time import perf_counter
+from types import SimpleNamespace
 from typing import Any, Final
 
 from ray.serve._private.common import RequestMetadata, RequestProtocol
@@ -20,6 +23,8 @@ from ray.serve._private.request_ingress_metrics import RequestIngressMetrics
 from ray.serve._private.tracing_utils import is_tracing_enabled
 from ray.serve.schema import LoggingConfig
 from starlette.types import ASGIApp
+
+from deployments.internals.versions import NotAsKnown, warn
 
 logger = logging.getLogger("ray.serve")
 
@@ -37,27 +42,16 @@ SAMPLES: Final = 64
 """Latencies that Serve gets each time, of all kinds of requests. It observes each of them twice, in
 the event loop, at 3.4 µs each: as many as there are requests would hold it up for milliseconds."""
 
-OF_REPLICA: Final = (
-    "_deployment_config",
-    "_deployment_id",
-    "_http_options",
-    "_metrics_manager",
-    "_route_prefix",
-    "_semaphore",
-    "_user_callable_wrapper",
-)
-OF_METRICS: Final = (
-    "_cached_deployment_request_error_counter",
-    "_cached_error_counter",
-    "_cached_ingress_processing_latencies",
-    "_cached_ingress_request_counter",
-    "_cached_ingress_request_error_counter",
-    "_cached_latencies",
-    "_cached_request_counter",
-    "_max_processing_latency_trackers",
-    "_user_code_time_accumulator",
-)
-"""What is used of Serve's replica and of its metrics, which it reports from there itself."""
+TRIAL: Final = {
+    "_cached_deployment_request_error_counter": 1,
+    "_cached_error_counter": 1,
+    "_cached_ingress_processing_latencies": [0.0],
+    "_cached_ingress_request_counter": 1,
+    "_cached_ingress_request_error_counter": 1,
+    "_cached_latencies": [0.0, 0.0],
+    "_cached_request_counter": 1,
+}
+"""What Serve keeps by route, error or tags until it reports it, and what `try_out` adds to it."""
 
 
 class _Tally:
@@ -104,6 +98,50 @@ class ServeAccounts:
             and not self._is_logged()
             and not is_tracing_enabled()
         )
+
+    def try_out(self) -> None:
+        """Do once all that is done for a request, with Serve's own objects, and count it where
+        nobody looks.
+
+        Raises:
+            Exception: Serve is not as it is known here.
+        """
+        if self._replica._user_callable_wrapper._run_user_code_in_separate_thread is not False:
+            raise NotAsKnown("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD is not 0")
+        prefix = self._replica._route_prefix
+        if prefix is not None and not prefix.startswith("/"):
+            raise NotAsKnown(f"{prefix!r} is not a route prefix")
+        if not isinstance(self.are_enough, bool):
+            raise NotAsKnown("A state is not a bool")
+        if not self._slots.locked():
+            self._try_slot()
+        metrics = self._metrics
+        trial = copy(self)
+        trial._metrics = SimpleNamespace(
+            _user_code_time_accumulator=metrics._user_code_time_accumulator,
+            _max_processing_latency_trackers=_empty(metrics._max_processing_latency_trackers),
+            **{name: _empty(getattr(metrics, name)) for name in TRIAL},
+        )
+        tally = _Tally()
+        tally.add(0.0)
+        for error in (None, "Error"):
+            trial._count(tally, error)
+        trial._count_ingress(tally, "GET", "500")
+        for name, expected in TRIAL.items():
+            if (found := _only_value(getattr(trial._metrics, name))) != expected:
+                raise NotAsKnown(f"{name} is {found!r} after a trial, not {expected!r}")
+
+    def _try_slot(self) -> None:
+        """Take a free slot and give it back, whatever else fails."""
+        release = self._slots.release
+        taking, end = self._slots.acquire().__await__(), object()
+        if next(taking, end) is not end:  # it waits
+            raise NotAsKnown("A request waits for a slot though one is free")
+        try:
+            self._metrics.inc_num_ongoing_requests(HTTP)
+            self._metrics.dec_num_ongoing_requests(HTTP)
+        finally:
+            release()
 
     def _is_logged(self) -> bool:
         """Return whether Serve writes a line for each request. Its logger's level does not tell:
@@ -168,26 +206,30 @@ class ServeAccounts:
             metrics._cached_deployment_request_error_counter[protocol][tags] += tally.count
 
 
+def _empty(kept: Any) -> defaultdict[Any, Any]:
+    """Return a mapping as Serve's own, before the first request."""
+    if not isinstance(kept, defaultdict):
+        raise NotAsKnown(f"{kept!r} is not a defaultdict")
+    return defaultdict(kept.default_factory)
+
+
+def _only_value(kept: Any) -> Any:
+    while isinstance(kept, defaultdict):
+        (kept,) = kept.values()
+    return list(kept) if isinstance(kept, Iterable) else kept
+
+
 def find_accounts(app: ASGIApp) -> ServeAccounts | None:
     """Return the accounts of the replica whose method stands behind a server's app and its
     middlewares; None where Serve is not as it is known here, or runs the replica's app in an event
     loop of its own, which the server's must not enter."""
-    inner: Any = app
-    while (wrapped := getattr(inner, "_app", None) or getattr(inner, "app", None)) is not None:
-        inner = wrapped
-    replica = getattr(inner, "__self__", None)
-    metrics = getattr(replica, "_metrics_manager", None)
-    missing = [name for name in OF_REPLICA if not hasattr(replica, name)]
-    missing += [name for name in OF_METRICS if not hasattr(metrics, name)]
-    wrapper = getattr(replica, "_user_callable_wrapper", None)
-    is_apart = getattr(wrapper, "_run_user_code_in_separate_thread", True)
-    if missing:
-        logger.warning("All requests take Serve's way, which is slower: no %s", ", ".join(missing))
+    try:
+        inner: Any = app
+        while (wrapped := getattr(inner, "_app", None) or getattr(inner, "app", None)) is not None:
+            inner = wrapped
+        accounts = ServeAccounts(inner.__self__)
+        accounts.try_out()
+    except Exception as error:
+        warn(error)
         return None
-    if is_apart:
-        logger.warning(
-            "All requests take Serve's way, which is slower: "
-            "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD is not 0"
-        )
-        return None
-    return ServeAccounts(replica)
+    return accounts

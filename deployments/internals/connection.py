@@ -30,6 +30,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
+from deployments.internals.rehearsal import Rehearsal
 from rayserve_app.types import Buffer
 from rayserve_app.web.scope import CLIENT_HEADERS, REQUEST_ID
 
@@ -82,8 +83,19 @@ def use_connections(own: ASGIApp, find_accounts: Callable[[ASGIApp], Accounts | 
     Args:
         own: the replica's own app.
         find_accounts: returns those of the replica that a server's app belongs to, if any.
+    Raises:
+        Exception: uvicorn is not as it is known here, and has its own connections still.
     """
-    HTTP_PROTOCOLS["auto"] = Connections(own, find_accounts)  # type: ignore[assignment]
+    before = HTTP_PROTOCOLS["auto"]
+    try:
+        rehearsal = Rehearsal()
+        trial = Connections(rehearsal.answer_past_serve, lambda _: rehearsal)
+        HTTP_PROTOCOLS["auto"] = trial  # type: ignore[assignment]
+        rehearsal.run()
+        HTTP_PROTOCOLS["auto"] = Connections(own, find_accounts)  # type: ignore[assignment]
+    except Exception:
+        HTTP_PROTOCOLS["auto"] = before
+        raise
 
 
 class Connections:
@@ -221,6 +233,7 @@ class Exchange(RequestResponseCycle):
         self._pieces: list[bytes] = []
         self._waiting_bytes = 0
         self._head = b""
+        self._left_bytes = 0
         self._is_written_here = False
         self.request_id: bytes | None = None
         """What Serve would name the request, where it takes no part in it."""
@@ -292,7 +305,7 @@ class Exchange(RequestResponseCycle):
         if len(head) - len(head.translate(None, CONTROLS)) != 2 * (len(lines) + 1):
             raise RuntimeError("Invalid HTTP header value.")
         self._head, self._is_written_here = head, True
-        self.expected_content_length = length
+        self._left_bytes = length
         self.response_started = True
         self.waiting_for_100_continue = False
         return True
@@ -302,10 +315,10 @@ class Exchange(RequestResponseCycle):
             raise RuntimeError(f"Unexpected ASGI message {message['type']!r}")
         body: Buffer = message.get("body", b"")
         more_body = message.get("more_body", False)
-        self.expected_content_length -= len(body)
-        if self.expected_content_length < 0:
+        self._left_bytes -= len(body)
+        if self._left_bytes < 0:
             raise RuntimeError("Response content longer than Content-Length")
-        if self.expected_content_length and not more_body:
+        if self._left_bytes and not more_body:
             raise RuntimeError("Response content shorter than Content-Length")
         if self._head:
             head, self._head = self._head, b""

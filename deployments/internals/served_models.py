@@ -1,5 +1,10 @@
 """Which models Serve's controller knows, and where their replicas listen.
 
+Its answers to actor calls, which are private, say where. Where one of these calls, or an answer, is
+not as it is known, Ray's dashboard is asked by its documented REST API (GET
+/api/serve/applications/), whose answer has the same form and names the servers for clients:
+requests then go through Serve's HAProxy or, without it, Serve's own proxy.
+
 What is known of a model stays until something better is known: while the controller is away, or
 does not know the replicas again yet.
 """
@@ -8,20 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
 import ray
-from ray.serve._private.common import ReplicaState, RequestProtocol
-from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.schema import ApplicationStatus, TargetGroup
 
+from deployments.internals.versions import NotAsKnown, check_versions, warn
 from rayserve_app.errors import ConfigurationError
 from rayserve_app.gateway.deadlines import model_at_gateway
 from rayserve_app.gateway.replicas import Address, ServedModel
 from rayserve_app.gateway.settings import GatewaySettings
+from rayserve_app.operations.server.access import headers
+from rayserve_app.operations.server.applications import get_json
 from rayserve_app.protocols.sagemaker.names import targets
 from rayserve_app.settings.model import DeadlineSettings
 from rayserve_app.settings.section import parse_section
@@ -34,18 +41,22 @@ LOOPBACK: Final = "127.0.0.1"
 
 ANY_HOST: Final = ("0.0.0.0", "::", "")
 
-READY: Final = frozenset({ReplicaState.RUNNING, ReplicaState.RECOVERING})
+LEAST_PERIOD_S: Final = 0.05
+"""However often something changes."""
+
+RECOVERING: Final = "RECOVERING"
+"""What a replica is that a new controller has not asked yet."""
+
+READY: Final = frozenset({"RUNNING", RECOVERING})
+
+MISFITS: Final = (AttributeError, ImportError, KeyError, TypeError)
+"""What is raised where the controller is not as it is known; others are, while it is away."""
 
 MODEL_DEPLOYMENT: Final = "Model"
 """What the deployment of every model is named."""
 
 GATEWAY_DEPLOYMENT: Final = "Gateway"
 """And that of every gateway."""
-
-
-def find_controller() -> Any:
-    """Return the handle of Serve's controller, which outlives its process."""
-    return ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
 
 
 class Told(NamedTuple):
@@ -63,19 +74,99 @@ class Told(NamedTuple):
     but on the loopback of this one its servers may listen alone."""
 
 
-async def ask(controller: Any) -> Told:
-    """Ask Serve's controller.
+class Controller:
+    """Serve's controller, as those ask it that want to know of its applications."""
 
-    Raises:
-        TimeoutError: it has not answered within TIMEOUT_S.
-    """
-    async with asyncio.timeout(TIMEOUT_S):
+    def __init__(self) -> None:
+        self._is_known = True
+        try:
+            check_versions()
+        except NotAsKnown as error:
+            self._give_up(error)
+        self._dashboard_url: str | None = None
+
+    async def ask(self) -> Told:
+        """Ask for what there is now.
+
+        Raises:
+            Exception: nobody answers.
+        """
+        if self._is_known:
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    return await self._ask_it()
+            except MISFITS as error:
+                self._give_up(error)
+        return await asyncio.to_thread(self._ask_dashboard)
+
+    async def listen(self, on_change: Callable[[], None]) -> None:
+        """Hear of it when HAProxy does that replicas have come or gone; returns where it is not
+        known how."""
+        seen = -1
+        while self._is_known:
+            try:
+                from ray.serve._private.long_poll import LongPollNamespace
+
+                key = LongPollNamespace.TARGET_GROUPS
+                update: Any = await _handle().listen_for_change.remote({key: seen})
+                if isinstance(update, dict):  # else nothing has changed for some time
+                    seen = update[key].snapshot_id
+                    on_change()
+            except MISFITS as error:
+                self._give_up(error)
+            except Exception as error:
+                logger.debug("Serve's controller could not be listened to: %s", error)
+            await asyncio.sleep(LEAST_PERIOD_S)
+
+    async def _ask_it(self) -> Told:
+        controller = _handle()
         answers: Any = await asyncio.gather(
             controller.get_serve_instance_details.remote(),
             controller.get_target_groups.remote(from_proxy_manager=True),
             controller.get_target_groups.remote(),
         )
-    details, groups, proxies = answers
+        return _told(*answers)
+
+    def _ask_dashboard(self) -> Told:
+        """Ask by public names alone; the groups are those of proxies then. Blocks."""
+        from ray.job_submission import JobSubmissionClient
+
+        if self._dashboard_url is None:
+            gcs_address = ray.get_runtime_context().gcs_address
+            self._dashboard_url = JobSubmissionClient(gcs_address).get_address()
+        url = f"{self._dashboard_url}/api/serve/applications/"
+        details = get_json(url, headers(os.environ))
+        if not details:
+            self._dashboard_url = None
+            raise ConnectionError(f"No answer from {url}")
+        groups = [TargetGroup.model_validate(group) for group in details["target_groups"]]
+        return _told(details, groups, groups)
+
+    def _give_up(self, error: Exception) -> None:
+        self._is_known = False
+        warn(error)
+
+
+def _handle() -> Any:
+    """Return the handle of Serve's controller, which outlives its process."""
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    return ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
+
+
+def _told(
+    details: Mapping[str, Any], groups: Sequence[TargetGroup], proxies: Sequence[TargetGroup]
+) -> Told:
+    """Check the form of what was told.
+
+    Raises:
+        KeyError, TypeError: it is another.
+    """
+    for application in details["applications"].values():
+        for key in ("deployments", "route_prefix", "status"):
+            application[key]
+    if not all(isinstance(group, TargetGroup) for group in (*groups, *proxies)):
+        raise TypeError(f"Serve's controller names no target groups, but {groups!r}, {proxies!r}")
     host = details["http_options"].get("host", LOOPBACK)
     find_address: Callable[[], str] = ray.util.get_node_ip_address
     here = {find_address(): LOOPBACK if host in ANY_HOST else host}
@@ -88,6 +179,7 @@ class ModelsByPath:
     PERIOD_S: Final = 1.0
 
     def __init__(self) -> None:
+        self._controller = Controller()
         self._models: Mapping[str, ServedModel] = {}
         self._gateways: Mapping[str, GatewaySettings] = {}
         self._prefixes: Collection[str] = ()
@@ -100,7 +192,7 @@ class ModelsByPath:
         if monotonic() - self._asked_at > self.PERIOD_S:
             self._asked_at = monotonic()
             try:
-                told = await ask(find_controller())
+                told = await self._controller.ask()
                 self._models = served_models(told, self._models)
                 self._gateways = gateways(told.applications) or self._gateways
                 self._prefixes = prefixes(told.applications) or self._prefixes
@@ -162,7 +254,7 @@ def served_models(told: Told, known: Mapping[str, ServedModel]) -> dict[str, Ser
         if application["route_prefix"] and deployment:
             states = {replica["state"] for replica in deployment["replicas"]}
             replicas = listening.get(name, fallback)
-            if not replicas and ReplicaState.RECOVERING in states and before:
+            if not replicas and RECOVERING in states and before:
                 # A controller that has just begun knows that they run, but not where.
                 replicas = before.replicas
             elif not replicas and not deployment["target_num_replicas"]:
@@ -210,6 +302,6 @@ def _addresses(groups: Sequence[TargetGroup], hosts: Mapping[str, str]) -> tuple
     return tuple(
         Address(hosts.get(target.ip, target.ip), target.port)
         for group in groups
-        if group.protocol == RequestProtocol.HTTP
+        if group.protocol == "HTTP"
         for target in group.targets
     )

@@ -12,28 +12,40 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import ray
-from ray._common.tls_utils import add_port_to_grpc_server
-from ray.serve._private import default_impl, replica
-from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
-from ray.serve._private.default_impl import add_grpc_address
-
-Bind: TypeAlias = Callable[[Any, str], Any]
 
 EVERYWHERE: Final = "[::]:"
 
 
 def hold_to_loopback() -> None:
-    """Hold the servers that this process starts from now on, if its node is on loopback."""
+    """Hold the servers that this process starts from now on, if its node is on loopback.
+
+    Raises:
+        ImportError, AttributeError: Serve starts them another way.
+    """
     node: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     if not ip_address(node).is_loopback:
         return
-    replica.add_port_to_grpc_server = _held(add_port_to_grpc_server)  # type: ignore[attr-defined]
+    from ray.serve._private import default_impl, replica
+    from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
+
+    replica.add_port_to_grpc_server = _held(  # type: ignore[attr-defined]
+        replica.add_port_to_grpc_server  # type: ignore[attr-defined]
+    )
     if RAY_SERVE_ENABLE_HA_PROXY:
-        default_impl.add_grpc_address = _held(add_grpc_address)  # type: ignore[assignment]
+        default_impl.add_grpc_address = _held(default_impl.add_grpc_address)
 
 
-def _held(bind: Bind) -> Bind:
-    return lambda server, address: bind(server, address.replace(EVERYWHERE, "127.0.0.1:"))
+def _held(bind: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that takes a server and an address, and gives it one of loopback."""
+
+    def held(*args: Any, **kwargs: Any) -> Any:
+        return bind(*map(_on_loopback, args), **{k: _on_loopback(v) for k, v in kwargs.items()})
+
+    return held
+
+
+def _on_loopback(value: Any) -> Any:
+    return value.replace(EVERYWHERE, "127.0.0.1:") if isinstance(value, str) else value

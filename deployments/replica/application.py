@@ -7,7 +7,7 @@ import gc
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from ray import serve
@@ -15,13 +15,9 @@ from ray.serve import Application as Application  # what every `build` returns
 from ray.serve import Deployment
 from ray.serve.context import ReplicaContext
 from ray.serve.metrics import Counter
-from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Scope
 
-from deployments.internals.accounts import find_accounts
-from deployments.internals.connection import use_connections
-from deployments.internals.middleware import Ingress
-from deployments.internals.sockets import hold_to_loopback
+from deployments.internals.middleware import IngressDeployment, is_own_server
+from deployments.internals.replica_config import max_ongoing_requests
 from deployments.replica.logs import set_up_logs
 from deployments.replica.metrics import MetricsExporter
 from rayserve_app.app import App, create_app
@@ -51,7 +47,6 @@ from rayserve_app.process.library_threads import bind_threads
 from rayserve_app.process.timing import Timing
 from rayserve_app.settings.model import MAX_SURGE_PERCENT, BatchingSettings, ModelSettings
 from rayserve_app.types import Item
-from rayserve_app.web.scope import CLIENT_HEADERS
 
 HEALTH_CHECK_PERIOD_S = 2
 """Serve replaces a replica after three failed checks in a row."""
@@ -96,13 +91,6 @@ def build_application(
     return deployment.bind(settings, create_backend)
 
 
-class IngressDeployment:
-    """A deployment whose replicas answer HTTP themselves, past Serve or behind `Ingress`."""
-
-    app: ClassVar[ASGIApp | None] = None
-    """What answers in this process, if it is a replica of such a deployment."""
-
-
 class ModelDeployment(IngressDeployment):
     """One replica of one model: an ingress for HTTP, and `predict` for handles."""
 
@@ -132,7 +120,7 @@ class ModelDeployment(IngressDeployment):
             self._check_warm_up()
 
     def __serve_build_asgi_app__(self) -> App:
-        app = create_app(self.model, takes_views=_is_own_server)
+        app = create_app(self.model, takes_views=is_own_server)
         IngressDeployment.app = app
         return app
 
@@ -188,22 +176,6 @@ def warm_up(model: Model) -> None:
     meanwhile. Blocks."""
     model.warm_up()
     gc.freeze()
-
-
-def http_middlewares() -> list[Middleware]:
-    """Return what stands before the HTTP server of a replica, or of one of Serve's proxies; the
-    environment names this function (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH). Serve calls it in
-    the replicas of other applications too, where what is for its proxies finds no model."""
-    hold_to_loopback()
-    own = IngressDeployment.app
-    if own is None:
-        # Here, for a model's replica needs neither.
-        from deployments.internals.served_models import ModelsByPath
-        from rayserve_app.gateway.deadlines import Deadlines
-
-        return [Middleware(Deadlines, find=ModelsByPath().find)]
-    use_connections(own, find_accounts)
-    return [Middleware(Ingress)]
 
 
 class StockBatcher:
@@ -285,8 +257,8 @@ def _stock_batcher(settings: BatchingSettings, recorder: Recorder) -> StockBatch
 
 
 def _check_ongoing_requests(context: ReplicaContext, batching: BatchingSettings) -> None:
-    most = context._deployment_config.max_ongoing_requests
-    if most < batching.max_batch_size:
+    most = max_ongoing_requests(context)
+    if most is not None and most < batching.max_batch_size:
         raise ConfigurationError(
             "Batches can never be full",
             expected=f"at least max_batch_size, {batching.max_batch_size}",
@@ -306,15 +278,6 @@ def _is_served(context: ReplicaContext) -> bool:
         return False
     states = application.deployments[context.deployment].replica_states
     return any(state == "RUNNING" and count > 0 for state, count in states.items())
-
-
-def _is_own_server(scope: Scope) -> bool:
-    """Return whether the replica's own HTTP server took the connection, not Serve's Python proxy.
-
-    The proxy pickles messages between processes. Of the replica's own connections each request is
-    marked, by the shorter way past Serve or by `Ingress` on the way through it.
-    """
-    return CLIENT_HEADERS in scope
 
 
 def _value(result: Result, index: int) -> Any:

@@ -7,7 +7,8 @@ from logging.handlers import MemoryHandler
 from typing import Final
 
 from ray.serve.context import ReplicaContext
-from ray.serve.schema import LoggingConfig
+
+from deployments.internals.replica_config import logging_config
 
 SERVE_LOGGER_NAME: Final = "ray.serve"
 
@@ -25,8 +26,9 @@ def set_up_logs(context: ReplicaContext) -> None:
         # Not through its buffer, which is emptied when it is full or an error comes.
         own = handler.target if isinstance(handler, MemoryHandler) else handler
         logging.getLogger().addHandler(own or handler)
-    config = LoggingConfig.model_validate(context._deployment_config.logging_config or {})
+    config = logging_config(context)
     for name in OWN_LOGGER_NAMES:
-        logging.getLogger(name).setLevel(config.log_level)
-    if not config.enable_access_log:
+        level = serve_logger.level if config is None else config.log_level
+        logging.getLogger(name).setLevel(level)
+    if config is not None and not config.enable_access_log:
         serve_logger.setLevel(max(serve_logger.getEffectiveLevel(), logging.WARNING))

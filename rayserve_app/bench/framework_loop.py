@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 import yaml
 
+from deployments.internals.applications import bound_arguments
 from rayserve_app.artifacts.mxnet_environment import find_python
 from rayserve_app.bench import pictures
 from rayserve_app.importing import import_from_string
@@ -94,8 +95,7 @@ def load_model(config_path: Path, application: str) -> Model:
     (declared,) = (each for each in config["applications"] if each["name"] == application)
     declared["args"]["model"].pop("threads", None)
     built: Any = import_from_string(declared["import_path"])(declared["args"])
-    # What Serve would hand to the replica's constructor.
-    settings, create_backend = built._bound_deployment.init_args
+    settings, create_backend = bound_arguments(built)
     backend: Backend = create_backend()
     model = Model(settings, backend, name=application)
     model.load()

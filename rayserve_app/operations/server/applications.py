@@ -81,7 +81,7 @@ def read_applications(
     dashboard_url: str, headers: Mapping[str, str] = NO_HEADERS
 ) -> dict[str, Application]:
     """All applications that Serve knows by now; none while it does not answer."""
-    document = _get_json(f"{dashboard_url}/api/serve/applications/", headers)
+    document = get_json(f"{dashboard_url}/api/serve/applications/", headers)
     return {
         name: Application(
             name=name,
@@ -108,14 +108,14 @@ def _message(details: dict[str, Any]) -> str:
 
 def read_routes(http_url: str) -> set[str]:
     """The route prefixes that the proxy has taken over; none while it does not answer."""
-    return set(_get_json(f"{http_url}/-/routes"))
+    return set(get_json(f"{http_url}/-/routes"))
 
 
 def read_free(
     dashboard_url: str, headers: Mapping[str, str] = NO_HEADERS
 ) -> list[Mapping[str, float]]:
     """What is free on each node, by the resource; empty while that is not known."""
-    document = _get_json(f"{dashboard_url}/api/cluster_status", headers)
+    document = get_json(f"{dashboard_url}/api/cluster_status", headers)
     for key in ("data", "clusterStatus", "loadMetricsReport", "usageByNode"):
         document = document.get(key) or {}
     # Ray counts in ten-thousandths.
@@ -164,7 +164,12 @@ def _unplaced(details: Mapping[str, Any]) -> dict[str, float]:
     return {}
 
 
-def _get_json(url: str, headers: Mapping[str, str] = NO_HEADERS) -> dict[str, Any]:
+def get_json(url: str, headers: Mapping[str, str] = NO_HEADERS) -> dict[str, Any]:
+    """Return the object that Ray's dashboard answers; empty if it answers none.
+
+    Raises:
+        ConfigurationError: it wants another token.
+    """
     request = urllib.request.Request(url, headers=dict(headers))
     try:
         with _opener.open(request, timeout=TIMEOUT_S) as response:

@@ -21,7 +21,7 @@ from ray.serve.schema import LoggingConfig
 from starlette.middleware import Middleware
 
 from deployments.internals import accounts as module
-from deployments.internals.accounts import SAMPLES, ServeAccounts, find_accounts
+from deployments.internals.accounts import SAMPLES, TRIAL, ServeAccounts, find_accounts
 from deployments.internals.middleware import Ingress
 
 
@@ -103,11 +103,22 @@ def test_the_replica_is_found_behind_what_serve_and_uvicorn_wrap_around_it(
 def test_where_serve_is_not_as_known_there_are_none(
     replica: Replica, caplog: pytest.LogCaptureFixture
 ) -> None:
-    del replica._semaphore
     del replica._metrics_manager._cached_latencies
     with caplog.at_level(logging.WARNING):
         assert find_accounts(replica.asgi) is None
-    assert "_semaphore, _cached_latencies" in caplog.text
+    assert "_cached_latencies" in caplog.text
+
+
+async def test_nothing_is_counted_before_the_first_request(replica: Replica) -> None:
+    accounts = find_accounts(replica.asgi)
+    assert accounts is not None
+    accounts.flush()
+    metrics = replica._metrics_manager
+    assert metrics.ongoing == 0
+    assert not replica._semaphore._value
+    assert [name for name in TRIAL if getattr(metrics, name)] == []
+    assert not metrics._max_processing_latency_trackers
+    assert metrics._user_code_time_accumulator.get_total() == 0
 
 
 def test_an_app_in_an_event_loop_of_its_own_needs_serve(

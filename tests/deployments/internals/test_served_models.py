@@ -3,15 +3,18 @@ while replicas were killed and replaced, and the controller itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
+from ray import job_submission
 from ray.serve._private.common import RequestProtocol
 from ray.serve.schema import Target, TargetGroup
 
-from deployments.internals import served_models as module
-from deployments.internals.served_models import ModelsByPath, Told, served_models
+from deployments.internals import served_models as served_models_module
+from deployments.internals.served_models import Controller, ModelsByPath, Told, served_models
 from rayserve_app.gateway.replicas import Address, ServedModel
 
 HERE = {"192.0.2.2": "127.0.0.1"}
@@ -176,11 +179,10 @@ async def test_a_path_means_a_model_by_its_prefix_or_at_a_gateway(
         "wrong": GATEWAY | {"route_prefix": "/wrong", "deployed_app_config": {"args": {"x": 1}}},
     }
 
-    async def ask(controller: Any) -> Told:
+    async def ask(controller: Controller) -> Told:
         return Told(told, [], [], HERE)
 
-    monkeypatch.setattr(module, "ask", ask)
-    monkeypatch.setattr(module, "find_controller", lambda: None)
+    monkeypatch.setattr(Controller, "ask", ask)
     found = await ModelsByPath().find(path)
     if model is None:
         assert found is None
@@ -193,11 +195,93 @@ async def test_a_path_means_a_model_by_its_prefix_or_at_a_gateway(
 async def test_while_the_controller_is_away_what_is_known_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def away() -> Any:
+    def away(*_: str) -> Any:
         raise ValueError("Failed to look up actor")
 
-    monkeypatch.setattr(module, "find_controller", away)
+    monkeypatch.setattr(ray, "get_actor", away)
     models = ModelsByPath()
     assert await models.find("/one/predict") is None
     models._models = KNOWN
     assert await models.find("/one/predict") == KNOWN["one"]
+
+
+class Reference:
+    """What a call of an actor returns at once."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def __await__(self) -> Generator[None, None, Any]:
+        yield
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class FakeController:
+    """Answers as Serve's controller does, but for what a test changes."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.calls = {
+            "get_serve_instance_details": {"applications": DETAILS, "http_options": {}},
+            "get_target_groups": [group("one", REPLICA.port)],
+        } | changes
+
+    def __getattr__(self, name: str) -> Any:
+        if self.calls.get(name) is None:
+            raise AttributeError(name)
+        return SimpleNamespace(remote=lambda **_: Reference(self.calls[name]))
+
+
+DETAILS = {"one": application("RUNNING")}
+
+REST = {
+    "applications": DETAILS,
+    "http_options": {},
+    "target_groups": [group("", PROXY.port).model_dump(mode="json")],
+}
+"""What Ray's dashboard answers."""
+
+
+@pytest.fixture
+def dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "192.0.2.2")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="gcs"))
+    client = SimpleNamespace(get_address=lambda: "http://dashboard")
+    monkeypatch.setattr(job_submission, "JobSubmissionClient", lambda address: client)
+    answers = {"http://dashboard/api/serve/applications/": REST}
+    monkeypatch.setattr(served_models_module, "get_json", lambda url, headers: answers[url])
+
+
+@pytest.mark.usefixtures("dashboard")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"get_target_groups": None},
+        {"get_target_groups": TypeError("unexpected keyword argument")},
+        {"get_target_groups": [{"targets": []}]},
+        {"get_serve_instance_details": {"apps": {}}},
+        {"get_serve_instance_details": {"applications": {"one": {}}, "http_options": {}}},
+    ],
+)
+async def test_a_controller_that_is_not_as_known_is_left_for_the_dashboard(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, changes: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(ray, "get_actor", lambda *_: FakeController(**changes))
+    controller = Controller()
+    for _ in range(2):
+        models = served_models(await controller.ask(), {})
+        assert models == {"one": KNOWN["one"]._replace(replicas=(PROXY,))}
+    await controller.listen(lambda: None)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+async def test_a_controller_that_is_away_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "192.0.2.2")
+    away = FakeController(get_target_groups=ray.exceptions.RayActorError())
+    monkeypatch.setattr(ray, "get_actor", lambda *_: away)
+    controller = Controller()
+    with pytest.raises(ray.exceptions.RayActorError):
+        await controller.ask()
+    monkeypatch.setattr(ray, "get_actor", lambda *_: FakeController())
+    assert served_models(await controller.ask(), {}) == KNOWN

@@ -11,19 +11,18 @@ import psutil
 import pytest
 import ray
 from ray._common import tls_utils
-from ray.serve._private import default_impl, grpc_util, replica
+from ray.serve._private import constants, default_impl, grpc_util, replica
 from ray.serve._private.replica import Replica
 from ray.serve.config import gRPCOptions
 
-from deployments.internals import sockets
 from deployments.internals.sockets import hold_to_loopback
 
 
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replica, "add_port_to_grpc_server", tls_utils.add_port_to_grpc_server)
-    monkeypatch.setattr(default_impl, "add_grpc_address", sockets.add_grpc_address)
-    monkeypatch.setattr(sockets, "RAY_SERVE_ENABLE_HA_PROXY", True)
+    monkeypatch.setattr(default_impl, "add_grpc_address", default_impl.add_grpc_address)
+    monkeypatch.setattr(constants, "RAY_SERVE_ENABLE_HA_PROXY", True)
 
 
 def new_addresses(before: set[Any]) -> set[str]:
@@ -72,9 +71,10 @@ def test_grpc_listens_where_the_node_is(
 
 def test_a_proxy_of_serves_own_stays_where_clients_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
-    monkeypatch.setattr(sockets, "RAY_SERVE_ENABLE_HA_PROXY", False)
+    monkeypatch.setattr(constants, "RAY_SERVE_ENABLE_HA_PROXY", False)
+    before = default_impl.add_grpc_address
     hold_to_loopback()
-    assert default_impl.add_grpc_address is sockets.add_grpc_address
+    assert default_impl.add_grpc_address is before
 
 
 def test_ray_binds_them_as_it_is_known_here() -> None:

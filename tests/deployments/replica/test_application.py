@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
-from unittest.mock import AsyncMock, MagicMock
+from unittest.mock import MagicMock
 
 import cloudpickle
 import numpy as np
@@ -19,13 +19,9 @@ from ray.serve import Application, Deployment
 from ray.serve._private.config import DeploymentConfig
 
 from deployments import gateway
-from deployments.internals.accounts import find_accounts
-from deployments.internals.connection import Shortcut
-from deployments.internals.middleware import Ingress
 from deployments.replica import application
 from deployments.replica.application import ModelDeployment, StockBatcher, build_application
 from rayserve_app.errors import DeadlineExceeded, DecodeError, ModelNotReady
-from rayserve_app.gateway.deadlines import Deadlines
 from rayserve_app.inference.backend import Backend
 from rayserve_app.metrics.recorder import Recorder
 from rayserve_app.process.timing import Timing
@@ -290,33 +286,3 @@ def test_what_a_replica_is_made_from_travels() -> None:
     assert settings == deployment.init_args[0]
     assert settings.version == "3"
     assert isinstance(create_backend(), Doubler)
-
-
-@pytest.mark.parametrize("port", [8510, 30000, 30500])
-async def test_views_go_to_the_replicas_own_server_alone_whatever_the_ports(port: int) -> None:
-    """Serve's Python proxy, whose scopes say where it listens, pickles what it is sent."""
-    server = ("127.0.0.1", port)
-    scope = {"type": "http", "server": server, "root_path": "", "headers": []}
-    assert application._is_own_server(dict(scope)) is False
-    seen: list[bool] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        seen.append(application._is_own_server(scope))
-
-    await Ingress(app)(dict(scope), AsyncMock(), AsyncMock())
-    exchange, accounts = MagicMock(request_id=None), MagicMock(prefix="", begin=AsyncMock())
-    await Shortcut(app, accounts).answer(exchange, {**scope, "method": "GET"}, app, app)
-    assert seen == [True, True]
-
-
-def test_only_replicas_of_ours_answer_past_serve(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(application, "use_connections", used := MagicMock())
-    assert [each.cls for each in application.http_middlewares()] == [Deadlines]
-    used.assert_not_called()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        return
-
-    monkeypatch.setattr(application.IngressDeployment, "app", staticmethod(app))
-    assert [middleware.cls for middleware in application.http_middlewares()] == [Ingress]
-    used.assert_called_once_with(app, find_accounts)

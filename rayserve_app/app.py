@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 from starlette.types import Receive, Scope, Send
 
 from rayserve_app.codecs import json
-from rayserve_app.errors import BackendError, InvalidRequest, ServingError, let_go
+from rayserve_app.errors import BackendError, InvalidRequest, ServingError, release
 from rayserve_app.importing import import_from_string
 from rayserve_app.inference.model import Model
 from rayserve_app.metrics import exposition
@@ -104,7 +104,7 @@ class App:
             else:
                 response = no_such_path(path, self._router.paths)
         except ClientDisconnected as exc:
-            let_go(exc)
+            release(exc)
             return
         finally:
             request.close()
@@ -128,19 +128,19 @@ class App:
                     protocol.check_name(request.path_params["model"])
                 return await watched(handler, request), endpoint
             except Declined as exc:
-                let_go(exc)
+                release(exc)
                 if refusal is None or (exc.may_be_mine and not is_claimed):
                     refusal = (exc.error, endpoint)
                 is_claimed = is_claimed or exc.may_be_mine
             except ServingError as exc:
-                let_go(exc)
+                release(exc)
                 if not (is_claimed and status_of(exc) in MALFORMED):
                     return self._render_error(exc, protocol), endpoint
             except ClientDisconnected:
                 raise
             except Exception as exc:
                 logger.exception("Model %r: %s failed", self._model.name, request.path)
-                let_go(exc)
+                release(exc)
                 fault = BackendError("Internal error; the replica's log has the details")
                 return self._render_error(fault, protocol), endpoint
         assert refusal is not None

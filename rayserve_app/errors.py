@@ -148,7 +148,7 @@ class MissingDependency(ConfigurationError):
     """A package that a setting needs is not installed; the remedy is the command."""
 
 
-def let_go(error: BaseException | None) -> None:
+def release(error: BaseException | None) -> None:
     """Drop the tracebacks of an error that is answered, and of those that it came from.
 
     They refer to frames and these, or a future, to the error: in that circle a request's body would

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from rayserve_app import errors
-from rayserve_app.errors import DecodeError, ServingError, let_go
+from rayserve_app.errors import DecodeError, ServingError, release
 from rayserve_app.web.messages import STATUS, retry_headers, status_of
 
 
@@ -123,7 +123,7 @@ async def test_letting_go_of_an_error_leaves_others_alone_that_have_it_too() -> 
         try:
             raise error
         except DecodeError as exc:
-            let_go(exc)
+            release(exc)
         answered.set()
 
     waiting = asyncio.ensure_future(retry())
@@ -149,7 +149,7 @@ def test_letting_go_of_an_error_lets_go_of_those_it_came_from() -> None:
     with pytest.raises(DecodeError) as info:
         read_first(["one"])
     error = info.value
-    let_go(error)
+    release(error)
     (before, cause) = error.__context__, error.__cause__
     assert [each and each.__traceback__ for each in (error, before, cause)] == [None] * 3
     assert (str(before), type(cause)) == ("No number", ValueError)

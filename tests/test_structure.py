@@ -200,7 +200,7 @@ def test_the_insides_of_ray_and_uvicorn_are_imported_in_one_room() -> None:
 def test_what_knows_insides_is_imported_when_it_is_used() -> None:
     """Whoever imports a framework's deployment, or a gateway's, needs none of it."""
     knowing = [f"deployments.internals.{name}" for name in ("accounts", "connection", "sockets")]
-    assert importers(*knowing, at_top=True) <= {"rayserve_app/bench/event_loop/models.py"}
+    assert importers(*knowing, at_top=True) <= {"rayserve_app/bench/loop_probe.py"}
     modules = {"ray.serve._private", "ray._common", "ray._private"}
     at_top = importers(*modules, at_top=True)
     assert at_top == {"deployments/internals/accounts.py"}

@@ -13,7 +13,7 @@ from rayserve_app.codecs import json
 from rayserve_app.errors import (
     ServingError,
     Unavailable,
-    let_go,
+    release,
 )
 from rayserve_app.gateway import naming
 from rayserve_app.gateway.exchange import AnswerCut
@@ -88,7 +88,7 @@ class Gateway:
             except ClientLeft:
                 return
             except ServingError as exc:
-                let_go(exc)
+                release(exc)
                 response = destination.protocol.render_error(exc)
             else:
                 return
@@ -227,7 +227,7 @@ class Gateway:
         try:
             await self._forwarder.send(scope, model.prefix + path, upload, collector.send, model)
         except (ServingError, AnswerCut) as exc:
-            let_go(exc)
+            release(exc)
             error = (
                 exc if isinstance(exc, ServingError) else Unavailable(f"{model.name}: no answer")
             )

@@ -22,7 +22,7 @@ from rayserve_app.errors import (
     InvalidRequest,
     PredictError,
     ServingError,
-    let_go,
+    release,
 )
 from rayserve_app.inference.batch_pace import LearnedPace, Pace
 from rayserve_app.inference.batch_queues import Queue, Queues
@@ -371,7 +371,7 @@ def run_batch(
             if failures is not None and not isinstance(exc, ServingError):
                 failures.add(exc, len(part))
             error = as_error(exc)
-            let_go(error)
+            release(error)
             if not isinstance(error, InvalidRequest):
                 last = error
                 failures_left -= 1

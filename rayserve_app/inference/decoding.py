@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from rayserve_app.errors import DeadlineExceeded, InvalidRequest, ServingError, let_go
+from rayserve_app.errors import DeadlineExceeded, InvalidRequest, ServingError, release
 from rayserve_app.payloads.inputs import Inputs
 from rayserve_app.payloads.items import Encoded
 from rayserve_app.process.timing import Timing
@@ -105,7 +105,7 @@ def _outcome(inputs: Inputs, item: Encoded, space: Array | None) -> Item | Excep
     try:
         return inputs.decode(item, space)
     except ServingError as exc:
-        let_go(exc)
+        release(exc)
         return exc
     except Exception as exc:
         return exc

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeAlias, TypeVar
 
-from rayserve_app.errors import ServingError, let_go
+from rayserve_app.errors import ServingError, release
 
 T = TypeVar("T")
 
@@ -108,7 +108,7 @@ def _outcome(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
     except ServingError as exc:
         # Here: a million values, read or to be written, would hold up the event loop for
         # milliseconds.
-        let_go(exc)
+        release(exc)
         return None, exc
     except BaseException as exc:
         return None, exc  # with its traceback, for the log

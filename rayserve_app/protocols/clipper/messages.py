@@ -22,7 +22,7 @@ from rayserve_app.errors import (
     RequestTooLarge,
     ServingError,
     VersionNotFound,
-    let_go,
+    release,
 )
 from rayserve_app.payloads.inputs import Inputs
 from rayserve_app.payloads.items import Encoded
@@ -279,7 +279,7 @@ def _read_element(value: Any, index: int, inputs: Inputs) -> list[Encoded] | Dec
     except DecodeError as exc:
         if not inputs.may_be_image:
             raise
-        let_go(exc)
+        release(exc)
         return exc
 
 

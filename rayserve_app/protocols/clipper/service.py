@@ -16,7 +16,7 @@ from rayserve_app.errors import (
     ModelNotReady,
     ServingError,
     VersionNotFound,
-    let_go,
+    release,
 )
 from rayserve_app.inference.batcher import Result
 from rayserve_app.inference.model import Model
@@ -82,7 +82,7 @@ class Clipper(Protocol):
         try:
             self.model.check_admission()
         except ModelNotReady as exc:
-            let_go(exc)
+            release(exc)
             absence = exc
         body = await request.body()
         reading = partial(parse, body, self.model.inputs, inputs_of=self._inputs_of)
@@ -106,7 +106,7 @@ class Clipper(Protocol):
         try:
             await self.model.offload(reading, json.work_bytes(body))
         except MalformedQuery as exc:
-            let_go(exc)
+            release(exc)
             return Response(explain(exc, UPDATE_SCHEMA).encode(), status=400, media_type=TEXT)
         return Response(FEEDBACK, media_type=TEXT)
 
@@ -157,7 +157,7 @@ class Clipper(Protocol):
                 items, servable=servable, timing=request.timing, apart=True
             )
         except (DeadlineExceeded, ModelNotReady) as exc:
-            let_go(exc)
+            release(exc)
             return [exc] * len(items)
 
     def _render(self, query: Query, results: Sequence[Result]) -> bytes:
@@ -177,7 +177,7 @@ class Clipper(Protocol):
             outputs = [output_value(_row(result)) for result in results]
             return render(Prediction(query_id, outputs[0] if len(outputs) == 1 else outputs))
         except ServingError as exc:
-            let_go(exc)
+            release(exc)
             return render(self._default(query_id, exc))
 
     def _default(self, query_id: int, error: ServingError) -> Prediction:

@@ -15,7 +15,7 @@ import numpy as np
 
 from rayserve_app.codecs import json, sparse
 from rayserve_app.codecs.plain_values import exact_array, text_of, widened
-from rayserve_app.errors import DecodeError, InvalidRequest, PredictError, ServingError, let_go
+from rayserve_app.errors import DecodeError, InvalidRequest, PredictError, ServingError, release
 from rayserve_app.inference.batcher import Result
 from rayserve_app.inference.servables import Servable
 from rayserve_app.payloads.items import Encoded
@@ -98,7 +98,7 @@ class _InstanceReader:
         except DecodeError as exc:
             if not self._inputs.may_be_image:
                 raise
-            let_go(exc)
+            release(exc)
             return exc
 
     def read(self, instance: Any, path: str) -> list[Encoded]:
@@ -172,7 +172,7 @@ def render(
         try:
             prediction = json.encode(_prediction(_text(results, post_process), form))
         except ServingError as exc:
-            let_go(exc)
+            release(exc)
             prediction = json.encode(_prediction(FAILED, form))
         predictions.append(prediction)
     return b'{\n  "predictions" : [ %s ]\n}' % b", ".join(predictions)

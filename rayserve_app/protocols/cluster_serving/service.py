@@ -18,7 +18,7 @@ from rayserve_app.errors import (
     ModelNotFound,
     ServingError,
     VersionNotFound,
-    let_go,
+    release,
 )
 from rayserve_app.inference.batcher import Result
 from rayserve_app.inference.model import Model
@@ -116,7 +116,7 @@ class ClusterServing(Protocol):
         try:
             return await self._predict(request, servable)
         except (ServingError, Declined) as exc:
-            let_go(exc)
+            release(exc)
             return _render_runtime_error(exc.error if isinstance(exc, Declined) else exc)
 
     async def models(self, request: Request) -> Response:

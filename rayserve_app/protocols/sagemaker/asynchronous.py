@@ -24,7 +24,7 @@ from rayserve_app.errors import (
     Overloaded,
     ServingError,
     Unavailable,
-    let_go,
+    release,
 )
 from rayserve_app.inference.model import Model
 from rayserve_app.process.timing import Timing
@@ -136,7 +136,7 @@ class AsyncInvocations:
         try:
             outcome = await self._answer(request)
         except ServingError as exc:
-            let_go(exc)
+            release(exc)
             outcome = exc
         except Exception:
             logger.exception("Asynchronous invocation %s failed", request.inference_id)

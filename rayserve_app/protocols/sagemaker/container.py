@@ -19,7 +19,7 @@ from rayserve_app.errors import (
     PredictError,
     ServingError,
     UnsupportedContentType,
-    let_go,
+    release,
 )
 from rayserve_app.inference.model import Model
 from rayserve_app.protocols.protocol import Declined, Means, Protocol, Route, inference, is_form
@@ -135,7 +135,7 @@ def render_error(error: ServingError) -> Response:
         try:
             return render(error.reply)
         except PredictError as exc:
-            let_go(exc)
+            release(exc)
             error = exc
     return Response(
         json.encode({"error": str(error)}),

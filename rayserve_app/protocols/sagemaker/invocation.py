@@ -23,7 +23,7 @@ from rayserve_app.errors import (
     ModelNotFound,
     NotAcceptable,
     PredictError,
-    let_go,
+    release,
 )
 from rayserve_app.inference.model import Model
 from rayserve_app.media_types import OUTPUTS, media_type, ranked
@@ -152,7 +152,7 @@ class Invoker:
             try:
                 return await writing
             except (PredictError, NotAcceptable) as exc:
-                let_go(exc)
+                release(exc)
                 refusal = refusal or exc
         assert refusal is not None
         if isinstance(refusal, NotAcceptable) or self._forms == (model.settings.output.codec,):

@@ -22,7 +22,7 @@ from rayserve_app.errors import (
     ModelNotReady,
     ServingError,
     Unavailable,
-    let_go,
+    release,
 )
 from rayserve_app.inference.model import Model
 from rayserve_app.protocols.protocol import Declined, Means, Protocol, Route, inference, those_known
@@ -159,7 +159,7 @@ class SageMakerRuntime(Protocol):
             answer = control.answer(call, self.model, created_at=self._created_at)
             response = control.render(answer)
         except ServingError as exc:
-            let_go(exc)
+            release(exc)
             response = control.render_error(exc)
         response.headers["x-amzn-requestid"] = str(uuid.uuid4())
         return response
@@ -188,7 +188,7 @@ class SageMakerRuntime(Protocol):
         except Unavailable:
             raise
         except ServingError as exc:
-            let_go(exc)
+            release(exc)
             answer = container.render_error(exc)
         if not 200 <= answer.status < 300:
             return model_error(answer)

@@ -16,7 +16,7 @@ from rayserve_app.errors import (
     PredictError,
     RequestTooLarge,
     ServingError,
-    let_go,
+    release,
 )
 from rayserve_app.inference.model import Model
 from rayserve_app.inference.servables import Servable
@@ -234,7 +234,7 @@ class SimpleTensorFlowServing(Protocol):
         try:
             text = await answer()
         except ServingError as exc:
-            let_go(exc)
+            release(exc)
             return self._page(
                 page, str(exc), status=_status(exc), headers=retry_headers(exc), is_error=True
             )

@@ -1,7 +1,7 @@
 """What a model counts of itself, in plain integers.
 
 A call of a metrics library costs several microseconds, and a request would need a dozen of them;
-adding to a list costs a tenth of one. Whoever exports (deployments/replica/application.py) reads
+adding to a list costs a tenth of one. Whoever exports (deployments/replica/metrics.py) reads
 the totals once a second.
 """
 

@@ -266,7 +266,7 @@ async def test_only_what_is_in_flight_is_lost(
         asked = len(load.outcomes)
         await asyncio.sleep(2)
         async with asyncio.timeout(60):
-            while not all(each.is_good for each in load.outcomes[-10:]):
+            while not all(each.status == 200 for each in load.outcomes[-10:]):
                 await asyncio.sleep(0.2)
     assert len(load.outcomes) > asked
     assert load.outcomes.lost <= most_lost, load.outcomes.statuses
